@@ -1,0 +1,434 @@
+/* Submissions: copied once, checked, then acted on. One table says what each operation is. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/internal.h"
+
+/* What a handler returns when the operation completes later; otherwise its result, 0 or -errno. */
+enum { PENDING = 1 };
+
+typedef int (*pf_handler)(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+
+static bool addr_valid(const struct pf_addr *addr) {
+    return addr->family == PF_FAMILY_IPV4 || addr->family == PF_FAMILY_IPV6;
+}
+
+/* The best of what was asked for and what the client is granted. */
+static void set_priority(struct pf_bsock *sock, uint64_t wanted) {
+    uint32_t best = sock->session->granted.best_priority;
+    uint8_t priority = wanted < PF_PRIORITIES ? (uint8_t)wanted : PF_PRIORITY_LOW;
+    bool ready = sock->ready;
+    pf_ready_remove(sock); /* the rings are by priority */
+    sock->priority = priority < best ? (uint8_t)best : priority;
+    if (ready) {
+        pf_ready_add(sock, 0);
+    }
+}
+
+/* A connection from the stack or out of an accept; on failure the slot holds a broken socket, so that
+ * operations already queued behind the open get its error. */
+static int start(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_conn *conn, int error) {
+    int started = pf_sock_start(sock, sqe->generation, 0);
+    if (started != 0) {
+        if (conn) {
+            stk_tcp_abort(conn);
+        }
+        return started;
+    }
+    if (error) {
+        pf_sock_broken(sock, -error);
+        return error;
+    }
+    sock->conn = conn;
+    return 0;
+}
+
+static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    struct pf_session *session = sock->session;
+    struct stk_conn *conn = NULL;
+    int error = 0;
+    (void)op;
+    set_priority(sock, sqe->token);
+    sock->family = sqe->flags;
+    if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
+        error = -EAFNOSUPPORT;
+    } else if (session->backend->sockets >= session->backend->config.max_pcbs) {
+        error = -ENOBUFS;
+    } else {
+        error = stk_tcp_open(sqe->flags, sock->priority, sock, &conn);
+    }
+    int result = start(sock, sqe, conn, error);
+    if (result == 0 && sqe->length) {
+        uint32_t bytes = sqe->length;
+        if (!pf_is_power_of_two(bytes) || bytes < PF_MIN_RX_BYTES || bytes > sock->rx_bytes) {
+            stk_tcp_close(sock->conn);
+            sock->conn = NULL;
+            pf_sock_broken(sock, EINVAL);
+            return -EINVAL;
+        }
+        sock->rx_bytes = bytes;
+        sock->b2c->rx_bytes = bytes;
+    }
+    return result;
+}
+
+static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    struct pf_session *session = sock->session;
+    struct stk_conn *conn = pf_session_claim(session, sqe->token);
+    (void)op;
+    set_priority(sock, sqe->offset);
+    int error = conn ? 0 : -EINVAL;
+    if (conn && stk_tcp_error(conn)) {
+        error = -stk_tcp_error(conn);
+        stk_tcp_close(conn);
+        conn = NULL;
+    }
+    int result = start(sock, sqe, conn, error);
+    if (result != 0) {
+        return result;
+    }
+    sock->phase = PF_SOCK_CONNECTED;
+    pf_sock_names(sock);
+    sock->family = (uint8_t)sock->b2c->local.family;
+    pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
+    stk_tcp_set_owner(conn, sock);
+    (void)stk_tcp_set_option(conn, PF_OPT_PRIORITY, sock->priority);
+    pf_rx_flush(sock); /* what came before the adoption */
+    return 0;
+}
+
+static int do_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)op;
+    if (sock->phase != PF_SOCK_OPEN || sock->bound) {
+        return -EINVAL;
+    }
+    if (!addr_valid(&sqe->addr) || sqe->addr.family != sock->family) {
+        return -EAFNOSUPPORT;
+    }
+    int result = stk_tcp_bind(sock->conn, &sqe->addr);
+    if (result == 0) {
+        sock->bound = true;
+        pf_sock_names(sock);
+    }
+    return result;
+}
+
+static int do_listen(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)op;
+    if (sock->phase == PF_SOCK_LISTENING) {
+        return stk_tcp_listen(sock->conn, sqe->length);
+    }
+    if (sock->phase != PF_SOCK_OPEN) {
+        return -EINVAL;
+    }
+    if (!sock->bound) { /* as the kernel does: listen on an ephemeral port */
+        struct pf_addr any = {.family = sock->family};
+        int result = stk_tcp_bind(sock->conn, &any);
+        if (result != 0) {
+            return result;
+        }
+        sock->bound = true;
+    }
+    int result = stk_tcp_listen(sock->conn, sqe->length);
+    if (result == 0) {
+        sock->phase = PF_SOCK_LISTENING;
+        pf_sock_names(sock);
+        pf_sock_set_state(sock, PF_STATE_LISTENING, 0);
+    }
+    return result;
+}
+
+static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    if (sock->phase != PF_SOCK_LISTENING) {
+        return -EINVAL;
+    }
+    if (sock->multishot && pf_op_first(sock, &sock->accepts)) {
+        return -EALREADY; /* the multishot accept takes every connection */
+    }
+    if (!pf_op_push(sock, &sock->accepts, op)) {
+        return -ENOMEM;
+    }
+    if (sqe->flags & PF_SQE_MULTISHOT) {
+        if (sock->accepts.tail - sock->accepts.head > 1) {
+            sock->accepts.tail--;
+            return -EALREADY;
+        }
+        sock->multishot = true;
+    }
+    pf_accept_report(sock);
+    return PENDING;
+}
+
+static int reopen(struct pf_bsock *sock) {
+    struct stk_conn *conn = NULL;
+    int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
+    if (result == 0) {
+        if (sock->conn) {
+            stk_tcp_close(sock->conn);
+        }
+        sock->conn = conn;
+        sock->phase = PF_SOCK_OPEN;
+        sock->bound = false;
+        sock->error = 0;
+        sock->b2c->error = 0;
+        sock->tx_finish = false;
+        sock->tx_finished = false;
+        pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
+    }
+    return result;
+}
+
+static int do_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    if (sock->phase == PF_SOCK_CONNECTED) {
+        return -EISCONN;
+    }
+    if (sock->phase == PF_SOCK_CONNECTING) {
+        return -EALREADY;
+    }
+    if (sock->phase == PF_SOCK_LISTENING) {
+        return -EISCONN;
+    }
+    if (!addr_valid(&sqe->addr) || sqe->addr.family != sock->family) {
+        return -EAFNOSUPPORT;
+    }
+    if (sock->phase == PF_SOCK_BROKEN) { /* a connect that failed may be tried again */
+        int result = reopen(sock);
+        if (result != 0) {
+            return result;
+        }
+    }
+    /* Before the call: over loopback nothing answers before it returns, but nothing may rely on it. */
+    sock->phase = PF_SOCK_CONNECTING;
+    sock->connect_op = *op;
+    int result = stk_tcp_connect(sock->conn, &sqe->addr);
+    if (result != 0) {
+        sock->connect_op.op_id = 0;
+        sock->phase = PF_SOCK_OPEN;
+        return result;
+    }
+    pf_sock_names(sock);
+    return PENDING;
+}
+
+static int do_write(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    uint64_t arena = sock->session->layout.arena_bytes;
+    if (sqe->length == 0 || sqe->length > PF_MAX_WRITE_BYTES || sqe->length > arena ||
+        sqe->offset > arena - sqe->length) {
+        pf_session_violation(sock->session, "write outside of the send arena");
+        return -EFAULT;
+    }
+    if (sock->phase == PF_SOCK_BROKEN) {
+        return -sock->error;
+    }
+    if ((sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_CONNECTING) ||
+        sock->tx_finish) {
+        return -EPIPE;
+    }
+    if (!pf_op_push(sock, &sock->writes, op)) {
+        return -ENOMEM;
+    }
+    pf_tx_pump(sock);
+    return PENDING;
+}
+
+static int do_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    if (sqe->length == 0) {
+        return -EINVAL;
+    }
+    if (sock->phase == PF_SOCK_BROKEN && sock->rx_head == sock->rx_assigned &&
+        !(sock->state & PF_STATE_EOF)) {
+        return -sock->error;
+    }
+    if (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_BROKEN) {
+        return -ENOTCONN;
+    }
+    if (!pf_op_push(sock, &sock->recvs, op)) {
+        return -ENOMEM;
+    }
+    if (sock->conn) {
+        pf_rx_flush(sock);
+    }
+    pf_rx_answer(sock);
+    pf_sock_show_error(sock);
+    return PENDING;
+}
+
+static int do_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)op;
+    if ((sqe->flags & ~(PF_SHUT_READ | PF_SHUT_WRITE)) != 0 || sqe->flags == 0) {
+        return -EINVAL;
+    }
+    if (sock->phase != PF_SOCK_CONNECTED) {
+        return -ENOTCONN;
+    }
+    if (sqe->flags & PF_SHUT_READ) {
+        sock->rx_shut = true;
+        pf_rx_flush(sock);
+        pf_sock_set_state(sock, PF_STATE_EOF, 0);
+        pf_rx_answer(sock);
+    }
+    if (sqe->flags & PF_SHUT_WRITE && !sock->tx_finish) {
+        sock->tx_finish = true;
+        pf_sock_set_state(sock, PF_STATE_TX_CLOSED, 0);
+        pf_tx_pump(sock);
+    }
+    return 0;
+}
+
+static int do_close(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    sock->close_op = *op;
+    pf_sock_begin_close(sock, (sqe->flags & PF_CLOSE_ABORT) != 0);
+    return PENDING;
+}
+
+static int do_nop(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)sock;
+    (void)sqe;
+    (void)op;
+    return 0;
+}
+
+static bool cancel_in(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, uint64_t op_id) {
+    uint32_t mask = sock->session->layout.cq_depth - 1;
+    for (uint32_t i = queue->head; i != queue->tail; i++) {
+        if (queue->ops[i & mask].op_id != op_id) {
+            continue;
+        }
+        struct pf_op cancelled = queue->ops[i & mask];
+        for (uint32_t j = i; j + 1 != queue->tail; j++) {
+            queue->ops[j & mask] = queue->ops[(j + 1) & mask];
+        }
+        queue->tail--;
+        pf_post(sock, &cancelled, opcode, -ECANCELED);
+        return true;
+    }
+    return false;
+}
+
+static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)op;
+    if (cancel_in(sock, &sock->recvs, PF_OP_RECV, sqe->token)) {
+        return 0;
+    }
+    if (cancel_in(sock, &sock->accepts, PF_OP_ACCEPT, sqe->token)) {
+        sock->multishot = false;
+        return 0;
+    }
+    return -ENOENT; /* done already, or one that cannot be taken back */
+}
+
+static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)op;
+    if (sock->phase == PF_SOCK_BROKEN || !sock->conn) {
+        return 0; /* options of a connection that is gone have no effect, as in the kernel */
+    }
+    if (sqe->offset == PF_OPT_PRIORITY) {
+        if (sqe->token >= PF_PRIORITIES) {
+            return -EINVAL;
+        }
+        if (sqe->token < sock->session->granted.best_priority) {
+            return -EPERM;
+        }
+        set_priority(sock, sqe->token);
+        sock->b2c->priority = sock->priority;
+    }
+    if (sqe->offset == PF_OPT_V6ONLY && (sock->phase != PF_SOCK_OPEN || sock->bound)) {
+        return -EINVAL;
+    }
+    return stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
+}
+
+static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    (void)op;
+    int fd = pf_session_take_mirror(sock->session, sqe->token);
+    if (fd < 0) {
+        return -EBADF;
+    }
+    if (sock->mirror_fd >= 0) {
+        (void)close(sock->mirror_fd);
+        sock->session->backend->mirrors--;
+    }
+    sock->mirror_fd = fd;
+    sock->mirror_ended = false;
+    sock->read_token = sock->b2c->read_token;
+    sock->write_token = sock->b2c->write_token;
+    pf_wake(sock);
+    return 0;
+}
+
+enum { NEEDS_NO_SOCKET = 1, NEEDS_SOCKET = 2 };
+
+static const struct {
+    pf_handler handler;
+    uint8_t needs;
+} operations[] = {
+    [PF_OP_INVALID] = {NULL, 0},
+    [PF_OP_OPEN] = {do_open, NEEDS_NO_SOCKET},
+    [PF_OP_ADOPT] = {do_adopt, NEEDS_NO_SOCKET},
+    [PF_OP_BIND] = {do_bind, NEEDS_SOCKET},
+    [PF_OP_LISTEN] = {do_listen, NEEDS_SOCKET},
+    [PF_OP_ACCEPT] = {do_accept, NEEDS_SOCKET},
+    [PF_OP_CONNECT] = {do_connect, NEEDS_SOCKET},
+    [PF_OP_WRITE] = {do_write, NEEDS_SOCKET},
+    [PF_OP_RECV] = {do_recv, NEEDS_SOCKET},
+    [PF_OP_SHUTDOWN] = {do_shutdown, NEEDS_SOCKET},
+    [PF_OP_CLOSE] = {do_close, NEEDS_SOCKET},
+    [PF_OP_NOP] = {do_nop, NEEDS_SOCKET},
+    [PF_OP_CANCEL] = {do_cancel, NEEDS_SOCKET},
+    [PF_OP_SETOPT] = {do_setopt, NEEDS_SOCKET},
+    [PF_OP_MIRROR] = {do_mirror, NEEDS_SOCKET},
+};
+_Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
+               "every operation has a row");
+
+/* Why this submission cannot come from a client that keeps the protocol, or NULL. */
+static const char *check(struct pf_bsock *sock, const struct pf_sqe *sqe) {
+    if (sqe->opcode >= PF_OP_COUNT || !operations[sqe->opcode].handler) {
+        return "unknown opcode";
+    }
+    if (operations[sqe->opcode].needs == NEEDS_NO_SOCKET) {
+        if (sock->phase != PF_SOCK_NONE || sqe->generation == sock->generation) {
+            return "open of a slot in use";
+        }
+    } else if (sock->phase == PF_SOCK_NONE || sock->phase == PF_SOCK_CLOSING ||
+               sqe->generation != sock->generation) {
+        return "operation on a socket that does not exist";
+    }
+    if (sqe->op_id == 0) {
+        return "operation id 0";
+    }
+    if (pf_cq_room(sock) == 0) {
+        return "no completion slot reserved";
+    }
+    return NULL;
+}
+
+bool pf_dispatch_one(struct pf_bsock *sock) {
+    struct pf_session *session = sock->session;
+    const struct pf_sqe *ring = (const struct pf_sqe *)(session->c2b + session->layout.c2b_sq) +
+                                (size_t)sock->slot * session->layout.sq_depth;
+    struct pf_sqe sqe;
+    int got = pf_sq_pop(ring, session->layout.sq_depth, &sock->sq_head, &sock->c2b->sq_tail,
+                        &sock->b2c->sq_head, &sqe);
+    if (got == 0) {
+        return false;
+    }
+    const char *wrong = got < 0 ? "submission queue tail out of range" : check(sock, &sqe);
+    if (wrong) {
+        pf_session_violation(session, wrong);
+        return false;
+    }
+    uint64_t *served = &session->backend->public_region->operations[sock->priority];
+    pf_store64_relaxed(served, *served + 1);
+    struct pf_op op = {.op_id = sqe.op_id,
+                       .picked_ns = session->backend->now_ns,
+                       .offset = sqe.offset,
+                       .length = sqe.length};
+    sock->inflight++;
+    int result = operations[sqe.opcode].handler(sock, &sqe, &op);
+    if (result != PENDING) {
+        pf_post(sock, &op, sqe.opcode, result);
+    }
+    return true;
+}

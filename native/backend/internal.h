@@ -1,0 +1,308 @@
+/* What the files of the backend core share. Everything here is private to the backend: nothing in a
+ * region is ever believed twice. */
+#ifndef PF_BACKEND_INTERNAL_H
+#define PF_BACKEND_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "backend/backend_api.h"
+#include "backend/stack.h"
+#include "futex/doorbell.h"
+#include "shm/hint_ring.h"
+#include "shm/region.h"
+#include "shm/ring.h"
+
+/* Bytes handed to the stack and not sent yet, at most: bounds what one acknowledgement can set off. */
+#define PF_TX_QUANTUM (64U * 1024U)
+/* Received bytes that the client has not consumed, from which on it is asked to tell. */
+#define PF_CREDIT_THRESHOLD (64U * 1024U)
+#define PF_HINTS_PER_VISIT 32U
+#define PF_FRAMES_EVERY_OPERATIONS 8U
+/* A connection whose owner is gone may take so long to get its last bytes acknowledged. */
+#define PF_ORPHAN_NS UINT64_C(30000000000)
+#define PF_MAX_UNADOPTED 512U
+#define PF_MAX_MIRRORS_SLACK 256U
+
+enum pf_sock_phase {
+    PF_SOCK_NONE = 0, /* the slot is empty */
+    PF_SOCK_OPEN,     /* made, perhaps bound */
+    PF_SOCK_LISTENING,
+    PF_SOCK_CONNECTING,
+    PF_SOCK_CONNECTED,
+    PF_SOCK_BROKEN,  /* the connection ended by itself; `error` tells */
+    PF_SOCK_CLOSING, /* a close is under way */
+};
+
+enum pf_work {
+    PF_WORK_LOOK = 1,   /* a hint came: window, completions, mirror */
+    PF_WORK_TX = 2,     /* bytes may be handed to the stack */
+    PF_WORK_ACCEPT = 4, /* connections may be reported */
+    PF_WORK_CLOSE = 8,  /* see whether the close is done */
+    PF_WORK_ABORT = 16, /* reset the connection: data came after close */
+    PF_WORK_SQ = 32,    /* submissions wait */
+};
+
+struct pf_op {
+    uint64_t op_id;
+    uint64_t picked_ns;
+    uint32_t offset;
+    uint32_t length;
+    uint64_t end; /* write: position in the stream after its last byte */
+};
+
+/* A queue of operations of one kind; `capacity` is cq_depth, so it cannot overflow. */
+struct pf_op_queue {
+    struct pf_op *ops;
+    uint32_t head;
+    uint32_t tail;
+};
+
+struct pf_session;
+
+struct pf_bsock {
+    struct pf_session *session;
+    struct stk_conn *conn;
+    const struct pf_socket_c2b *c2b;
+    struct pf_socket_b2c *b2c;
+    uint32_t slot;
+    uint32_t generation;
+    enum pf_sock_phase phase;
+    uint8_t priority;
+    uint8_t family;
+    bool v6only;
+    bool bound;
+    bool multishot; /* the oldest accept stays */
+    bool tx_finish; /* FIN after the last write */
+    bool tx_finished;
+    bool rx_shut;
+    bool tx_stalled;  /* the stack was out of memory: the tick tries again */
+    bool tx_progress; /* for the mirror: there is room to write again */
+    bool mirror_ended;
+    uint32_t work; /* enum pf_work */
+    uint32_t sq_head;
+    uint32_t cq_tail;
+    uint32_t inflight; /* operations taken and not finally completed */
+    uint32_t rx_head;
+    uint32_t rx_base;
+    uint32_t rx_bytes;
+    uint32_t rx_assigned; /* up to here receive operations have been answered */
+    uint32_t rx_credited;
+    uint32_t state; /* what b2c->state shows */
+    int error;      /* errno that ended the connection */
+    uint64_t tx_written; /* stream positions: taken by the stack, acknowledged */
+    uint64_t tx_acked;
+    struct pf_op_queue writes; /* head: oldest unacknowledged */
+    uint32_t writes_next;      /* next to hand to the stack */
+    uint32_t writes_done;      /* bytes of it handed over */
+    struct pf_op_queue recvs;
+    struct pf_op_queue accepts;
+    struct pf_op connect_op;
+    struct pf_op close_op;
+    uint64_t close_deadline_ns;
+    uint32_t read_token;
+    uint32_t write_token;
+    int mirror_fd;
+    pf_hint_mark event_mark[PF_PRIORITIES];
+    bool wake;      /* on the list of sockets with news for the client */
+    bool wake_hint; /* a completion was posted: tell waiters for any socket */
+    struct pf_bsock *wake_next;
+    bool ready;
+    struct pf_bsock *ready_next; /* ring of this session's ready sockets of one priority */
+    struct pf_bsock *ready_prev;
+    struct pf_bsock *closing_next;
+    bool closing_listed;
+};
+
+struct pf_ready_ring {
+    struct pf_bsock *first;
+};
+
+struct pf_unadopted {
+    uint64_t token;
+    struct stk_conn *conn; /* NULL: free entry */
+};
+
+struct pf_mirror {
+    uint64_t id;
+    int fd;
+};
+
+struct pf_session {
+    struct pf_backend *backend;
+    uint64_t id;
+    struct pf_session_request granted;
+    struct pf_b2c_header layout; /* private copy: the truth */
+    const uint8_t *c2b;
+    uint8_t *b2c;
+    const struct pf_c2b_control *c2b_control;
+    struct pf_b2c_control *b2c_control;
+    struct pf_hint_consumer hints[PF_PRIORITIES];
+    struct pf_hint_producer events[PF_PRIORITIES];
+    struct pf_bsock *socks;
+    uint32_t live_socks;
+    struct pf_ready_ring ready[PF_PRIORITIES];
+    struct pf_session *ready_next[PF_PRIORITIES]; /* ring of sessions with ready sockets */
+    struct pf_session *ready_prev[PF_PRIORITIES];
+    bool ready_listed[PF_PRIORITIES];
+    struct pf_unadopted unadopted[PF_MAX_UNADOPTED];
+    uint32_t unadopted_count;
+    struct pf_mirror *mirrors;
+    uint32_t mirror_count;
+    uint32_t mirror_capacity;
+    uint32_t event_changes;
+    bool wake_any;
+    struct pf_session *wake_next;
+    int doorbell_fd;
+    bool doorbell_muted;
+    uint32_t noise; /* rings without news of late */
+    uint32_t faulted; /* set by the SIGBUS handler */
+    int doomed;       /* enum pf_ended: to be ended at the next safe point of the loop */
+    bool dying;       /* no more submissions; sockets run out */
+    bool ended;       /* told the control plane */
+    int reason;
+    uint32_t index; /* in backend->sessions */
+    struct pf_session *next_ended;
+};
+
+enum pf_command_kind { PF_COMMAND_ADD, PF_COMMAND_END, PF_COMMAND_MIRRORS };
+
+struct pf_command {
+    enum pf_command_kind kind;
+    struct pf_session *session; /* ADD */
+    uint64_t id;
+    int reason;
+    uint32_t count;
+    uint64_t first_mirror;
+    int32_t fds[64];
+    struct pf_command *next;
+};
+
+struct pf_notice {
+    uint64_t id;
+    int reason;
+    bool freed;
+    struct pf_session *session; /* freed: to be unmapped by the control thread */
+    struct pf_notice *next;
+};
+
+struct pf_backend {
+    struct pf_backend_config config;
+    struct pf_public *public_region;
+    int public_fd;
+    int epoll_fd;
+    int command_fd; /* eventfd: wakes the stack thread */
+    int event_fd;   /* eventfd: wakes the control thread */
+    pthread_t thread;
+    bool started;
+    uint32_t stop;
+    uint32_t commands_pending;
+    pthread_mutex_t lock; /* guards the three lists below */
+    struct pf_command *command_first;
+    struct pf_command *command_last;
+    struct pf_notice *notice_first;
+    struct pf_notice *notice_last;
+    uint64_t next_session; /* control thread */
+    uint64_t next_mirror;
+    /* Stack thread. */
+    struct pf_session **sessions;
+    uint32_t session_count;
+    uint32_t session_capacity;
+    struct pf_session *ready[PF_PRIORITIES]; /* rings */
+    uint32_t share_medium;
+    uint32_t share_low;
+    bool frame_turn;
+    uint64_t now_ns;
+    uint64_t next_timer_ns;
+    uint64_t next_tick_ns;
+    struct pf_bsock *wake_first;
+    struct pf_session *wake_sessions;
+    struct pf_bsock *closing_first;
+    bool any_doomed;
+    bool any_dying;
+    bool any_stalled;
+    uint32_t mirrors;
+    uint32_t sockets;
+    uint64_t random_state;
+    uint32_t spin_score;
+    uint32_t spin_skip;
+};
+
+/* session.c (control thread: create, destroy; stack thread: the rest) */
+struct pf_session *pf_session_make(struct pf_backend *backend,
+                                   const struct pf_session_request *request,
+                                   struct pf_session_fds *fds, char *error, size_t error_bytes);
+void pf_session_destroy(struct pf_session *session);
+struct pf_session *pf_session_find(struct pf_backend *backend, uint64_t id);
+void pf_session_admit(struct pf_backend *backend, struct pf_session *session);
+/* Nothing more is taken from the client. PF_ENDED_CLOSED lets sent bytes arrive; every other reason
+ * resets its connections. */
+void pf_session_finish(struct pf_session *session, int reason);
+/* The client broke the protocol: it is ended at the next safe point of the loop. */
+void pf_session_violation(struct pf_session *session, const char *what);
+/* Hands a session without sockets to the control thread. */
+void pf_session_reap(struct pf_session *session);
+void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command);
+int pf_session_take_mirror(struct pf_session *session, uint64_t id);
+uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn);
+struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
+
+/* guard.c */
+int pf_guard_install(void);
+void pf_guard_add(struct pf_session *session);
+void pf_guard_remove(struct pf_session *session);
+
+/* command.c */
+void pf_commands_run(struct pf_backend *backend);
+void pf_command_send(struct pf_backend *backend, struct pf_command *command);
+void pf_notice_send(struct pf_backend *backend, uint64_t id, int reason, struct pf_session *freed);
+
+/* dispatch.c */
+/* Takes one submission of the socket. False: there was none, or the session ended. */
+bool pf_dispatch_one(struct pf_bsock *sock);
+
+/* sock.c */
+void pf_sock_reset_slot(struct pf_bsock *sock);
+int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes);
+void pf_sock_set_state(struct pf_bsock *sock, uint32_t set, uint32_t clear);
+void pf_sock_names(struct pf_bsock *sock);
+/* The connection broke: completes what waits with -error. */
+void pf_sock_broken(struct pf_bsock *sock, int error);
+/* Shows the error once every byte that came before it has reached the client's ring. */
+void pf_sock_show_error(struct pf_bsock *sock);
+void pf_sock_begin_close(struct pf_bsock *sock, bool abort);
+void pf_sock_check_close(struct pf_bsock *sock);
+void pf_sock_free(struct pf_bsock *sock);
+bool pf_op_push(struct pf_bsock *sock, struct pf_op_queue *queue, const struct pf_op *op);
+struct pf_op *pf_op_first(const struct pf_bsock *sock, const struct pf_op_queue *queue);
+void pf_ops_fail(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, int result);
+
+/* transfer.c */
+extern const struct stk_events pf_stack_events;
+void pf_tx_pump(struct pf_bsock *sock);
+void pf_rx_flush(struct pf_bsock *sock);
+void pf_rx_credit(struct pf_bsock *sock);
+void pf_rx_answer(struct pf_bsock *sock);
+void pf_accept_report(struct pf_bsock *sock);
+
+/* post.c */
+void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* A completion that does not end its operation, with a connection. False: no room in the CQ. */
+bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
+                    const struct pf_addr *peer, bool more);
+uint32_t pf_cq_room(struct pf_bsock *sock);
+/* The client is to notice a change of this socket. */
+void pf_wake(struct pf_bsock *sock);
+/* Publishes and wakes what the last step changed. */
+void pf_post_flush(struct pf_backend *backend);
+
+/* ready.c */
+void pf_ready_add(struct pf_bsock *sock, uint32_t work);
+void pf_ready_remove(struct pf_bsock *sock);
+/* The next socket to serve at this priority, moved to the back of its rings; NULL: none. */
+struct pf_bsock *pf_ready_take(struct pf_backend *backend, int priority);
+
+/* loop.c */
+void *pf_loop(void *backend);
+
+#endif

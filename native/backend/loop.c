@@ -1,0 +1,353 @@
+/* The stack thread: strict priority, looked at again after every operation and every frame.
+ *
+ * One step serves one socket (at most one submission and one quantum of bytes to send) or feeds one
+ * received frame to the stack. So HIGH work waits for at most one step of lower work, the scan of the
+ * hint rings, and the collection of frames, which happens every PF_FRAMES_EVERY_OPERATIONS steps and
+ * takes a bounded number of frames. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "backend/internal.h"
+
+#define TICK_NS UINT64_C(100000000)
+#define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
+
+/* Takes new hints of all clients. Returns whether there was any. */
+static bool take_hints(struct pf_backend *backend) {
+    uint32_t slots[PF_HINTS_PER_VISIT];
+    bool any = false;
+    for (uint32_t i = 0; i < backend->session_count; i++) {
+        struct pf_session *session = backend->sessions[i];
+        if (session->dying) {
+            continue;
+        }
+        for (int p = 0; p < PF_PRIORITIES; p++) {
+            if (!pf_hint_waiting(&session->hints[p])) {
+                continue;
+            }
+            int count = pf_hint_pop(&session->hints[p], slots, PF_HINTS_PER_VISIT);
+            any = true;
+            if (count < 0) {
+                pf_session_violation(session, "hint ring tail out of range");
+                break;
+            }
+            session->noise = 0;
+            for (int h = 0; h < count; h++) {
+                if (slots[h] >= session->layout.max_sockets) {
+                    pf_session_violation(session, "hint for a slot that does not exist");
+                    break;
+                }
+                struct pf_bsock *sock = &session->socks[slots[h]];
+                if (sock->phase == PF_SOCK_NONE && !sock->ready) {
+                    sock->priority = (uint8_t)p;
+                }
+                pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
+            }
+        }
+    }
+    return any;
+}
+
+/* One bounded piece of work for one socket. */
+static void serve(struct pf_bsock *sock) {
+    if (sock->session->doomed) {
+        pf_ready_remove(sock);
+        return;
+    }
+    uint32_t work = sock->work;
+    sock->work &= PF_WORK_SQ | PF_WORK_ABORT;
+    if (work & PF_WORK_LOOK && sock->phase != PF_SOCK_NONE) {
+        if (sock->conn && (sock->phase == PF_SOCK_CONNECTED || sock->phase == PF_SOCK_BROKEN)) {
+            pf_rx_credit(sock);
+            pf_rx_flush(sock);
+        } else if (sock->phase == PF_SOCK_LISTENING) {
+            pf_accept_report(sock);
+        }
+        if (sock->writes.head == sock->writes.tail) {
+            sock->tx_progress = true;
+        }
+        if (sock->mirror_fd >= 0) {
+            pf_wake(sock);
+        }
+    }
+    if (work & PF_WORK_SQ && !sock->session->dying) {
+        if (!pf_dispatch_one(sock)) {
+            sock->work &= ~(uint32_t)PF_WORK_SQ;
+        }
+    } else {
+        sock->work &= ~(uint32_t)PF_WORK_SQ;
+    }
+    if (work & PF_WORK_TX) {
+        pf_tx_pump(sock);
+    }
+    if (work & PF_WORK_ACCEPT) {
+        pf_accept_report(sock);
+    }
+    if (work & PF_WORK_CLOSE) {
+        pf_sock_check_close(sock);
+    }
+    if (sock->work == 0) {
+        pf_ready_remove(sock);
+    }
+}
+
+static bool has_work(const struct pf_backend *backend, int p) {
+    return backend->ready[p] || stk_frame_waiting(p);
+}
+
+/* Strict priority, but for the minimum shares: for every 100 operations of better priority, `share`
+ * of a lower one that has work. -1: nothing to do. */
+static int choose(struct pf_backend *backend) {
+    bool work[PF_PRIORITIES];
+    int best = -1;
+    for (int p = PF_PRIORITIES - 1; p >= 0; p--) {
+        work[p] = has_work(backend, p);
+        best = work[p] ? p : best;
+    }
+    if (best < PF_PRIORITY_LOW && best >= 0 && work[PF_PRIORITY_LOW]) {
+        backend->share_low += backend->config.min_share_low;
+        if (backend->share_low >= 100) {
+            backend->share_low -= 100;
+            return PF_PRIORITY_LOW;
+        }
+    }
+    if (best == PF_PRIORITY_HIGH && work[PF_PRIORITY_MEDIUM]) {
+        backend->share_medium += backend->config.min_share_medium;
+        if (backend->share_medium >= 100) {
+            backend->share_medium -= 100;
+            return PF_PRIORITY_MEDIUM;
+        }
+    }
+    return best;
+}
+
+static void step(struct pf_backend *backend, int p) {
+    /* Within one priority, frames and submissions take turns. */
+    backend->frame_turn = !backend->frame_turn;
+    if (stk_frame_waiting(p) && (backend->frame_turn || !backend->ready[p])) {
+        stk_process_frame(p);
+    } else {
+        struct pf_bsock *sock = pf_ready_take(backend, p);
+        if (sock) {
+            serve(sock);
+        }
+    }
+}
+
+static void end_doomed(struct pf_backend *backend) {
+    backend->any_doomed = false;
+    for (uint32_t i = 0; i < backend->session_count; i++) {
+        struct pf_session *session = backend->sessions[i];
+        if (session->doomed) {
+            int reason = session->doomed;
+            session->doomed = 0;
+            pf_session_finish(session, reason);
+            if (session->doomed) { /* broke the protocol in its last words */
+                session->doomed = 0;
+                pf_session_finish(session, PF_ENDED_VIOLATION);
+            }
+        }
+    }
+}
+
+/* What is rare: dead sessions, orphans whose time is up, writes that found no memory. */
+static void tick(struct pf_backend *backend) {
+    bool stalled = backend->any_stalled;
+    backend->any_stalled = false;
+    for (uint32_t i = 0; i < backend->session_count; i++) {
+        struct pf_session *session = backend->sessions[i];
+        if (pf_load_acquire(&session->faulted) && !session->dying) {
+            pf_session_violation(session, "memory fault");
+        }
+        if (session->doorbell_muted) {
+            struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = session->id};
+            session->doorbell_muted = false;
+            (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, session->doorbell_fd, &event);
+        }
+        session->noise = 0;
+        for (uint32_t slot = 0; stalled && slot < session->layout.max_sockets; slot++) {
+            if (session->socks[slot].tx_stalled) {
+                pf_ready_add(&session->socks[slot], PF_WORK_TX);
+            }
+        }
+    }
+    for (struct pf_bsock *sock = backend->closing_first; sock; sock = sock->closing_next) {
+        if (backend->now_ns >= sock->close_deadline_ns) {
+            pf_ready_add(sock, PF_WORK_ABORT | PF_WORK_CLOSE);
+        }
+    }
+}
+
+static void reap_dead(struct pf_backend *backend) {
+    backend->any_dying = false;
+    for (uint32_t i = 0; i < backend->session_count;) {
+        struct pf_session *session = backend->sessions[i];
+        if (session->dying && session->live_socks == 0) {
+            (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
+            for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
+                pf_ready_remove(&session->socks[slot]);
+            }
+            pf_session_reap(session); /* another one takes its place */
+        } else {
+            backend->any_dying |= session->dying;
+            i++;
+        }
+    }
+}
+
+static void publish_counts(struct pf_backend *backend) {
+    struct pf_public *out = backend->public_region;
+    struct stk_counts counts;
+    stk_count(&counts);
+    pf_store64_relaxed(&out->frames_in, counts.frames_in);
+    pf_store64_relaxed(&out->frames_out, counts.frames_out);
+    pf_store64_relaxed(&out->frames_dropped, counts.frames_dropped);
+    pf_store64_relaxed(&out->pcbs, counts.pcbs);
+    pf_store64_relaxed(&out->pbufs, counts.pbufs);
+    pf_store64_relaxed(&out->segments, counts.segments);
+    pf_store64_relaxed(&out->sockets, backend->sockets);
+    pf_store64_relaxed(&out->mirrors, backend->mirrors);
+}
+
+/* After a wake-up: a client that rings and has nothing to say gets its doorbell muted until the next
+ * tick; its submissions are then found by looking. */
+static void count_noise(struct pf_backend *backend, uint64_t id) {
+    struct pf_session *session = pf_session_find(backend, id);
+    if (session && ++session->noise > NOISE_PER_TICK && !session->doorbell_muted) {
+        session->doorbell_muted = true;
+        (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
+    }
+}
+
+static bool any_muted(const struct pf_backend *backend) {
+    for (uint32_t i = 0; i < backend->session_count; i++) {
+        if (backend->sessions[i]->doorbell_muted) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void sleep_until_news(struct pf_backend *backend) {
+    struct epoll_event events[32];
+    pf_doorbell_announce(&backend->public_region->sleeping);
+    /* The second look: whoever published before seeing the announcement did not ring. */
+    bool news = take_hints(backend) || pf_load_acquire(&backend->commands_pending) ||
+                stk_frames_pending() || pf_load_acquire(&backend->stop);
+    if (!news) {
+        uint64_t now = pf_now_ns();
+        uint64_t until = backend->next_timer_ns < backend->next_tick_ns ? backend->next_timer_ns
+                                                                        : backend->next_tick_ns;
+        bool tick_needed =
+            backend->closing_first || backend->any_stalled || any_muted(backend);
+        if (!tick_needed) {
+            until = backend->next_timer_ns;
+        }
+        int timeout_ms = until <= now ? 0 : (int)((until - now + 999999) / 1000000);
+        if (any_muted(backend) && timeout_ms > 1) {
+            timeout_ms = 1;
+        }
+        publish_counts(backend);
+        int count = epoll_wait(backend->epoll_fd, events, 32, timeout_ms);
+        for (int i = 0; i < count; i++) {
+            if (events[i].data.u64 < UINT64_MAX / 2) {
+                count_noise(backend, events[i].data.u64);
+            }
+        }
+        pf_store64_relaxed(&backend->public_region->wakeups,
+                           backend->public_region->wakeups + 1);
+    }
+    pf_doorbell_awake(&backend->public_region->sleeping);
+}
+
+static void timers(struct pf_backend *backend) {
+    if (backend->now_ns >= backend->next_timer_ns) {
+        stk_timers();
+        uint32_t ms = stk_next_timer_ms();
+        backend->next_timer_ns =
+            backend->now_ns + (ms > 1000 ? UINT64_C(1000000000) : (uint64_t)ms * 1000000);
+    }
+    if (backend->now_ns >= backend->next_tick_ns) {
+        backend->next_tick_ns = backend->now_ns + TICK_NS;
+        tick(backend);
+        publish_counts(backend);
+    }
+}
+
+/* Spins while that tends to pay: success is work found before the budget ran out. */
+static bool keep_spinning(struct pf_backend *backend, uint64_t idle_since) {
+    if (backend->config.spin_ns == 0 || backend->spin_skip > 0) {
+        return false;
+    }
+    return backend->now_ns - idle_since < backend->config.spin_ns;
+}
+
+static void spin_result(struct pf_backend *backend, bool found) {
+    if (found) {
+        backend->spin_score += backend->spin_score < 16;
+    } else if (backend->spin_score > 0) {
+        backend->spin_score--;
+    } else {
+        backend->spin_skip = 32;
+    }
+}
+
+void *pf_loop(void *argument) {
+    struct pf_backend *backend = argument;
+    uint64_t idle_since = 0;
+    uint32_t steps = 0;
+    stk_adopt_thread();
+    backend->spin_score = 8;
+    while (!pf_load_acquire(&backend->stop)) {
+        backend->now_ns = pf_now_ns();
+        if (pf_load_relaxed(&backend->commands_pending)) {
+            pf_commands_run(backend);
+        }
+        if (backend->any_doomed) {
+            end_doomed(backend);
+        }
+        (void)take_hints(backend);
+        timers(backend);
+        int p = choose(backend);
+        if (p < 0 || ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
+            steps = 0;
+            stk_collect_frames();
+            p = choose(backend);
+        }
+        if (p >= 0) {
+            if (idle_since) {
+                spin_result(backend, true);
+                idle_since = 0;
+            }
+            step(backend, p);
+            stk_flush();
+            pf_post_flush(backend);
+            if (backend->any_dying && steps == 0) {
+                reap_dead(backend);
+            }
+            continue;
+        }
+        stk_flush();
+        pf_post_flush(backend);
+        if (backend->any_dying) {
+            reap_dead(backend);
+        }
+        if (!idle_since) {
+            idle_since = backend->now_ns;
+        }
+        if (keep_spinning(backend, idle_since)) {
+            pf_cpu_relax();
+            continue;
+        }
+        if (backend->spin_skip > 0) {
+            backend->spin_skip--;
+        } else if (backend->config.spin_ns) {
+            spin_result(backend, false);
+        }
+        sleep_until_news(backend);
+        idle_since = 0;
+    }
+    return NULL;
+}

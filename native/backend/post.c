@@ -1,0 +1,148 @@
+/* Completions and wake-ups. Posting only writes; pf_post_flush, once per step of the loop, publishes
+ * the news in order of priority and wakes whoever sleeps on it. */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "backend/internal.h"
+
+void pf_wake(struct pf_bsock *sock) {
+    struct pf_backend *backend = sock->session->backend;
+    if (!sock->wake) {
+        sock->wake = true;
+        sock->wake_next = backend->wake_first;
+        backend->wake_first = sock;
+    }
+}
+
+static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
+    struct pf_session *session = sock->session;
+    struct pf_cqe *ring =
+        (struct pf_cqe *)(session->b2c + session->layout.b2c_cq) +
+        (size_t)sock->slot * session->layout.cq_depth;
+    ring[sock->cq_tail & (session->layout.cq_depth - 1)] = *cqe;
+    sock->cq_tail++;
+    pf_store_release(&sock->b2c->cq_tail, sock->cq_tail);
+    sock->wake_hint = true;
+    pf_wake(sock);
+}
+
+void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)result,
+        .opcode = (uint8_t)opcode,
+        .completed_ns = pf_now_ns(),
+        .picked_ns = op->picked_ns,
+    };
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
+/* Free entries of the CQ that no operation in flight has reserved. */
+uint32_t pf_cq_room(struct pf_bsock *sock) {
+    uint32_t used = sock->cq_tail - pf_load_acquire(&sock->c2b->cq_head);
+    uint32_t depth = sock->session->layout.cq_depth;
+    if (used > depth) {
+        pf_session_violation(sock->session, "completion queue head out of range");
+        return 0;
+    }
+    return used + sock->inflight < depth ? depth - used - sock->inflight : 0;
+}
+
+bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
+                    const struct pf_addr *peer, bool more) {
+    if (more && pf_cq_room(sock) == 0) {
+        return false;
+    }
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .opcode = PF_OP_ACCEPT,
+        .flags = more ? PF_CQE_MORE : 0,
+        .token = token,
+        .completed_ns = pf_now_ns(),
+        .picked_ns = op->picked_ns,
+        .addr = *peer,
+    };
+    if (!more) {
+        sock->inflight--;
+    }
+    put(sock, &cqe);
+    return true;
+}
+
+static bool mirror_readable(const struct pf_bsock *sock) {
+    if (sock->phase == PF_SOCK_LISTENING) {
+        return sock->cq_tail != pf_load_acquire(&sock->c2b->cq_head);
+    }
+    return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
+           (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
+}
+
+/* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
+ * there is room to write; each at most once per arming by the client. */
+static void mirror_update(struct pf_bsock *sock) {
+    uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
+    if (arm != sock->read_token && mirror_readable(sock)) {
+        (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sock->read_token = arm;
+        pf_store_release(&sock->b2c->read_token, arm);
+    }
+    arm = pf_load_acquire(&sock->c2b->write_arm);
+    if (arm != sock->write_token && (sock->tx_progress || (sock->state & PF_STATE_ERROR))) {
+        char drain[4096];
+        while (recv(sock->mirror_fd, drain, sizeof(drain), MSG_DONTWAIT) > 0) {
+        }
+        sock->write_token = arm;
+        sock->tx_progress = false;
+        pf_store_release(&sock->b2c->write_token, arm);
+    }
+    if (!sock->mirror_ended && (sock->state & (PF_STATE_EOF | PF_STATE_ERROR))) {
+        sock->mirror_ended = true;
+        (void)shutdown(sock->mirror_fd, sock->state & PF_STATE_ERROR ? SHUT_RDWR : SHUT_WR);
+    }
+}
+
+static void flush_sock(struct pf_bsock *sock) {
+    struct pf_session *session = sock->session;
+    struct pf_backend *backend = session->backend;
+    sock->wake = false;
+    (void)pf_event_ring(&sock->b2c->event, &sock->c2b->waiting);
+    if (sock->wake_hint) {
+        sock->wake_hint = false;
+        int pushed = pf_hint_push(&session->events[sock->priority],
+                                  &sock->event_mark[sock->priority], sock->slot);
+        if (pushed < 0) {
+            pf_session_violation(session, "event ring head out of range");
+        } else if (pushed > 0 && !session->wake_any) {
+            session->wake_any = true;
+            session->wake_next = backend->wake_sessions;
+            backend->wake_sessions = session;
+        }
+    }
+    if (sock->mirror_fd >= 0) {
+        mirror_update(sock);
+    }
+}
+
+void pf_post_flush(struct pf_backend *backend) {
+    for (int p = 0; p < PF_PRIORITIES && backend->wake_first; p++) {
+        struct pf_bsock **link = &backend->wake_first;
+        while (*link) {
+            struct pf_bsock *sock = *link;
+            if (sock->priority == p) {
+                *link = sock->wake_next;
+                flush_sock(sock);
+            } else {
+                link = &sock->wake_next;
+            }
+        }
+    }
+    while (backend->wake_sessions) {
+        struct pf_session *session = backend->wake_sessions;
+        backend->wake_sessions = session->wake_next;
+        session->wake_any = false;
+        (void)pf_event_ring(&session->b2c_control->event, &session->c2b_control->waiting);
+    }
+}

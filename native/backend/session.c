@@ -1,0 +1,319 @@
+/* One application: its regions, its limits, its end. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "backend/internal.h"
+
+static void wire(struct pf_session *session) {
+    const struct pf_b2c_header *layout = &session->layout;
+    session->c2b_control = (const struct pf_c2b_control *)session->c2b;
+    session->b2c_control = (struct pf_b2c_control *)(session->b2c + layout->b2c_control);
+    for (int p = 0; p < PF_PRIORITIES; p++) {
+        size_t ring = (size_t)p * layout->hint_entries;
+        session->hints[p] = (struct pf_hint_consumer){
+            .entries = layout->hint_entries,
+            .ring = (const uint32_t *)(session->c2b + layout->c2b_hints) + ring,
+            .shared_tail = &session->c2b_control->hint_tail[p],
+            .shared_head = &session->b2c_control->hint_head[p],
+        };
+        session->events[p] = (struct pf_hint_producer){
+            .entries = layout->hint_entries,
+            .ring = (uint32_t *)(session->b2c + layout->b2c_hints) + ring,
+            .shared_tail = &session->b2c_control->event_tail[p],
+            .shared_head = &session->c2b_control->event_head[p],
+        };
+    }
+    for (uint32_t slot = 0; slot < layout->max_sockets; slot++) {
+        struct pf_bsock *sock = &session->socks[slot];
+        sock->session = session;
+        sock->slot = slot;
+        sock->mirror_fd = -1;
+        sock->priority = PF_PRIORITY_LOW;
+        sock->c2b = (const struct pf_socket_c2b *)(session->c2b + layout->c2b_sockets) + slot;
+        sock->b2c = (struct pf_socket_b2c *)(session->b2c + layout->b2c_sockets) + slot;
+    }
+}
+
+static int make_regions(struct pf_session *session, struct pf_session_fds *fds) {
+    void *unused = NULL;
+    void *mapping = NULL;
+    fds->c2b = pf_region_create("pifus-c2b", session->layout.c2b_bytes, 0, &mapping);
+    if (fds->c2b < 0) {
+        return fds->c2b;
+    }
+    session->c2b = mapping;
+    fds->b2c = pf_region_create("pifus-b2c", session->layout.b2c_bytes, 1, &unused);
+    if (fds->b2c < 0) {
+        return fds->b2c;
+    }
+    session->b2c = unused;
+    session->doorbell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fds->doorbell = fcntl(session->doorbell_fd, F_DUPFD_CLOEXEC, 0);
+    fds->public_region = fcntl(session->backend->public_fd, F_DUPFD_CLOEXEC, 0);
+    if (fds->doorbell < 0 || fds->public_region < 0) {
+        return -errno;
+    }
+    memcpy(session->b2c, &session->layout, sizeof(session->layout));
+    return 0;
+}
+
+static void close_fd(int32_t *fd) {
+    if (*fd >= 0) {
+        (void)close(*fd);
+        *fd = -1;
+    }
+}
+
+struct pf_session *pf_session_make(struct pf_backend *backend,
+                                   const struct pf_session_request *request,
+                                   struct pf_session_fds *fds, char *error, size_t error_bytes) {
+    *fds = (struct pf_session_fds){-1, -1, -1, -1, 0, 0};
+    struct pf_region_request wanted = {request->max_sockets, request->queue_depth,
+                                       request->rx_bytes, request->arena_bytes};
+    struct pf_session *session = calloc(1, sizeof(*session));
+    if (!session) {
+        (void)snprintf(error, error_bytes, "out of memory");
+        errno = ENOMEM;
+        return NULL;
+    }
+    session->backend = backend;
+    session->granted = *request;
+    session->doorbell_fd = -1;
+    int bad = pf_region_plan(&wanted, &session->layout, error, error_bytes);
+    if (!bad) {
+        session->id = ++backend->next_session;
+        session->layout.session_id = (uint32_t)session->id;
+        session->layout.allowed_priority = request->best_priority;
+        session->layout.spin_ns = backend->config.client_spin_ns;
+        session->socks = calloc(request->max_sockets, sizeof(*session->socks));
+        bad = session->socks ? make_regions(session, fds) : -ENOMEM;
+        if (bad) {
+            (void)snprintf(error, error_bytes, "cannot make the shared memory of the client: %s",
+                           strerror(-bad));
+        }
+    }
+    if (bad) {
+        close_fd(&fds->c2b);
+        close_fd(&fds->b2c);
+        close_fd(&fds->doorbell);
+        close_fd(&fds->public_region);
+        pf_session_destroy(session);
+        errno = -bad;
+        return NULL;
+    }
+    fds->c2b_bytes = session->layout.c2b_bytes;
+    fds->b2c_bytes = session->layout.b2c_bytes;
+    wire(session);
+    return session;
+}
+
+void pf_session_destroy(struct pf_session *session) {
+    pf_guard_remove(session);
+    if (session->c2b) {
+        pf_region_unmap((void *)(uintptr_t)session->c2b, session->layout.c2b_bytes);
+    }
+    if (session->b2c) {
+        pf_region_unmap(session->b2c, session->layout.b2c_bytes);
+    }
+    for (uint32_t i = 0; i < session->mirror_count; i++) {
+        (void)close(session->mirrors[i].fd);
+    }
+    if (session->doorbell_fd >= 0) {
+        (void)close(session->doorbell_fd);
+    }
+    free(session->mirrors);
+    free(session->socks);
+    free(session);
+}
+
+struct pf_session *pf_session_find(struct pf_backend *backend, uint64_t id) {
+    for (uint32_t i = 0; i < backend->session_count; i++) {
+        if (backend->sessions[i]->id == id) {
+            return backend->sessions[i];
+        }
+    }
+    return NULL;
+}
+
+void pf_session_violation(struct pf_session *session, const char *what) {
+    (void)what;
+    if (!session->doomed) {
+        session->doomed = PF_ENDED_VIOLATION;
+        session->backend->any_doomed = true;
+        uint64_t *count = &session->backend->public_region->violations;
+        pf_store64_relaxed(count, *count + 1);
+    }
+}
+
+static void drop_unadopted(struct pf_session *session) {
+    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++) {
+        struct stk_conn *conn = session->unadopted[i].conn;
+        if (conn) {
+            session->unadopted[i].conn = NULL;
+            stk_tcp_abort(conn);
+        }
+    }
+    session->unadopted_count = 0;
+}
+
+void pf_session_finish(struct pf_session *session, int reason) {
+    bool kill = reason != PF_ENDED_CLOSED;
+    if (session->dying && !kill) {
+        return;
+    }
+    if (!kill) {
+        /* What the client had submitted before it died still counts, as with the kernel. */
+        for (uint32_t slot = 0; slot < session->layout.max_sockets && !session->doomed; slot++) {
+            uint32_t limit = session->layout.sq_depth;
+            while (limit-- > 0 && pf_dispatch_one(&session->socks[slot])) {
+            }
+        }
+        kill = session->doomed != 0;
+    }
+    session->dying = true;
+    session->backend->any_dying = true;
+    session->reason = reason;
+    drop_unadopted(session);
+    for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
+        struct pf_bsock *sock = &session->socks[slot];
+        sock->close_op.op_id = 0; /* nobody reads completions any more */
+        if (sock->phase != PF_SOCK_NONE && (kill || sock->phase != PF_SOCK_CLOSING)) {
+            if (sock->phase == PF_SOCK_CLOSING) {
+                sock->work |= PF_WORK_ABORT;
+            } else {
+                pf_sock_begin_close(sock, kill);
+            }
+            pf_sock_check_close(sock);
+        }
+    }
+    pf_store_release(&session->b2c_control->ended, (uint32_t)reason);
+    /* Everybody who sleeps on anything of this session. */
+    for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
+        if (pf_load_relaxed(&session->socks[slot].c2b->waiting)) {
+            pf_wake(&session->socks[slot]);
+        }
+    }
+    (void)pf_event_ring(&session->b2c_control->event, &session->c2b_control->waiting);
+    if (!session->ended) {
+        session->ended = true;
+        pf_notice_send(session->backend, session->id, reason, NULL);
+    }
+}
+
+void pf_session_reap(struct pf_session *session) {
+    struct pf_backend *backend = session->backend;
+    backend->session_count--;
+    backend->sessions[session->index] = backend->sessions[backend->session_count];
+    backend->sessions[session->index]->index = session->index;
+    uint64_t *ended = &backend->public_region->sessions_ended;
+    pf_store64_relaxed(ended, *ended + 1);
+    pf_store64_relaxed(&backend->public_region->sessions, backend->session_count);
+    backend->mirrors -= session->mirror_count;
+    pf_notice_send(backend, session->id, session->reason, session);
+}
+
+void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command) {
+    uint32_t limit = session->layout.max_sockets + PF_MAX_MIRRORS_SLACK;
+    if (session->mirror_count + command->count > session->mirror_capacity) {
+        uint32_t capacity = session->mirror_count + command->count + 64;
+        struct pf_mirror *bigger = realloc(session->mirrors, capacity * sizeof(*bigger));
+        if (bigger) {
+            session->mirrors = bigger;
+            session->mirror_capacity = capacity;
+        }
+    }
+    for (uint32_t i = 0; i < command->count; i++) {
+        if (session->mirror_count < session->mirror_capacity && session->mirror_count < limit &&
+            !session->dying) {
+            session->mirrors[session->mirror_count++] =
+                (struct pf_mirror){command->first_mirror + i, command->fds[i]};
+            session->backend->mirrors++;
+        } else {
+            (void)close(command->fds[i]);
+        }
+    }
+}
+
+static int find_mirror(struct pf_session *session, uint64_t id) {
+    for (uint32_t i = session->mirror_count; i-- > 0;) {
+        if (session->mirrors[i].id == id) {
+            int fd = session->mirrors[i].fd;
+            session->mirrors[i] = session->mirrors[--session->mirror_count];
+            return fd; /* stays counted: it belongs to a socket now */
+        }
+    }
+    return -1;
+}
+
+int pf_session_take_mirror(struct pf_session *session, uint64_t id) {
+    int fd = find_mirror(session, id);
+    if (fd < 0) {
+        /* The client may use it before the stack thread has heard of it. */
+        pf_commands_run(session->backend);
+        fd = find_mirror(session, id);
+    }
+    return fd;
+}
+
+uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn) {
+    struct pf_backend *backend = session->backend;
+    /* xorshift64: tokens need not be secret, a client only ever reaches its own; they must not be
+     * confused with an earlier one of the same entry. */
+    backend->random_state ^= backend->random_state << 13;
+    backend->random_state ^= backend->random_state >> 7;
+    backend->random_state ^= backend->random_state << 17;
+    uint32_t index = session->unadopted_count;
+    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++, index++) {
+        struct pf_unadopted *entry = &session->unadopted[index % PF_MAX_UNADOPTED];
+        if (!entry->conn) {
+            entry->token = (backend->random_state & ~(uint64_t)(PF_MAX_UNADOPTED - 1)) |
+                           (index % PF_MAX_UNADOPTED);
+            entry->conn = conn;
+            session->unadopted_count++;
+            return entry->token;
+        }
+    }
+    stk_tcp_abort(conn); /* the caller has looked: there is room */
+    return 0;
+}
+
+struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {
+    struct pf_unadopted *entry = &session->unadopted[token % PF_MAX_UNADOPTED];
+    if (!entry->conn || entry->token != token) {
+        return NULL;
+    }
+    struct stk_conn *conn = entry->conn;
+    entry->conn = NULL;
+    if (session->unadopted_count-- == PF_MAX_UNADOPTED) {
+        for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
+            if (session->socks[slot].phase == PF_SOCK_LISTENING) {
+                pf_ready_add(&session->socks[slot], PF_WORK_ACCEPT);
+            }
+        }
+    }
+    return conn;
+}
+
+void pf_session_admit(struct pf_backend *backend, struct pf_session *session) {
+    if (backend->session_count == backend->session_capacity) {
+        uint32_t capacity = backend->session_capacity ? 2 * backend->session_capacity : 64;
+        struct pf_session **bigger = realloc(backend->sessions, capacity * sizeof(*bigger));
+        if (!bigger) {
+            session->reason = PF_ENDED_ADMIN;
+            pf_notice_send(backend, session->id, PF_ENDED_ADMIN, session);
+            return;
+        }
+        backend->sessions = bigger;
+        backend->session_capacity = capacity;
+    }
+    session->index = backend->session_count;
+    backend->sessions[backend->session_count++] = session;
+    pf_store64_relaxed(&backend->public_region->sessions, backend->session_count);
+}

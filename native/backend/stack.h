@@ -1,0 +1,107 @@
+/* What the backend needs of any TCP/IP stack. No lwIP types: native/lwip implements this.
+ *
+ * Everything runs in the stack thread. An endpoint (struct stk_conn) is made by stk_tcp_open or taken
+ * from a listener by stk_tcp_accept, and belongs to its owner until stk_tcp_close or stk_tcp_abort.
+ * After `failed` it still holds the bytes that came before, to be read, and then to be closed.
+ * The stack never calls up from within a call down, except that stk_process_frame and stk_timers call
+ * up for the endpoints concerned. Results below zero are -errno. */
+#ifndef PF_BACKEND_STACK_H
+#define PF_BACKEND_STACK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm/layout.h"
+
+struct stk_conn;
+
+struct stk_events {
+    void (*connected)(void *owner);
+    /* A listener has another connection for stk_tcp_accept. */
+    void (*acceptable)(void *owner);
+    /* In-order bytes, or the end of the stream, are there for stk_tcp_read. */
+    void (*readable)(void *owner);
+    /* The peer acknowledged `bytes`: their memory is no longer referenced. */
+    void (*acknowledged)(void *owner, uint32_t bytes);
+    /* The connection is gone, for the reason `error` (an errno; 0: both sides had closed it); no
+     * written byte is referenced any more. */
+    void (*failed)(void *owner, int error);
+};
+
+struct stk_counts {
+    uint64_t pcbs;
+    uint64_t pbufs;
+    uint64_t segments;
+    uint64_t frames_in;
+    uint64_t frames_out;
+    uint64_t frames_dropped;
+};
+
+/* Set-up: once per process, before the stack thread runs. */
+int stk_init(const struct stk_events *events);
+int stk_add_loopback(char *error, size_t error_bytes);
+struct pf_tap_options;
+int stk_add_tap(const struct pf_tap_options *options, char *error, size_t error_bytes);
+void stk_shutdown(void);
+/* The calling thread is the stack thread from now on. */
+void stk_adopt_thread(void);
+
+/* Frames. Takes up to a small number of frames from the drivers and queues them by the priority of
+ * the socket they belong to. */
+void stk_collect_frames(void);
+/* Whether a collected frame of this priority waits. */
+bool stk_frame_waiting(int priority);
+/* Feeds one frame to the stack. */
+void stk_process_frame(int priority);
+/* Writes out what the last step produced. */
+void stk_flush(void);
+/* Runs the timers that are due. */
+void stk_timers(void);
+/* Milliseconds until the next timer; UINT32_MAX: none. */
+uint32_t stk_next_timer_ms(void);
+/* The next descriptor to sleep on; call with *cursor = 0 first; -1: no more. */
+int stk_next_fd(unsigned *cursor);
+/* Whether a driver without a descriptor has a frame. */
+bool stk_frames_pending(void);
+void stk_count(struct stk_counts *counts);
+
+/* TCP. */
+int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out);
+/* Gives an endpoint from stk_tcp_accept its owner; NULL: none. */
+void stk_tcp_set_owner(struct stk_conn *conn, void *owner);
+int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr);
+int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog);
+int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr);
+/* NULL: none waits. */
+struct stk_conn *stk_tcp_accept(struct stk_conn *listener);
+bool stk_tcp_acceptable(const struct stk_conn *listener);
+/* Takes up to `length` bytes by reference: they must stay until `acknowledged` or `failed` tells.
+ * Returns how many (possibly 0: no room now), or -errno. Does not send by itself. */
+int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t length, bool more);
+/* Bytes taken by stk_tcp_write and not sent yet. */
+uint32_t stk_tcp_unsent(const struct stk_conn *conn);
+/* Sends what windows allow. */
+void stk_tcp_push(struct stk_conn *conn);
+/* Copies and drops up to `limit` received bytes; the window is not opened. */
+uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit);
+/* Received bytes not read yet. */
+uint32_t stk_tcp_unread(const struct stk_conn *conn);
+/* All bytes were read and the peer sends no more. */
+bool stk_tcp_at_end(const struct stk_conn *conn);
+/* The client has consumed `bytes`: opens the window. */
+void stk_tcp_credit(struct stk_conn *conn, uint32_t bytes);
+/* Queues a FIN behind what was written. */
+int stk_tcp_finish(struct stk_conn *conn);
+/* True: everything written, and the FIN if there is one, is acknowledged. */
+bool stk_tcp_drained(const struct stk_conn *conn);
+/* The errno that ended an endpoint which had no owner to tell; 0: it lives. */
+int stk_tcp_error(const struct stk_conn *conn);
+/* Lets go: the stack ends the connection by itself; unacknowledged bytes must not exist any more. */
+void stk_tcp_close(struct stk_conn *conn);
+/* Resets the connection and forgets it. */
+void stk_tcp_abort(struct stk_conn *conn);
+int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value);
+void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer);
+
+#endif

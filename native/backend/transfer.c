@@ -1,0 +1,252 @@
+/* Bytes and connections between the stack and the client's rings. */
+#include <errno.h>
+#include <string.h>
+
+#include "backend/internal.h"
+
+/* ---- sending ---- */
+
+static void complete_writes(struct pf_bsock *sock) {
+    struct pf_op *op;
+    while (sock->writes.head != sock->writes_next && (op = pf_op_first(sock, &sock->writes)) &&
+           op->end <= sock->tx_acked) {
+        sock->writes.head++;
+        sock->tx_progress = true;
+        pf_post(sock, op, PF_OP_WRITE, op->length);
+    }
+}
+
+/* Hands queued writes to the stack while little is unsent there, then has it send. */
+void pf_tx_pump(struct pf_bsock *sock) {
+    struct pf_session *session = sock->session;
+    const uint8_t *arena = session->c2b + session->layout.c2b_arena;
+    uint32_t depth = session->layout.cq_depth;
+    if (!sock->conn || (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_CLOSING)) {
+        return;
+    }
+    sock->tx_stalled = false;
+    while (sock->writes_next != sock->writes.tail) {
+        uint32_t unsent = stk_tcp_unsent(sock->conn);
+        if (unsent >= PF_TX_QUANTUM) {
+            break; /* the acknowledgement of what is unsent brings us back */
+        }
+        struct pf_op *op = &sock->writes.ops[sock->writes_next & (depth - 1)];
+        uint32_t left = op->length - sock->writes_done;
+        uint32_t piece = left < PF_TX_QUANTUM - unsent ? left : PF_TX_QUANTUM - unsent;
+        bool more = sock->writes_next + 1 != sock->writes.tail || piece < left;
+        int64_t taken =
+            stk_tcp_write(sock->conn, arena + op->offset + sock->writes_done, piece, more);
+        if (taken <= 0) {
+            /* No room: the next acknowledgement brings us back. No memory, perhaps with nothing in
+             * flight that could be acknowledged: the tick does. */
+            sock->tx_stalled = taken == -ENOMEM;
+            break;
+        }
+        sock->tx_written += (uint64_t)taken;
+        sock->writes_done += (uint32_t)taken;
+        if (sock->writes_done == op->length) {
+            op->end = sock->tx_written;
+            sock->writes_done = 0;
+            sock->writes_next++;
+        }
+        if ((uint32_t)taken < piece) {
+            break;
+        }
+    }
+    if (sock->tx_finish && !sock->tx_finished && sock->writes_next == sock->writes.tail &&
+        !sock->tx_stalled) {
+        sock->tx_finished = stk_tcp_finish(sock->conn) == 0;
+        sock->tx_stalled = !sock->tx_finished;
+    }
+    sock->session->backend->any_stalled |= sock->tx_stalled;
+    stk_tcp_push(sock->conn);
+}
+
+static void on_acknowledged(void *owner, uint32_t bytes) {
+    struct pf_bsock *sock = owner;
+    /* The FIN counts one byte in the stack's bookkeeping. */
+    uint64_t unacked = sock->tx_written - sock->tx_acked;
+    sock->tx_acked += bytes < unacked ? bytes : unacked;
+    complete_writes(sock);
+    pf_ready_add(sock, PF_WORK_TX | (sock->phase == PF_SOCK_CLOSING ? PF_WORK_CLOSE : 0U));
+}
+
+/* ---- receiving ---- */
+
+static uint32_t client_rx_tail(struct pf_bsock *sock) {
+    uint32_t tail = pf_load_acquire(&sock->c2b->rx_tail);
+    if (sock->rx_head - tail > sock->rx_bytes) {
+        pf_session_violation(sock->session, "receive ring tail out of range");
+        return sock->rx_head - sock->rx_bytes; /* full: nothing more is written */
+    }
+    return tail;
+}
+
+/* Opens the window by what the client has consumed. */
+void pf_rx_credit(struct pf_bsock *sock) {
+    uint32_t tail = client_rx_tail(sock);
+    uint32_t consumed = tail - sock->rx_credited;
+    if (consumed == 0 || consumed > sock->rx_head - sock->rx_credited) {
+        return;
+    }
+    sock->rx_credited = tail;
+    if (sock->conn) {
+        stk_tcp_credit(sock->conn, consumed);
+    }
+    if (sock->rx_head - tail < PF_CREDIT_THRESHOLD &&
+        (!sock->conn || stk_tcp_unread(sock->conn) == 0)) {
+        pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
+    }
+}
+
+/* Answers receive operations with the bytes that are there. */
+void pf_rx_answer(struct pf_bsock *sock) {
+    struct pf_op *op;
+    while ((op = pf_op_first(sock, &sock->recvs))) {
+        uint32_t tail = client_rx_tail(sock);
+        if ((int32_t)(tail - sock->rx_assigned) > 0) {
+            sock->rx_assigned = tail; /* the client took bytes without an operation */
+        }
+        uint32_t available = sock->rx_head - sock->rx_assigned;
+        if (available > 0) {
+            uint32_t count = op->length < available ? op->length : available;
+            sock->rx_assigned += count;
+            sock->recvs.head++;
+            pf_post(sock, op, PF_OP_RECV, count);
+        } else if (sock->state & PF_STATE_EOF) {
+            sock->recvs.head++;
+            pf_post(sock, op, PF_OP_RECV, 0);
+        } else {
+            return;
+        }
+    }
+}
+
+/* Moves received bytes into the client's ring, as far as there is room. */
+void pf_rx_flush(struct pf_bsock *sock) {
+    struct pf_session *session = sock->session;
+    uint8_t *ring =
+        session->b2c + session->layout.b2c_rx + (size_t)sock->slot * session->layout.rx_bytes;
+    if (!sock->conn) {
+        return;
+    }
+    uint32_t before = sock->rx_head;
+    while (stk_tcp_unread(sock->conn) > 0) {
+        uint32_t tail = client_rx_tail(sock);
+        if (tail == sock->rx_head && sock->rx_base != sock->rx_head) {
+            /* Empty: start again at the beginning, where the memory is warm and already there. The
+             * client reads the base only after it has seen a later head. */
+            sock->rx_base = sock->rx_head;
+            pf_store_relaxed(&sock->b2c->rx_base, sock->rx_base);
+        }
+        uint32_t room = sock->rx_bytes - (sock->rx_head - tail);
+        uint32_t start = (sock->rx_head - sock->rx_base) & (sock->rx_bytes - 1);
+        uint32_t piece = room < sock->rx_bytes - start ? room : sock->rx_bytes - start;
+        if (piece == 0) {
+            break;
+        }
+        if (sock->rx_shut) {
+            uint8_t discard[2048];
+            stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
+            continue;
+        }
+        sock->rx_head += stk_tcp_read(sock->conn, ring + start, piece);
+        pf_store_release(&sock->b2c->rx_head, sock->rx_head);
+    }
+    if (sock->rx_head != before) {
+        pf_wake(sock);
+    }
+    if (stk_tcp_at_end(sock->conn)) {
+        pf_sock_set_state(sock, PF_STATE_EOF, 0);
+    }
+    pf_rx_credit(sock);
+    if (sock->rx_head - sock->rx_credited >= PF_CREDIT_THRESHOLD ||
+        stk_tcp_unread(sock->conn) > 0) {
+        if (!(sock->state & PF_STATE_WANTS_HINT)) {
+            pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
+            /* The client may have read everything just before it could see the flag. */
+            pf_full_fence();
+            pf_ready_add(sock, PF_WORK_LOOK);
+        }
+    }
+    pf_rx_answer(sock);
+    pf_sock_show_error(sock);
+}
+
+static void on_readable(void *owner) {
+    struct pf_bsock *sock = owner;
+    if (sock->phase == PF_SOCK_CLOSING) {
+        if (stk_tcp_unread(sock->conn) > 0 && !sock->rx_shut) {
+            pf_ready_add(sock, PF_WORK_ABORT | PF_WORK_CLOSE);
+        } else {
+            pf_ready_add(sock, PF_WORK_CLOSE);
+        }
+        return;
+    }
+    pf_rx_flush(sock);
+}
+
+/* ---- connections ---- */
+
+static void on_connected(void *owner) {
+    struct pf_bsock *sock = owner;
+    if (sock->phase != PF_SOCK_CONNECTING) {
+        return;
+    }
+    sock->phase = PF_SOCK_CONNECTED;
+    sock->tx_progress = true;
+    pf_sock_names(sock);
+    pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
+    struct pf_op done = sock->connect_op;
+    sock->connect_op.op_id = 0;
+    if (done.op_id) {
+        pf_post(sock, &done, PF_OP_CONNECT, 0);
+    }
+    pf_ready_add(sock, PF_WORK_TX);
+}
+
+static void on_acceptable(void *owner) { pf_ready_add(owner, PF_WORK_ACCEPT); }
+
+static void on_failed(void *owner, int error) {
+    struct pf_bsock *sock = owner;
+    if (error != 0) {
+        pf_sock_broken(sock, error);
+    } else if (sock->phase == PF_SOCK_CLOSING) {
+        pf_ready_add(sock, PF_WORK_CLOSE);
+    } else {
+        pf_rx_flush(sock);
+    }
+}
+
+/* Reports waiting connections to waiting accepts, as long as the CQ has room. */
+void pf_accept_report(struct pf_bsock *sock) {
+    struct pf_op *op;
+    if (sock->phase != PF_SOCK_LISTENING) {
+        return;
+    }
+    while ((op = pf_op_first(sock, &sock->accepts)) && stk_tcp_acceptable(sock->conn)) {
+        if ((sock->multishot && pf_cq_room(sock) == 0) ||
+            sock->session->unadopted_count == PF_MAX_UNADOPTED) {
+            pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
+            return;
+        }
+        struct pf_addr local;
+        struct pf_addr peer;
+        struct stk_conn *conn = stk_tcp_accept(sock->conn);
+        stk_tcp_names(conn, &local, &peer);
+        uint64_t token = pf_session_hold(sock->session, conn);
+        if (!sock->multishot) {
+            sock->accepts.head++;
+        }
+        (void)pf_post_accept(sock, op, token, &peer, sock->multishot);
+    }
+    pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
+}
+
+const struct stk_events pf_stack_events = {
+    .connected = on_connected,
+    .acceptable = on_acceptable,
+    .readable = on_readable,
+    .acknowledged = on_acknowledged,
+    .failed = on_failed,
+};

@@ -1,0 +1,116 @@
+/* The client core: submit, reap, wait. No lwIP, no Python.
+ *
+ * Read by C through client/client_api.h and, verbatim, by cffi. Every function is thread-safe. Results
+ * below zero are -errno:
+ *   -EPIPE      the backend or this session is gone: pf_client_ended says why
+ *   -EAGAIN     the submission queue is full: reap completions first
+ *   -ENOBUFS    no room in the send arena, or this socket holds its share of it: reap first
+ *   -EBADF      no such socket
+ *   -EINTR      a signal came: run its handler, then call again
+ * Times are in nanoseconds, of CLOCK_MONOTONIC; a negative time-out means for ever. */
+
+struct pf_client;
+
+/* Where a completion goes. */
+enum pf_delivery {
+    PF_DELIVER_QUEUE = 0, /* to pf_poll, pf_wait and pf_wait_any */
+    PF_DELIVER_NONE = 1,  /* nowhere: its resources are released and an error is kept for later */
+    PF_DELIVER_CALL = 2   /* to pf_await of exactly this operation */
+};
+
+struct pf_done {
+    uint64_t op_id;
+    int32_t result; /* >= 0, or -errno */
+    uint8_t opcode;
+    uint8_t flags; /* enum pf_cqe_flags */
+    uint16_t pad0;
+    uint32_t slot;
+    uint32_t generation;
+    uint64_t token; /* accept: hand it to pf_socket_adopt */
+    uint64_t submitted_ns;
+    uint64_t picked_ns;
+    uint64_t completed_ns;
+    struct pf_addr addr; /* accept: the peer */
+};
+
+struct pf_span {
+    const uint8_t *data;
+    uint32_t length;
+};
+
+/* Takes over the five descriptors when it succeeds (control_fd is only watched, never closed).
+ * NULL, with the reason in `error`, when the regions are not what this build understands. */
+struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int public_fd,
+                                   int doorbell_fd, char *error, size_t error_bytes);
+/* Unmaps everything: no other thread may still be in a call. The sockets end with the session. */
+void pf_client_detach(struct pf_client *client);
+/* Makes every blocked and every later call return -EPIPE. Callable from any thread. */
+void pf_client_abandon(struct pf_client *client);
+/* 0 while the session lives, else enum pf_ended. */
+int pf_client_ended(struct pf_client *client);
+/* How long a wait spins before it sleeps: 0 never, negative: by the backend's profile. */
+void pf_client_set_spin(struct pf_client *client, int64_t spin_ns);
+/* For a client whose process forked: its locks are made anew. The session belongs to the parent. */
+uint32_t pf_client_max_sockets(const struct pf_client *client);
+uint32_t pf_client_queue_depth(const struct pf_client *client);
+uint64_t pf_client_arena_free(struct pf_client *client);
+const struct pf_public *pf_client_public(const struct pf_client *client);
+
+/* Sockets. A slot number, or -errno (-EMFILE: all slots in use). rx_bytes 0: the default. */
+int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+/* priority < 0: the listener's. */
+int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
+/* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close completed,
+ * just frees it. Bytes written before still reach the peer. */
+int pf_socket_release(struct pf_client *client, uint32_t slot, int flags);
+uint32_t pf_socket_generation(struct pf_client *client, uint32_t slot);
+/* Copy of the backend-written state of the socket. */
+int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2c *out);
+/* The most bytes of the arena that unacknowledged writes of this socket may hold. 0: the default. */
+int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t bytes);
+uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot);
+
+/* Submits. The op_id (> 0), or -errno. `addr` may be NULL. */
+int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
+                  uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery);
+/* Copies `length` bytes (1 .. PF_MAX_WRITE_BYTES) into the arena and submits one write of them. */
+int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                 int delivery);
+int64_t pf_nop(struct pf_client *client, uint32_t slot);
+
+/* Completions of PF_DELIVER_QUEUE. 1: one in `out`; 0: none (yet, or in time); or -errno. */
+int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out);
+int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
+int pf_poll_any(struct pf_client *client, struct pf_done *out);
+int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out);
+/* Wakes every thread in pf_wait_any: it returns 0 early. */
+void pf_wake_any(struct pf_client *client);
+/* The completion of one PF_DELIVER_CALL operation. 1, 0 at time-out (call again or pf_forget), -errno. */
+int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t timeout_ns,
+             struct pf_done *out);
+/* Nobody will await it any more: its completion is dropped when it comes. */
+void pf_forget(struct pf_client *client, uint32_t slot, uint64_t op_id);
+
+/* Received bytes, taken straight from the receive ring. `spans` gets up to two pieces; returns their
+ * number. Bytes stay until pf_rx_consume. */
+int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct pf_span *spans);
+int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes);
+/* Copies (and, unless `peek`, consumes) up to `limit` bytes. > 0: so many; 0: end of stream;
+ * -EAGAIN: nothing now; or the errno of the connection. Bytes come before its end or error. */
+int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek);
+/* The same, waiting up to timeout_ns; -EAGAIN at time-out. */
+int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek,
+                int64_t timeout_ns);
+/* Writes as much as fits now, waiting up to timeout_ns for room for at least one byte; no completion
+ * is delivered. > 0: so many; -EAGAIN at time-out; -EPIPE after shutdown; or the connection's errno. */
+int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                int64_t timeout_ns);
+
+/* Mirror descriptors: see docs/ARCHITECTURE.md. `fd` is this side's end. */
+int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id, int fd);
+/* Starts to keep readability and writability right; needed before the descriptor is polled. */
+int pf_mirror_arm(struct pf_client *client, uint32_t slot);
+/* After an operation that would have blocked: makes the descriptor unreadable / unwritable, unless
+ * the condition has changed meanwhile. */
+int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot);
+int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot);

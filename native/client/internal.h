@@ -1,0 +1,147 @@
+/* What the files of the client core share. */
+#ifndef PF_CLIENT_INTERNAL_H
+#define PF_CLIENT_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "client/client_api.h"
+#include "futex/doorbell.h"
+#include "shm/arena.h"
+#include "shm/hint_ring.h"
+#include "shm/region.h"
+#include "shm/ring.h"
+
+/* A wait looks at the backend's pulse at least this often. */
+#define PF_PULSE_NS INT64_C(200000000)
+#define PF_DEFAULT_SEND_LIMIT (512U * 1024U)
+#define PF_SEND_CHUNK (64U * 1024U)
+#define PF_NO_SLOT UINT32_MAX
+
+enum pf_slot_phase {
+    PF_SLOT_FREE = 0,
+    PF_SLOT_OPEN,
+    PF_SLOT_CLOSING, /* a close is under way */
+    PF_SLOT_CLOSED,  /* the close completed; the owner has not released the slot yet */
+};
+
+enum pf_pending_state { PF_PENDING_FREE = 0, PF_PENDING_FLYING, PF_PENDING_DONE };
+
+struct pf_pending {
+    uint64_t op_id;
+    uint64_t submitted_ns;
+    uint32_t offset; /* of the arena block, or PF_ARENA_NONE */
+    uint32_t block_bytes;
+    uint8_t opcode;
+    uint8_t delivery;
+    uint8_t state;
+    struct pf_done done; /* of a PF_DELIVER_CALL operation */
+};
+
+struct pf_sock {
+    /* Read without the lock by the spin loops. */
+    struct pf_socket_c2b *c2b;
+    const struct pf_socket_b2c *b2c;
+    uint32_t cq_head;
+    uint32_t rx_tail;
+    /* Under the client's lock. */
+    const struct pf_cqe *cq;
+    struct pf_sqe *sq;
+    const uint8_t *rx;
+    uint32_t sq_tail;
+    uint32_t generation;
+    uint32_t slot;
+    int priority;
+    enum pf_slot_phase phase;
+    bool adopted;
+    bool released;
+    bool in_ready;
+    int open_error;
+    pf_hint_mark hint_mark[PF_PRIORITIES];
+    struct pf_pending *pending; /* cq_depth entries, made at the first open */
+    uint32_t *pending_free;
+    uint32_t pending_free_count;
+    uint64_t op_counter;
+    struct pf_done *fifo; /* completions reaped and not yet taken; grows for multishot */
+    uint32_t fifo_capacity;
+    uint32_t fifo_head;
+    uint32_t fifo_count;
+    uint32_t send_used;
+    uint32_t send_limit;
+    int mirror_fd;
+    bool mirror_armed;
+    uint32_t next; /* in the list of free, closing or ready slots */
+    uint32_t next_ready;
+};
+
+struct pf_client {
+    pthread_mutex_t lock;
+    int control_fd;
+    int doorbell_fd;
+    struct pf_b2c_header layout; /* checked copy */
+    uint8_t *c2b;
+    const uint8_t *b2c;
+    const struct pf_public *public_region;
+    struct pf_c2b_control *c2b_control;
+    const struct pf_b2c_control *b2c_control;
+    struct pf_hint_producer hints[PF_PRIORITIES];
+    struct pf_hint_consumer events[PF_PRIORITIES];
+    struct pf_arena arena;
+    struct pf_sock *socks;
+    uint32_t free_slots; /* list heads */
+    uint32_t closing_slots;
+    uint32_t ready_first[PF_PRIORITIES];
+    uint32_t ready_last[PF_PRIORITIES];
+    int64_t spin_ns;
+    /* Heuristics, racy on purpose between threads: how well spinning did of late, and how many waits
+     * to go without it. */
+    uint32_t spin_score;
+    uint32_t spin_skip;
+    uint32_t abandoned;
+    uint32_t wake_any; /* bumped by pf_wake_any */
+};
+
+static inline void pf_lock(struct pf_client *client) { (void)pthread_mutex_lock(&client->lock); }
+static inline void pf_unlock(struct pf_client *client) { (void)pthread_mutex_unlock(&client->lock); }
+
+/* The socket in `slot`, or NULL when none is open there. Caller holds the lock. */
+static inline struct pf_sock *pf_sock_get(struct pf_client *client, uint32_t slot) {
+    if (slot >= client->layout.max_sockets || client->socks[slot].phase == PF_SLOT_FREE) {
+        return NULL;
+    }
+    return &client->socks[slot];
+}
+
+/* The backend has taken up this generation of the socket: its words in B2C are about it. */
+static inline bool pf_sock_known(const struct pf_sock *sock) {
+    return pf_load_acquire(&sock->b2c->generation) == sock->generation;
+}
+
+/* reap.c */
+/* Moves every completion of the CQ to where it is to be delivered. Caller holds the lock. */
+void pf_reap(struct pf_client *client, struct pf_sock *sock);
+/* Tells the backend to look at the socket. True: ring the doorbell, after unlocking. */
+bool pf_hint(struct pf_client *client, struct pf_sock *sock);
+void pf_ring(struct pf_client *client);
+/* Frees a slot whose close completed and whose owner let go. Caller holds the lock. */
+void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock);
+/* Looks for completed closes among the slots that wait for it. Caller holds the lock. */
+void pf_sweep_closing(struct pf_client *client);
+
+/* wait.c */
+struct pf_waiter {
+    struct pf_client *client;
+    uint64_t deadline_ns; /* UINT64_MAX: none */
+};
+void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns);
+/* Spins while `word` is `seen`, within the budget. True: it changed. */
+bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t seen);
+/* Sleeps until `event` is no longer `seen`. 0: look again; -ETIMEDOUT, -EINTR, -EPIPE. */
+int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
+                    uint32_t *waiting);
+
+/* submit.c. Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
+int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
+                         int delivery, uint32_t block_bytes, bool *ring);
+
+#endif

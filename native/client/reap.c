@@ -1,0 +1,162 @@
+/* Completions: from the CQ to whoever is to get them; slots: back to the free list. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client/internal.h"
+
+bool pf_hint(struct pf_client *client, struct pf_sock *sock) {
+    int pushed =
+        pf_hint_push(&client->hints[sock->priority], &sock->hint_mark[sock->priority], sock->slot);
+    /* Without a new hint there is nothing to ring for: the earlier one has not been consumed, so the
+     * backend will look, or was rung for it. */
+    return pushed > 0 && pf_doorbell_must_ring(&client->public_region->sleeping);
+}
+
+void pf_ring(struct pf_client *client) {
+    uint64_t one = 1;
+    /* EAGAIN: the counter is full of rings nobody has answered; one is enough. */
+    if (write(client->doorbell_fd, &one, sizeof(one)) < 0 && errno != EAGAIN) {
+        pf_client_abandon(client);
+    }
+}
+
+static bool fifo_push(struct pf_sock *sock, const struct pf_done *done) {
+    if (sock->fifo_count == sock->fifo_capacity) {
+        uint32_t capacity = sock->fifo_capacity ? 2 * sock->fifo_capacity : 8;
+        struct pf_done *bigger = malloc(capacity * sizeof(*bigger));
+        if (!bigger) {
+            return false;
+        }
+        for (uint32_t i = 0; i < sock->fifo_count; i++) {
+            bigger[i] = sock->fifo[(sock->fifo_head + i) & (sock->fifo_capacity - 1)];
+        }
+        free(sock->fifo);
+        sock->fifo = bigger;
+        sock->fifo_capacity = capacity;
+        sock->fifo_head = 0;
+    }
+    sock->fifo[(sock->fifo_head + sock->fifo_count) & (sock->fifo_capacity - 1)] = *done;
+    sock->fifo_count++;
+    return true;
+}
+
+static void mark_ready(struct pf_client *client, struct pf_sock *sock) {
+    if (sock->in_ready) {
+        return;
+    }
+    int p = sock->priority;
+    sock->in_ready = true;
+    sock->next_ready = PF_NO_SLOT;
+    if (client->ready_first[p] == PF_NO_SLOT) {
+        client->ready_first[p] = sock->slot;
+    } else {
+        client->socks[client->ready_last[p]].next_ready = sock->slot;
+    }
+    client->ready_last[p] = sock->slot;
+}
+
+static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pending *pending,
+                   const struct pf_done *done) {
+    if (pending->offset != PF_ARENA_NONE) {
+        (void)pf_arena_free(&client->arena, pending->offset);
+        sock->send_used -= pending->block_bytes;
+        pending->offset = PF_ARENA_NONE;
+    }
+    if ((done->opcode == PF_OP_OPEN || done->opcode == PF_OP_ADOPT) && done->result < 0) {
+        sock->open_error = done->result;
+    }
+    if (done->opcode == PF_OP_CLOSE) {
+        sock->phase = PF_SLOT_CLOSED;
+    }
+    if (pending->delivery == PF_DELIVER_CALL) {
+        pending->done = *done;
+        pending->state = PF_PENDING_DONE;
+        return;
+    }
+    pending->state = PF_PENDING_FREE;
+    sock->pending_free[sock->pending_free_count++] = (uint32_t)(pending - sock->pending);
+}
+
+void pf_reap(struct pf_client *client, struct pf_sock *sock) {
+    uint32_t entries = client->layout.cq_depth;
+    uint32_t head = sock->cq_head;
+    uint32_t tail = pf_load_acquire(&sock->b2c->cq_tail);
+    if (tail == head || tail - head > entries) {
+        return;
+    }
+    for (; head != tail; head++) {
+        const struct pf_cqe *cqe = &sock->cq[head & (entries - 1)];
+        uint32_t index = (uint32_t)(cqe->op_id & 0xffff);
+        struct pf_pending *pending = index < entries ? &sock->pending[index] : NULL;
+        if (!pending || pending->op_id != cqe->op_id || pending->state != PF_PENDING_FLYING) {
+            continue;
+        }
+        struct pf_done done = {
+            .op_id = cqe->op_id,
+            .result = cqe->result,
+            .opcode = pending->opcode,
+            .flags = cqe->flags,
+            .slot = sock->slot,
+            .generation = sock->generation,
+            .token = cqe->token,
+            .submitted_ns = pending->submitted_ns,
+            .picked_ns = cqe->picked_ns,
+            .completed_ns = cqe->completed_ns,
+            .addr = cqe->addr,
+        };
+        if (pending->delivery == PF_DELIVER_QUEUE) {
+            if (!fifo_push(sock, &done)) {
+                break; /* out of memory: it stays in the CQ */
+            }
+            mark_ready(client, sock);
+        }
+        if (!(cqe->flags & PF_CQE_MORE)) {
+            finish(client, sock, pending, &done);
+        }
+    }
+    pf_store_relaxed(&sock->cq_head, head);
+    pf_store_release(&sock->c2b->cq_head, head);
+    if (sock->phase == PF_SLOT_CLOSED && sock->released) {
+        pf_slot_recycle(client, sock);
+    }
+}
+
+void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
+    /* Unread bytes are gone with the connection: the next socket of this slot starts level. */
+    uint32_t head = pf_load_acquire(&sock->b2c->rx_head);
+    pf_store_relaxed(&sock->rx_tail, head);
+    pf_store_release(&sock->c2b->rx_tail, head);
+    sock->phase = PF_SLOT_FREE;
+    sock->released = false;
+    sock->fifo_count = 0;
+    sock->mirror_fd = -1;
+    sock->mirror_armed = false;
+    if (sock->fifo_capacity > client->layout.cq_depth) {
+        free(sock->fifo);
+        sock->fifo = NULL;
+        sock->fifo_capacity = 0;
+    }
+    sock->next = client->free_slots;
+    client->free_slots = sock->slot;
+}
+
+void pf_sweep_closing(struct pf_client *client) {
+    uint32_t *link = &client->closing_slots;
+    while (*link != PF_NO_SLOT) {
+        struct pf_sock *sock = &client->socks[*link];
+        uint32_t next = sock->next;
+        if (sock->phase == PF_SLOT_CLOSING && sock->released) {
+            /* A recycled slot goes to the free list, which uses the same link. */
+            sock->next = PF_NO_SLOT;
+            pf_reap(client, sock);
+        }
+        if (sock->phase == PF_SLOT_FREE) {
+            *link = next;
+        } else {
+            sock->next = next;
+            link = &sock->next;
+        }
+    }
+}

@@ -1,0 +1,289 @@
+/* Bytes: out of the receive ring, into the send arena. */
+#include <errno.h>
+#include <string.h>
+
+#include "client/internal.h"
+
+/* What of the arena this socket may still take. One that does not get rid of its bytes is kept to
+ * half of what is free, so it can never starve the others; the first block is always granted. */
+static bool may_allocate(const struct pf_client *client, const struct pf_sock *sock,
+                         uint32_t block) {
+    if (sock->send_used == 0) {
+        return true;
+    }
+    uint64_t after = (uint64_t)sock->send_used + block;
+    uint64_t share = client->arena.free_bytes / 2;
+    return after <= sock->send_limit && after <= (share > 65536 ? share : 65536);
+}
+
+/* A block for `bytes`, charged to the socket, or PF_ARENA_NONE. Caller holds the lock. */
+static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t bytes) {
+    uint32_t block = pf_arena_block_bytes(bytes);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (may_allocate(client, sock, block)) {
+            uint32_t offset = pf_arena_alloc(&client->arena, bytes);
+            if (offset != PF_ARENA_NONE) {
+                sock->send_used += block;
+                return offset;
+            }
+        }
+        if (attempt == 0) {
+            pf_reap(client, sock);
+            pf_sweep_closing(client);
+        }
+    }
+    return PF_ARENA_NONE;
+}
+
+int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                 int delivery) {
+    if (length == 0 || length > PF_MAX_WRITE_BYTES) {
+        return -EMSGSIZE;
+    }
+    if (pf_client_ended(client)) {
+        return -EPIPE;
+    }
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock || sock->phase != PF_SLOT_OPEN) {
+        pf_unlock(client);
+        return -EBADF;
+    }
+    uint32_t generation = sock->generation;
+    uint32_t offset = grab(client, sock, length);
+    pf_unlock(client);
+    if (offset == PF_ARENA_NONE) {
+        return -ENOBUFS;
+    }
+    /* Outside the lock: a long copy of one thread must not hold up another's short one. */
+    memcpy(client->c2b + client->layout.c2b_arena + offset, data, length);
+    struct pf_sqe sqe = {.opcode = PF_OP_WRITE, .offset = offset, .length = length};
+    uint32_t block = pf_arena_block_bytes(length);
+    bool ring = false;
+    int64_t result = -EBADF;
+    pf_lock(client);
+    if (sock->phase == PF_SLOT_OPEN && sock->generation == generation) {
+        result = pf_submit_locked(client, sock, &sqe, delivery, block, &ring);
+    }
+    if (result < 0) {
+        (void)pf_arena_free(&client->arena, offset);
+        if (sock->generation == generation) {
+            sock->send_used -= block;
+        }
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result;
+}
+
+int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct pf_span *spans) {
+    int count = 0;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock) {
+        count = -EBADF;
+    } else if (pf_sock_known(sock)) {
+        uint32_t head = pf_load_acquire(&sock->b2c->rx_head);
+        uint32_t ring = sock->b2c->rx_bytes;
+        uint32_t used = head - sock->rx_tail;
+        if (used > ring || ring > client->layout.rx_bytes) {
+            used = 0;
+        }
+        uint32_t take = used < limit ? used : limit;
+        /* The base only moves while the ring is empty, and is published before the head. */
+        uint32_t start = (sock->rx_tail - sock->b2c->rx_base) & (ring - 1);
+        uint32_t first = take < ring - start ? take : ring - start;
+        if (first) {
+            spans[count++] = (struct pf_span){sock->rx + start, first};
+        }
+        if (take > first) {
+            spans[count++] = (struct pf_span){sock->rx, take - first};
+        }
+    }
+    pf_unlock(client);
+    return count;
+}
+
+/* Caller holds the lock. True: ring. */
+static bool consume(struct pf_client *client, struct pf_sock *sock, uint32_t bytes) {
+    pf_store_relaxed(&sock->rx_tail, sock->rx_tail + bytes);
+    pf_store_release(&sock->c2b->rx_tail, sock->rx_tail);
+    /* The backend asks to be told as soon as the window has shrunk noticeably: the fence in pf_hint
+     * orders our store before its look, and this look after our store. */
+    pf_full_fence();
+    return (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) && pf_hint(client, sock);
+}
+
+int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
+    bool ring = false;
+    int result = 0;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock || !pf_sock_known(sock)) {
+        result = -EBADF;
+    } else if (bytes > pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail) {
+        result = -EINVAL;
+    } else {
+        ring = consume(client, sock, bytes);
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result;
+}
+
+/* Why there is nothing to read. Caller holds the lock. */
+static int64_t rx_nothing(const struct pf_sock *sock, uint32_t state) {
+    if (state & PF_STATE_ERROR) {
+        return -sock->b2c->error;
+    }
+    if (state & PF_STATE_EOF) {
+        return 0;
+    }
+    return state & (PF_STATE_CONNECTED) ? -EAGAIN : -ENOTCONN;
+}
+
+static int64_t rx_read_locked(struct pf_client *client, struct pf_sock *sock, uint8_t *buffer,
+                              uint32_t limit, int peek, bool *ring) {
+    if (sock->open_error) {
+        return sock->open_error;
+    }
+    if (!pf_sock_known(sock)) {
+        return sock->adopted ? -EAGAIN : -ENOTCONN;
+    }
+    /* State before head: once the end shows, every byte before it shows too. */
+    uint32_t state = pf_load_acquire(&sock->b2c->state);
+    uint32_t used = pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail;
+    uint32_t bytes = sock->b2c->rx_bytes;
+    if (used == 0) {
+        return rx_nothing(sock, state);
+    }
+    if (used > bytes || bytes > client->layout.rx_bytes) {
+        return -EPROTO;
+    }
+    uint32_t take = used < limit ? used : limit;
+    uint32_t start = (sock->rx_tail - sock->b2c->rx_base) & (bytes - 1);
+    uint32_t first = take < bytes - start ? take : bytes - start;
+    memcpy(buffer, sock->rx + start, first);
+    memcpy(buffer + first, sock->rx, take - first);
+    if (!peek) {
+        *ring = consume(client, sock, take);
+    }
+    return take;
+}
+
+int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek) {
+    bool ring = false;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    int64_t result =
+        sock ? rx_read_locked(client, sock, buffer, limit > INT32_MAX ? INT32_MAX : limit, peek, &ring)
+             : -EBADF;
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    if ((result == -EAGAIN || result == -ENOTCONN) && pf_client_ended(client)) {
+        return -EPIPE;
+    }
+    return result;
+}
+
+int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek,
+                int64_t timeout_ns) {
+    if (slot >= client->layout.max_sockets) {
+        return -EBADF;
+    }
+    struct pf_sock *sock = &client->socks[slot];
+    struct pf_waiter waiter;
+    bool started = false;
+    for (;;) {
+        uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        int64_t result = pf_rx_read(client, slot, buffer, limit, peek);
+        if (result != -EAGAIN || timeout_ns == 0) {
+            return result;
+        }
+        if (!started) {
+            pf_waiter_start(&waiter, client, timeout_ns);
+            started = true;
+            if (pf_waiter_spin(&waiter, &sock->b2c->event, seen)) {
+                continue;
+            }
+        }
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        if (slept == -ETIMEDOUT) {
+            return pf_rx_read(client, slot, buffer, limit, peek);
+        }
+        if (slept != 0) {
+            return slept;
+        }
+    }
+}
+
+/* Why a write cannot be taken for ever, or 0. */
+static int tx_refused(struct pf_client *client, uint32_t slot) {
+    int result = 0;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock || sock->phase != PF_SLOT_OPEN) {
+        result = -EBADF;
+    } else if (sock->open_error) {
+        result = sock->open_error;
+    } else if (pf_sock_known(sock)) {
+        uint32_t state = pf_load_acquire(&sock->b2c->state);
+        if (state & PF_STATE_ERROR) {
+            result = -sock->b2c->error;
+        } else if (state & PF_STATE_TX_CLOSED) {
+            result = -EPIPE;
+        } else if (!(state & PF_STATE_CONNECTED)) {
+            result = -EPIPE; /* as the kernel answers on a socket that was never connected */
+        }
+    } else if (!sock->adopted) {
+        result = -EPIPE;
+    }
+    pf_unlock(client);
+    return result;
+}
+
+int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                int64_t timeout_ns) {
+    if (slot >= client->layout.max_sockets) {
+        return -EBADF;
+    }
+    struct pf_sock *sock = &client->socks[slot];
+    struct pf_waiter waiter;
+    pf_waiter_start(&waiter, client, timeout_ns);
+    uint32_t sent = 0;
+    for (;;) {
+        uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        int refused = tx_refused(client, slot);
+        if (refused) {
+            return sent ? (int64_t)sent : refused;
+        }
+        while (sent < length) {
+            uint32_t chunk = length - sent < PF_SEND_CHUNK ? length - sent : PF_SEND_CHUNK;
+            int64_t result =
+                pf_write(client, slot, (const uint8_t *)data + sent, chunk, PF_DELIVER_NONE);
+            if (result == -ENOBUFS || result == -EAGAIN) {
+                break;
+            }
+            if (result < 0) {
+                return sent ? (int64_t)sent : result;
+            }
+            sent += chunk;
+        }
+        if (sent || length == 0) {
+            return sent;
+        }
+        if (timeout_ns == 0) {
+            return -EAGAIN;
+        }
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        if (slept != 0) {
+            return slept == -ETIMEDOUT ? -EAGAIN : slept;
+        }
+    }
+}

@@ -1,0 +1,245 @@
+/* Sockets and submissions. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/internal.h"
+
+static bool make_tables(struct pf_client *client, struct pf_sock *sock) {
+    uint32_t entries = client->layout.cq_depth;
+    if (!sock->pending) {
+        sock->pending = calloc(entries, sizeof(*sock->pending));
+        sock->pending_free = malloc(entries * sizeof(*sock->pending_free));
+        if (!sock->pending || !sock->pending_free) {
+            free(sock->pending);
+            free(sock->pending_free);
+            sock->pending = NULL;
+            sock->pending_free = NULL;
+            return false;
+        }
+    }
+    sock->pending_free_count = 0;
+    for (uint32_t i = entries; i-- > 0;) {
+        sock->pending[i].state = PF_PENDING_FREE;
+        sock->pending[i].offset = PF_ARENA_NONE;
+        sock->pending_free[sock->pending_free_count++] = i;
+    }
+    return true;
+}
+
+int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
+                         int delivery, uint32_t block_bytes, bool *ring) {
+    if (sock->open_error) {
+        return sock->open_error;
+    }
+    if (sock->pending_free_count == 0) {
+        pf_reap(client, sock);
+        if (sock->pending_free_count == 0) {
+            return -EAGAIN;
+        }
+    }
+    uint32_t index = sock->pending_free[sock->pending_free_count - 1];
+    uint64_t op_id = ((sock->op_counter + 1) << 16) | index;
+    sqe->op_id = op_id;
+    sqe->generation = sock->generation;
+    struct pf_pending *pending = &sock->pending[index];
+    *pending = (struct pf_pending){
+        .op_id = op_id,
+        .submitted_ns = pf_now_ns(),
+        .offset = sqe->opcode == PF_OP_WRITE ? sqe->offset : PF_ARENA_NONE,
+        .block_bytes = block_bytes,
+        .opcode = sqe->opcode,
+        .delivery = (uint8_t)delivery,
+        .state = PF_PENDING_FLYING,
+    };
+    if (!pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
+                    &sock->b2c->sq_head, sqe)) {
+        pending->state = PF_PENDING_FREE;
+        pending->offset = PF_ARENA_NONE;
+        return -EAGAIN;
+    }
+    sock->op_counter++;
+    sock->pending_free_count--;
+    *ring = pf_hint(client, sock);
+    return (int64_t)op_id;
+}
+
+static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, bool adopted) {
+    bool ring = false;
+    if (pf_client_ended(client)) {
+        return -EPIPE;
+    }
+    pf_lock(client);
+    if (client->free_slots == PF_NO_SLOT || client->closing_slots != PF_NO_SLOT) {
+        pf_sweep_closing(client);
+    }
+    if (client->free_slots == PF_NO_SLOT) {
+        pf_unlock(client);
+        return -EMFILE;
+    }
+    struct pf_sock *sock = &client->socks[client->free_slots];
+    if (!make_tables(client, sock)) {
+        pf_unlock(client);
+        return -ENOMEM;
+    }
+    client->free_slots = sock->next;
+    sock->generation++;
+    sock->phase = PF_SLOT_OPEN;
+    sock->adopted = adopted;
+    sock->released = false;
+    sock->open_error = 0;
+    sock->priority = priority;
+    sock->send_used = 0;
+    sock->send_limit = PF_DEFAULT_SEND_LIMIT;
+    sock->fifo_count = 0;
+    int64_t result = pf_submit_locked(client, sock, sqe, PF_DELIVER_NONE, 0, &ring);
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result < 0 ? (int)result : (int)sock->slot;
+}
+
+int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    if ((family != PF_FAMILY_IPV4 && family != PF_FAMILY_IPV6) || priority < 0 ||
+        priority >= PF_PRIORITIES) {
+        return -EINVAL;
+    }
+    if (priority < (int)client->layout.allowed_priority) {
+        priority = (int)client->layout.allowed_priority;
+    }
+    struct pf_sqe sqe = {.opcode = PF_OP_OPEN,
+                         .flags = (uint8_t)family,
+                         .token = (uint64_t)priority,
+                         .length = rx_bytes};
+    return open_slot(client, &sqe, priority, false);
+}
+
+int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
+    if (priority < 0 || priority >= PF_PRIORITIES) {
+        return -EINVAL;
+    }
+    if (priority < (int)client->layout.allowed_priority) {
+        priority = (int)client->layout.allowed_priority;
+    }
+    struct pf_sqe sqe = {
+        .opcode = PF_OP_ADOPT, .token = token, .offset = (uint32_t)priority};
+    return open_slot(client, &sqe, priority, true);
+}
+
+int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
+    bool ring = false;
+    int64_t result = 0;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock || sock->released) {
+        pf_unlock(client);
+        return -EBADF;
+    }
+    pf_reap(client, sock);
+    if (sock->phase == PF_SLOT_OPEN) {
+        sock->open_error = 0; /* a socket that failed to open is still closed */
+        struct pf_sqe sqe = {.opcode = PF_OP_CLOSE, .flags = (uint8_t)flags};
+        result = pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring);
+        if (result > 0) {
+            sock->phase = PF_SLOT_CLOSING;
+        }
+    }
+    if (result >= 0) {
+        sock->released = true;
+        sock->mirror_armed = false;
+        if (sock->phase == PF_SLOT_CLOSED) {
+            pf_slot_recycle(client, sock);
+        } else {
+            sock->next = client->closing_slots;
+            client->closing_slots = slot;
+        }
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result < 0 ? (int)result : 0;
+}
+
+uint32_t pf_socket_generation(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    uint32_t generation = sock ? sock->generation : 0;
+    pf_unlock(client);
+    return generation;
+}
+
+int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2c *out) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    int result = sock ? sock->open_error : -EBADF;
+    if (sock && pf_sock_known(sock)) {
+        *out = *sock->b2c;
+    } else if (sock) {
+        memset(out, 0, sizeof(*out)); /* the backend has not seen the socket yet */
+        out->generation = sock->generation;
+    }
+    pf_unlock(client);
+    return result;
+}
+
+int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t bytes) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (sock) {
+        sock->send_limit = bytes ? bytes : PF_DEFAULT_SEND_LIMIT;
+    }
+    pf_unlock(client);
+    return sock ? 0 : -EBADF;
+}
+
+uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    uint32_t used = sock ? sock->send_used : 0;
+    pf_unlock(client);
+    return used;
+}
+
+int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
+                  uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery) {
+    if (opcode <= PF_OP_INVALID || opcode >= PF_OP_COUNT || opcode == PF_OP_OPEN ||
+        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE) {
+        return -EINVAL;
+    }
+    if (pf_client_ended(client)) {
+        return -EPIPE;
+    }
+    bool ring = false;
+    struct pf_sqe sqe = {.opcode = (uint8_t)opcode,
+                         .flags = (uint8_t)flags,
+                         .token = token,
+                         .offset = offset,
+                         .length = length};
+    if (addr) {
+        sqe.addr = *addr;
+    }
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    int64_t result = -EBADF;
+    if (sock && sock->phase == PF_SLOT_OPEN) {
+        result = pf_submit_locked(client, sock, &sqe, delivery, 0, &ring);
+        if (result > 0 && opcode == PF_OP_CLOSE) {
+            sock->phase = PF_SLOT_CLOSING;
+        }
+        if (result > 0 && opcode == PF_OP_SETOPT && offset == PF_OPT_PRIORITY &&
+            token < PF_PRIORITIES && token >= client->layout.allowed_priority) {
+            sock->priority = (int)token;
+        }
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result;
+}
+
+int64_t pf_nop(struct pf_client *client, uint32_t slot) {
+    return pf_submit(client, slot, PF_OP_NOP, 0, 0, 0, 0, NULL, PF_DELIVER_QUEUE);
+}

@@ -1,0 +1,328 @@
+/* Waiting: spin for a while where that pays, then sleep on a futex, and never for ever on a dead
+ * backend. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+
+#include "client/internal.h"
+
+enum { SPIN_SCORE_MAX = 8, SPIN_PROBE_EVERY = 32, LOOKS_PER_CLOCK = 16 };
+
+void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns) {
+    waiter->client = client;
+    waiter->deadline_ns = timeout_ns < 0 ? UINT64_MAX : pf_now_ns() + (uint64_t)timeout_ns;
+}
+
+/* Spinning that mostly fails burns a processor that others need: after a run of failures only one
+ * wait in 32 tries it, to notice when it pays again. */
+static bool spin_worthwhile(struct pf_client *client) {
+    if (client->spin_ns <= 0) {
+        return false;
+    }
+    if (client->spin_skip > 0) {
+        client->spin_skip--;
+        return client->spin_skip == 0;
+    }
+    return true;
+}
+
+static void spin_result(struct pf_client *client, bool found) {
+    if (found) {
+        client->spin_score += client->spin_score < SPIN_SCORE_MAX;
+    } else if (client->spin_score > 0) {
+        client->spin_score--;
+    } else {
+        client->spin_skip = SPIN_PROBE_EVERY;
+    }
+}
+
+bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t seen) {
+    struct pf_client *client = waiter->client;
+    if (!spin_worthwhile(client)) {
+        return false;
+    }
+    uint64_t end = pf_now_ns() + (uint64_t)client->spin_ns;
+    if (end > waiter->deadline_ns) {
+        end = waiter->deadline_ns;
+    }
+    for (;;) {
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            if (pf_load_acquire(word) != seen) {
+                spin_result(client, true);
+                return true;
+            }
+            pf_cpu_relax();
+        }
+        if (pf_now_ns() >= end) {
+            spin_result(client, false);
+            return false;
+        }
+    }
+}
+
+static bool backend_gone(struct pf_client *client) {
+    struct pollfd watched = {.fd = client->control_fd, .events = POLLRDHUP};
+    if (poll(&watched, 1, 0) > 0 &&
+        (watched.revents & (POLLHUP | POLLRDHUP | POLLERR | POLLNVAL))) {
+        pf_client_abandon(client);
+        return true;
+    }
+    return false;
+}
+
+int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
+                    uint32_t *waiting) {
+    struct pf_client *client = waiter->client;
+    if (pf_client_ended(client)) {
+        return -EPIPE;
+    }
+    int64_t slice = PF_PULSE_NS;
+    if (waiter->deadline_ns != UINT64_MAX) {
+        uint64_t now = pf_now_ns();
+        if (now >= waiter->deadline_ns) {
+            return -ETIMEDOUT;
+        }
+        if (waiter->deadline_ns - now < (uint64_t)slice) {
+            slice = (int64_t)(waiter->deadline_ns - now);
+        }
+    }
+    int result = pf_event_sleep(event, seen, waiting, slice);
+    if (result == -EINTR) {
+        return -EINTR;
+    }
+    if (pf_client_ended(client) || (result == -ETIMEDOUT && backend_gone(client))) {
+        return -EPIPE;
+    }
+    return 0;
+}
+
+/* Takes one completion of the socket, reaping if needed. Returns 1, 0 or -EBADF. */
+static int take(struct pf_client *client, uint32_t slot, struct pf_done *out) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock) {
+        pf_unlock(client);
+        return -EBADF;
+    }
+    if (sock->fifo_count == 0) {
+        pf_reap(client, sock);
+    }
+    int got = 0;
+    if (sock->fifo_count > 0) {
+        *out = sock->fifo[sock->fifo_head];
+        sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
+        sock->fifo_count--;
+        got = 1;
+    }
+    bool ring = false;
+    if (got && (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT)) {
+        ring = pf_hint(client, sock);
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return got;
+}
+
+int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out) {
+    int got = take(client, slot, out);
+    return got == 0 && pf_client_ended(client) ? -EPIPE : got;
+}
+
+int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
+    if (slot >= client->layout.max_sockets) {
+        return -EBADF;
+    }
+    struct pf_sock *sock = &client->socks[slot];
+    struct pf_waiter waiter;
+    bool started = false;
+    for (;;) {
+        /* Taken before the look: a completion after it changes the word, and the sleep fails. */
+        uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        int got = take(client, slot, out);
+        if (got != 0) {
+            return got;
+        }
+        if (!started) {
+            pf_waiter_start(&waiter, client, timeout_ns);
+            started = true;
+            if (timeout_ns != 0 &&
+                pf_waiter_spin(&waiter, &sock->b2c->cq_tail, pf_load_relaxed(&sock->cq_head))) {
+                continue;
+            }
+        }
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        if (slept == -ETIMEDOUT) {
+            return take(client, slot, out);
+        }
+        if (slept != 0) {
+            return slept;
+        }
+    }
+}
+
+/* Puts the sockets that the event rings name on the ready lists, in order of priority. */
+static void drain_events(struct pf_client *client) {
+    uint32_t slots[32];
+    for (int p = 0; p < PF_PRIORITIES; p++) {
+        int count;
+        while ((count = pf_hint_pop(&client->events[p], slots, 32)) > 0) {
+            for (int i = 0; i < count; i++) {
+                struct pf_sock *sock = pf_sock_get(client, slots[i]);
+                if (sock) {
+                    pf_reap(client, sock);
+                }
+            }
+        }
+    }
+}
+
+int pf_poll_any(struct pf_client *client, struct pf_done *out) {
+    int got = 0;
+    bool ring = false;
+    pf_lock(client);
+    drain_events(client);
+    for (int p = 0; p < PF_PRIORITIES && !got; p++) {
+        while (client->ready_first[p] != PF_NO_SLOT) {
+            struct pf_sock *sock = &client->socks[client->ready_first[p]];
+            if (sock->fifo_count > 0) {
+                *out = sock->fifo[sock->fifo_head];
+                sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
+                sock->fifo_count--;
+                got = 1;
+                if (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) {
+                    ring = pf_hint(client, sock);
+                }
+            }
+            /* Round robin: one completion, then the next socket of the same priority. */
+            client->ready_first[p] = sock->next_ready;
+            sock->in_ready = false;
+            if (sock->fifo_count > 0 || pf_load_acquire(&sock->b2c->cq_tail) != sock->cq_head) {
+                sock->in_ready = true;
+                sock->next_ready = PF_NO_SLOT;
+                if (client->ready_first[p] == PF_NO_SLOT) {
+                    client->ready_first[p] = sock->slot;
+                } else {
+                    client->socks[client->ready_last[p]].next_ready = sock->slot;
+                }
+                client->ready_last[p] = sock->slot;
+                if (sock->fifo_count == 0) {
+                    pf_reap(client, sock);
+                }
+            }
+            if (got) {
+                break;
+            }
+        }
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return got == 0 && pf_client_ended(client) ? -EPIPE : got;
+}
+
+int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out) {
+    struct pf_waiter waiter;
+    uint32_t wake = pf_load_acquire(&client->wake_any);
+    bool started = false;
+    for (;;) {
+        uint32_t seen = pf_load_acquire(&client->b2c_control->event);
+        int got = pf_poll_any(client, out);
+        if (got != 0 || pf_load_acquire(&client->wake_any) != wake) {
+            return got;
+        }
+        if (!started) {
+            pf_waiter_start(&waiter, client, timeout_ns);
+            started = true;
+            if (timeout_ns != 0 && pf_waiter_spin(&waiter, &client->b2c_control->event, seen)) {
+                continue;
+            }
+        }
+        int slept = pf_waiter_sleep(&waiter, &client->b2c_control->event, seen,
+                                    &client->c2b_control->waiting);
+        if (slept == -ETIMEDOUT) {
+            return pf_poll_any(client, out);
+        }
+        if (slept != 0) {
+            return slept;
+        }
+    }
+}
+
+void pf_wake_any(struct pf_client *client) {
+    (void)pf_add_fetch(&client->wake_any, 1);
+    /* The futex word is the backend's, but waking needs no right to write it. A thread between its
+     * look at wake_any and its sleep is caught by its next pulse. */
+    (void)pf_futex_wake(&client->b2c_control->event, INT_MAX);
+}
+
+static int take_call(struct pf_client *client, uint32_t slot, uint64_t op_id, struct pf_done *out) {
+    uint32_t index = (uint32_t)(op_id & 0xffff);
+    int got = 0;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock || index >= client->layout.cq_depth || sock->pending[index].op_id != op_id ||
+        sock->pending[index].state == PF_PENDING_FREE) {
+        pf_unlock(client);
+        return -EBADF;
+    }
+    pf_reap(client, sock);
+    struct pf_pending *pending = &sock->pending[index];
+    if (pending->state == PF_PENDING_DONE) {
+        *out = pending->done;
+        pending->state = PF_PENDING_FREE;
+        sock->pending_free[sock->pending_free_count++] = index;
+        got = 1;
+    }
+    pf_unlock(client);
+    return got;
+}
+
+int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t timeout_ns,
+             struct pf_done *out) {
+    if (slot >= client->layout.max_sockets) {
+        return -EBADF;
+    }
+    struct pf_sock *sock = &client->socks[slot];
+    struct pf_waiter waiter;
+    bool started = false;
+    for (;;) {
+        uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        int got = take_call(client, slot, op_id, out);
+        if (got != 0) {
+            return got;
+        }
+        if (!started) {
+            pf_waiter_start(&waiter, client, timeout_ns);
+            started = true;
+            if (timeout_ns != 0 && pf_waiter_spin(&waiter, &sock->b2c->event, seen)) {
+                continue;
+            }
+        }
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        if (slept == -ETIMEDOUT) {
+            return take_call(client, slot, op_id, out);
+        }
+        if (slept != 0) {
+            return slept;
+        }
+    }
+}
+
+void pf_forget(struct pf_client *client, uint32_t slot, uint64_t op_id) {
+    uint32_t index = (uint32_t)(op_id & 0xffff);
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (sock && index < client->layout.cq_depth && sock->pending[index].op_id == op_id) {
+        struct pf_pending *pending = &sock->pending[index];
+        if (pending->state == PF_PENDING_DONE) {
+            pending->state = PF_PENDING_FREE;
+            sock->pending_free[sock->pending_free_count++] = index;
+        } else {
+            pending->delivery = PF_DELIVER_NONE;
+        }
+    }
+    pf_unlock(client);
+}

@@ -1,0 +1,256 @@
+/* lwIP as the backend's stack: set-up, frames, timers. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "backend/backend_api.h"
+#include "futex/futex.h"
+#include "lwip/driver.h"
+#include "lwip/init.h"
+#include "lwip/internal.h"
+#include "lwip/stats.h"
+#include "lwip/tcp.h"
+#include "lwip/timeouts.h"
+
+enum { STAGED_MAX = 32, COLLECT_PER_DRIVER = 16 };
+
+struct staged_frame {
+    struct pbuf *pbuf;
+    struct pf_driver *driver;
+};
+
+/* Frames that were received and classified, by priority. */
+static struct stage {
+    struct staged_frame frames[STAGED_MAX];
+    uint32_t head;
+    uint32_t tail;
+} stages[PF_PRIORITIES];
+
+static struct pf_driver *drivers;
+static uint64_t frames_dropped;
+const struct stk_events *pf_events;
+struct pf_flow_table *pf_flows;
+
+/* ---- what lwIP asks of its platform ---- */
+
+static pthread_t stack_thread;
+static uint64_t assertions_failed;
+static uint64_t isn_key[2];
+
+void stk_adopt_thread(void) { stack_thread = pthread_self(); }
+
+void pf_lwip_check_thread(void) {
+    if (!pthread_equal(stack_thread, pthread_self())) {
+        pf_lwip_assert_failed("lwIP used outside of the stack thread", __FILE__, __LINE__);
+    }
+}
+
+void pf_lwip_assert_failed(const char *message, const char *file, int line) {
+    assertions_failed++;
+    (void)fprintf(stderr, "pifus: lwIP assertion \"%s\" failed at %s:%d\n", message, file, line);
+#ifdef PIFUS_SANITIZE
+    abort();
+#endif
+}
+
+u32_t sys_now(void) { return (u32_t)(pf_now_ns() / 1000000U); }
+
+static uint64_t rotate(uint64_t value, int bits) { return (value << bits) | (value >> (64 - bits)); }
+
+static uint64_t mix(uint64_t hash, uint64_t word) {
+    /* One SipHash-like round over two keyed lanes; enough against guessing from outside. */
+    uint64_t a = hash ^ isn_key[0];
+    uint64_t b = word ^ isn_key[1];
+    for (int round = 0; round < 4; round++) {
+        a += b;
+        b = rotate(b, 13) ^ a;
+        a = rotate(a, 32);
+        b = rotate(b, 17) + a;
+        a ^= rotate(b, 21);
+    }
+    return a ^ b;
+}
+
+uint32_t pf_lwip_random(void) {
+    static uint64_t counter;
+    return (uint32_t)mix(++counter, UINT64_C(0x9e3779b97f4a7c15));
+}
+
+uint32_t pf_tcp_isn(const void *local_ip, uint16_t local_port, const void *remote_ip,
+                    uint16_t remote_port) {
+    uint64_t words[2 * ((sizeof(ip_addr_t) + 7) / 8)] = {0};
+    size_t half = sizeof(words) / 2;
+    memcpy(words, local_ip, sizeof(ip_addr_t));
+    memcpy((uint8_t *)words + half, remote_ip, sizeof(ip_addr_t));
+    uint64_t hash = ((uint64_t)local_port << 16) | remote_port;
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        hash = mix(hash, words[i]);
+    }
+    /* RFC 6528: the hash of the 4-tuple, plus a clock of 4 microseconds. */
+    return (uint32_t)hash + (uint32_t)(pf_now_ns() / 4000U);
+}
+
+/* ---- set-up ---- */
+
+int stk_init(const struct stk_events *events) {
+    static bool initialised;
+    if (initialised) {
+        return -EALREADY; /* lwIP's state is global: one stack per process */
+    }
+    if (getrandom(isn_key, sizeof(isn_key), 0) != sizeof(isn_key)) {
+        return -errno;
+    }
+    pf_flows = pf_flow_table_open();
+    if (!pf_flows) {
+        return -ENOMEM;
+    }
+    initialised = true;
+    stk_adopt_thread();
+    pf_events = events;
+    lwip_init();
+    return 0;
+}
+
+static int add_driver(struct pf_driver *driver) {
+    if (!driver) {
+        return errno ? -errno : -EIO;
+    }
+    driver->next = drivers;
+    drivers = driver;
+    return 0;
+}
+
+int stk_add_loopback(char *error, size_t error_bytes) {
+    return add_driver(pf_loopback_open(error, error_bytes));
+}
+
+int stk_add_tap(const struct pf_tap_options *options, char *error, size_t error_bytes) {
+    struct pf_tap_config config = {
+        .interface = options->interface,
+        .mtu = (uint16_t)options->mtu,
+        .offload = options->offload != 0,
+        .host_ipv4 = options->host_ipv4,
+        .host_ipv6 = options->host_ipv6,
+        .ipv4 = options->ipv4,
+        .ipv6 = options->ipv6,
+        .gateway4 = options->gateway4,
+        .gateway6 = options->gateway6,
+    };
+    if (options->mtu > UINT16_MAX) {
+        (void)snprintf(error, error_bytes, "mtu is %u; allowed is 576 to 65535", options->mtu);
+        errno = EINVAL;
+        return -EINVAL;
+    }
+    return add_driver(pf_tap_open(&config, error, error_bytes));
+}
+
+void stk_shutdown(void) {
+    for (int p = 0; p < PF_PRIORITIES; p++) {
+        for (; stages[p].head != stages[p].tail; stages[p].head++) {
+            pbuf_free(stages[p].frames[stages[p].head % STAGED_MAX].pbuf);
+        }
+    }
+    while (drivers) {
+        struct pf_driver *driver = drivers;
+        drivers = driver->next;
+        driver->ops->close(driver);
+    }
+    pf_flow_table_close(pf_flows);
+    pf_flows = NULL;
+}
+
+/* ---- frames ---- */
+
+static int classify(const struct pf_driver *driver, const struct pbuf *frame) {
+    /* ARP, ICMP and whatever is not a connection of ours: between the bulk and the urgent. */
+    if (driver->netif.flags & NETIF_FLAG_ETHERNET) {
+        return pf_flow_classify_frame(pf_flows, frame->payload, frame->len, PF_PRIORITY_MEDIUM);
+    }
+    return pf_flow_classify_ip(pf_flows, frame->payload, frame->len, PF_PRIORITY_MEDIUM);
+}
+
+void stk_collect_frames(void) {
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        for (int i = 0; i < COLLECT_PER_DRIVER; i++) {
+            bool room = true;
+            for (int p = 0; p < PF_PRIORITIES; p++) {
+                room = room && stages[p].tail - stages[p].head < STAGED_MAX;
+            }
+            struct pbuf *frame = room ? driver->ops->receive(driver) : NULL;
+            if (!frame) {
+                break;
+            }
+            struct stage *stage = &stages[classify(driver, frame)];
+            stage->frames[stage->tail++ % STAGED_MAX] = (struct staged_frame){frame, driver};
+        }
+    }
+}
+
+bool stk_frame_waiting(int priority) { return stages[priority].head != stages[priority].tail; }
+
+void stk_process_frame(int priority) {
+    struct stage *stage = &stages[priority];
+    if (stage->head == stage->tail) {
+        return;
+    }
+    struct staged_frame *staged = &stage->frames[stage->head++ % STAGED_MAX];
+    struct netif *netif = &staged->driver->netif;
+    struct pbuf *frame = staged->pbuf;
+    u16_t before = netif->chksum_flags;
+    if (frame->flags & PF_PBUF_CHECKSUM_GOOD) {
+        /* Offloaded: the sum in the frame is only partial, but the link vouches for it. */
+        frame->flags &= (u8_t)~PF_PBUF_CHECKSUM_GOOD;
+        netif->chksum_flags &= (u16_t)~(NETIF_CHECKSUM_CHECK_TCP | NETIF_CHECKSUM_CHECK_UDP);
+    }
+    if (netif->input(frame, netif) != ERR_OK) {
+        pbuf_free(frame);
+        frames_dropped++;
+    }
+    netif->chksum_flags = before;
+}
+
+void stk_flush(void) {
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        driver->ops->flush(driver);
+    }
+}
+
+void stk_timers(void) { sys_check_timeouts(); }
+
+uint32_t stk_next_timer_ms(void) { return sys_timeouts_sleeptime(); }
+
+int stk_next_fd(unsigned *cursor) {
+    unsigned index = 0;
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        if (driver->fd >= 0 && index++ == *cursor) {
+            (*cursor)++;
+            return driver->fd;
+        }
+    }
+    return -1;
+}
+
+bool stk_frames_pending(void) {
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        if (driver->pending && driver->pending(driver)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void stk_count(struct stk_counts *counts) {
+    memset(counts, 0, sizeof(*counts));
+    counts->frames_dropped = frames_dropped;
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        counts->frames_in += driver->frames_in;
+        counts->frames_out += driver->frames_out;
+        counts->frames_dropped += driver->frames_dropped;
+    }
+    counts->pcbs = lwip_stats.memp[MEMP_TCP_PCB]->used + lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used;
+    counts->pbufs = lwip_stats.memp[MEMP_PBUF]->used + lwip_stats.memp[MEMP_PBUF_POOL]->used;
+    counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
+}

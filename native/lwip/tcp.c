@@ -1,0 +1,558 @@
+/* TCP endpoints over lwIP's raw API. Every call checks the state of the endpoint first: lwIP checks
+ * little, and one call in the wrong state corrupts its memory. */
+#include "lwip/tcp.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lwip/errmap.h"
+#include "lwip/internal.h"
+#include "lwip/priv/tcp_priv.h"
+
+enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
+
+struct stk_conn {
+    struct tcp_pcb *pcb; /* NULL: gone, `error` tells why */
+    void *owner;
+    int priority;
+    int error;
+    bool listening;
+    bool connecting;
+    bool flow_known;
+    bool v6only;
+    uint8_t family;
+    bool at_end; /* the peer's FIN came */
+    bool finished;
+    struct pbuf *rx; /* received and not read; the first `rx_offset` bytes are read */
+    uint32_t rx_offset;
+    uint32_t rx_bytes;
+    struct stk_conn *listener; /* in whose queue this connection waits */
+    struct stk_conn *queue_first;
+    struct stk_conn *queue_last;
+    struct stk_conn *queue_next;
+    struct pf_flow_key flow;
+};
+
+/* ---- flows ---- */
+
+static void flow_add(struct stk_conn *conn) {
+    struct tcp_pcb *pcb = conn->pcb;
+    memset(&conn->flow, 0, sizeof(conn->flow));
+    conn->flow.local_port = pcb->local_port;
+    conn->flow.remote_port = pcb->remote_port;
+    if (IP_IS_V4_VAL(pcb->remote_ip)) {
+        conn->flow.ip_version = 4;
+        memcpy(conn->flow.remote, &ip_2_ip4(&pcb->remote_ip)->addr, 4);
+    } else {
+        conn->flow.ip_version = 6;
+        memcpy(conn->flow.remote, ip_2_ip6(&pcb->remote_ip)->addr, 16);
+    }
+    conn->flow_known = pf_flow_set(pf_flows, &conn->flow, (uint8_t)conn->priority);
+}
+
+static void flow_drop(struct stk_conn *conn) {
+    if (conn->flow_known) {
+        conn->flow_known = false;
+        (void)pf_flow_remove(pf_flows, &conn->flow);
+    }
+}
+
+/* ---- lwIP's callbacks ---- */
+
+static void rx_drop(struct stk_conn *conn) {
+    if (conn->rx) {
+        pbuf_free(conn->rx);
+        conn->rx = NULL;
+    }
+    conn->rx_bytes = 0;
+    conn->rx_offset = 0;
+}
+
+static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error) {
+    struct stk_conn *conn = arg;
+    (void)error;
+    if (!conn) {
+        if (p) {
+            tcp_recved(pcb, p->tot_len);
+            pbuf_free(p);
+        }
+        return ERR_OK;
+    }
+    if (!p) {
+        conn->at_end = true;
+    } else {
+        conn->rx_bytes += p->tot_len;
+        if (conn->rx) {
+            pbuf_cat(conn->rx, p);
+        } else {
+            conn->rx = p;
+        }
+    }
+    if (conn->owner) {
+        pf_events->readable(conn->owner);
+    }
+    return ERR_OK;
+}
+
+static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
+    struct stk_conn *conn = arg;
+    (void)pcb;
+    if (conn && conn->owner) {
+        pf_events->acknowledged(conn->owner, bytes);
+    }
+    return ERR_OK;
+}
+
+static void on_error(void *arg, err_t error) {
+    struct stk_conn *conn = arg;
+    if (!conn) {
+        return;
+    }
+    int number = pf_errno_of(error);
+    if (error == ERR_RST && conn->connecting) {
+        number = ECONNREFUSED;
+    } else if (error == ERR_CLSD) {
+        number = 0; /* both sides closed in good order */
+    }
+    conn->pcb = NULL; /* lwIP frees it around this call: not even its state may be looked at */
+    conn->error = number;
+    flow_drop(conn);
+    if (conn->owner) { /* else whoever takes it up will be told */
+        pf_events->failed(conn->owner, number);
+    }
+}
+
+static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t error) {
+    struct stk_conn *conn = arg;
+    (void)error; /* always ERR_OK: failures come by the error callback */
+    (void)pcb;
+    if (conn) {
+        conn->connecting = false;
+    }
+    if (conn && conn->owner) {
+        pf_events->connected(conn->owner);
+    }
+    return ERR_OK;
+}
+
+static void set_callbacks(struct stk_conn *conn) {
+    tcp_arg(conn->pcb, conn);
+    tcp_recv(conn->pcb, on_recv);
+    tcp_sent(conn->pcb, on_sent);
+    tcp_err(conn->pcb, on_error);
+    tcp_nagle_disable(conn->pcb);
+}
+
+static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t error) {
+    struct stk_conn *listener = arg;
+    if (!pcb || error != ERR_OK || !listener) {
+        return ERR_VAL; /* lwIP found no memory, or the listener is closing: lwIP aborts the pcb */
+    }
+    struct stk_conn *conn = calloc(1, sizeof(*conn));
+    if (!conn) {
+        return ERR_MEM;
+    }
+    conn->pcb = pcb;
+    conn->priority = listener->priority;
+    conn->family = IP_IS_V4_VAL(pcb->local_ip) ? PF_FAMILY_IPV4 : PF_FAMILY_IPV6;
+    conn->listener = listener;
+    set_callbacks(conn);
+    flow_add(conn);
+    tcp_backlog_delayed(pcb); /* counts against the backlog until the client takes it */
+    if (listener->queue_last) {
+        listener->queue_last->queue_next = conn;
+    } else {
+        listener->queue_first = conn;
+    }
+    listener->queue_last = conn;
+    if (listener->owner) {
+        pf_events->acceptable(listener->owner);
+    }
+    return ERR_OK;
+}
+
+/* ---- making and naming ---- */
+
+int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
+    struct stk_conn *conn = calloc(1, sizeof(*conn));
+    if (!conn) {
+        return -ENOMEM;
+    }
+    conn->pcb = tcp_new_ip_type(family == PF_FAMILY_IPV6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
+    if (!conn->pcb) {
+        free(conn);
+        return -ENOBUFS;
+    }
+    conn->owner = owner;
+    conn->priority = priority;
+    conn->family = (uint8_t)family;
+    set_callbacks(conn);
+    *out = conn;
+    return 0;
+}
+
+void stk_tcp_set_owner(struct stk_conn *conn, void *owner) { conn->owner = owner; }
+
+int stk_tcp_error(const struct stk_conn *conn) { return conn->pcb ? 0 : conn->error; }
+
+static int bind_ephemeral(struct stk_conn *conn, const ip_addr_t *ip) {
+    for (int i = 0; i < EPHEMERAL_TRIES; i++) {
+        uint32_t span = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1;
+        u16_t port = (u16_t)(EPHEMERAL_FIRST + pf_lwip_random() % span);
+        err_t error = tcp_bind(conn->pcb, ip, port);
+        if (error != ERR_USE) {
+            return -pf_errno_of(error);
+        }
+    }
+    /* Crowded: let lwIP search one by one. */
+    return -pf_errno_of(tcp_bind(conn->pcb, ip, 0));
+}
+
+int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr) {
+    ip_addr_t ip;
+    if (!conn->pcb || conn->listening || conn->pcb->state != CLOSED || conn->pcb->local_port) {
+        return -EINVAL;
+    }
+    if (!pf_addr_to_lwip(addr, !conn->v6only, &ip)) {
+        return -EAFNOSUPPORT;
+    }
+    if (!pf_addr_is_local(&ip)) {
+        return -EADDRNOTAVAIL;
+    }
+    if (addr->port == 0) {
+        return bind_ephemeral(conn, &ip);
+    }
+    return -pf_errno_of(tcp_bind(conn->pcb, &ip, addr->port));
+}
+
+int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
+    u8_t limit = (u8_t)(backlog < 1 ? 1 : backlog > 255 ? 255 : backlog);
+    err_t error = ERR_OK;
+    if (conn->listening) {
+        tcp_backlog_set(conn->pcb, limit);
+        return 0;
+    }
+    if (!conn->pcb || conn->pcb->state != CLOSED) {
+        return -EINVAL;
+    }
+    struct tcp_pcb *listener = tcp_listen_with_backlog_and_err(conn->pcb, limit, &error);
+    if (!listener) {
+        return -pf_errno_of(error);
+    }
+    conn->pcb = listener;
+    conn->listening = true;
+    tcp_arg(listener, conn);
+    tcp_accept(listener, on_accept);
+    pf_flow_listener_set(pf_flows, listener->local_port, (uint8_t)conn->priority);
+    return 0;
+}
+
+int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
+    ip_addr_t ip;
+    if (!conn->pcb || conn->listening || conn->pcb->state != CLOSED) {
+        return -EISCONN;
+    }
+    if (!pf_addr_to_lwip(addr, false, &ip)) {
+        return -EAFNOSUPPORT;
+    }
+    if (ip_addr_isany(&ip)) { /* as on Linux: the wildcard as a destination is this host */
+        if (IP_IS_V4_VAL(ip)) {
+            IP_ADDR4(&ip, 127, 0, 0, 1);
+        } else {
+            ip_addr_set_loopback(1, &ip);
+        }
+    }
+    if (addr->port == 0) {
+        return -ECONNREFUSED;
+    }
+    struct netif *route = ip_route(&conn->pcb->local_ip, &ip);
+    if (!route) {
+        return -ENETUNREACH;
+    }
+    if (conn->pcb->local_port == 0) {
+        ip_addr_t any = IP_IS_V4_VAL(ip) ? *IP4_ADDR_ANY : *IP6_ADDR_ANY;
+        int result = bind_ephemeral(conn, &any);
+        if (result != 0) {
+            return result;
+        }
+    }
+    err_t error = tcp_connect(conn->pcb, &ip, addr->port, on_connected);
+    if (error == ERR_OK) {
+        conn->connecting = true;
+        flow_add(conn);
+    }
+    return -pf_errno_of(error);
+}
+
+bool stk_tcp_acceptable(const struct stk_conn *listener) { return listener->queue_first != NULL; }
+
+struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
+    struct stk_conn *conn = listener->queue_first;
+    if (!conn) {
+        return NULL;
+    }
+    listener->queue_first = conn->queue_next;
+    if (!conn->queue_next) {
+        listener->queue_last = NULL;
+    }
+    conn->queue_next = NULL;
+    conn->listener = NULL;
+    if (conn->pcb) {
+        tcp_backlog_accepted(conn->pcb);
+    }
+    return conn;
+}
+
+void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer) {
+    const struct tcp_pcb *pcb = conn->pcb;
+    memset(peer, 0, sizeof(*peer));
+    if (!pcb) {
+        /* Gone before it was taken up: what is known is what it was called. */
+        memset(local, 0, sizeof(*local));
+        local->family = conn->family;
+        local->port = conn->flow.local_port;
+        peer->family = conn->family;
+        peer->port = conn->flow.remote_port;
+        memcpy(peer->ip, conn->flow.remote, sizeof(peer->ip));
+        return;
+    }
+    pf_addr_from_lwip(&pcb->local_ip, pcb->local_port, local);
+    if (!conn->listening && pcb->remote_port) {
+        pf_addr_from_lwip(&pcb->remote_ip, pcb->remote_port, peer);
+    }
+    if (conn->family == PF_FAMILY_IPV6 && ip_addr_isany(&pcb->local_ip)) {
+        local->family = PF_FAMILY_IPV6; /* the wildcard of a dual-stack socket */
+        memset(local->ip, 0, sizeof(local->ip));
+    }
+}
+
+/* ---- bytes ---- */
+
+int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t length, bool more) {
+    struct tcp_pcb *pcb = conn->pcb;
+    if (!pcb || conn->listening || conn->finished ||
+        (pcb->state != ESTABLISHED && pcb->state != CLOSE_WAIT)) {
+        return -EPIPE;
+    }
+    uint32_t taken = 0;
+    while (taken < length) {
+        uint32_t piece = length - taken;
+        piece = piece < pcb->snd_buf ? piece : pcb->snd_buf;
+        piece = piece < 0xffff ? piece : 0xffff; /* tcp_write takes 16 bits */
+        if (piece == 0) {
+            break;
+        }
+        u8_t flags = more || taken + piece < length ? TCP_WRITE_FLAG_MORE : 0;
+        err_t error = tcp_write(pcb, data + taken, (u16_t)piece, flags);
+        if (error == ERR_MEM) {
+            /* Too many segments queued, or no memory: with something in flight an acknowledgement
+             * will come and we are asked again. */
+            if (taken == 0 && !pcb->unacked && !pcb->unsent) {
+                return -ENOMEM;
+            }
+            break;
+        }
+        if (error != ERR_OK) {
+            return -pf_errno_of(error);
+        }
+        taken += piece;
+    }
+    return taken;
+}
+
+uint32_t stk_tcp_unsent(const struct stk_conn *conn) {
+    return conn->pcb && !conn->listening ? conn->pcb->snd_lbb - conn->pcb->snd_nxt : 0;
+}
+
+void stk_tcp_push(struct stk_conn *conn) {
+    if (conn->pcb && !conn->listening && conn->pcb->state >= SYN_SENT) {
+        (void)tcp_output(conn->pcb); /* what fails for want of memory is retried by the timer */
+    }
+}
+
+uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit) {
+    uint32_t done = 0;
+    while (conn->rx && done < limit) {
+        struct pbuf *first = conn->rx;
+        uint32_t left = first->len - conn->rx_offset;
+        uint32_t piece = left < limit - done ? left : limit - done;
+        memcpy(buffer + done, (const uint8_t *)first->payload + conn->rx_offset, piece);
+        done += piece;
+        conn->rx_offset += piece;
+        if (conn->rx_offset == first->len) {
+            conn->rx = first->next;
+            if (conn->rx) {
+                pbuf_ref(conn->rx);
+            }
+            pbuf_free(first);
+            conn->rx_offset = 0;
+        }
+    }
+    conn->rx_bytes -= done;
+    return done;
+}
+
+uint32_t stk_tcp_unread(const struct stk_conn *conn) { return conn->rx_bytes; }
+
+bool stk_tcp_at_end(const struct stk_conn *conn) { return conn->at_end && conn->rx_bytes == 0; }
+
+void stk_tcp_credit(struct stk_conn *conn, uint32_t bytes) {
+    while (bytes > 0 && conn->pcb && !conn->listening) {
+        u16_t piece = (u16_t)(bytes < 0xffff ? bytes : 0xffff);
+        tcp_recved(conn->pcb, piece);
+        bytes -= piece;
+    }
+}
+
+/* ---- ending ---- */
+
+int stk_tcp_finish(struct stk_conn *conn) {
+    if (conn->finished || !conn->pcb) {
+        return 0;
+    }
+    if (conn->listening) {
+        return -ENOTCONN;
+    }
+    err_t error = tcp_shutdown(conn->pcb, 0, 1);
+    if (error == ERR_OK) {
+        conn->finished = true;
+    }
+    return -pf_errno_of(error);
+}
+
+bool stk_tcp_drained(const struct stk_conn *conn) {
+    const struct tcp_pcb *pcb = conn->pcb;
+    return !pcb || (pcb->unsent == NULL && pcb->unacked == NULL && !(pcb->flags & TF_CLOSEPEND));
+}
+
+static void forget(struct stk_conn *conn) {
+    if (conn->pcb) {
+        tcp_arg(conn->pcb, NULL);
+        if (!conn->listening) {
+            tcp_err(conn->pcb, NULL);
+            tcp_sent(conn->pcb, NULL);
+        }
+    }
+    flow_drop(conn);
+    rx_drop(conn);
+}
+
+static void close_listener(struct stk_conn *conn) {
+    pf_flow_listener_remove(pf_flows, conn->pcb->local_port);
+    while (conn->queue_first) {
+        stk_tcp_abort(stk_tcp_accept(conn));
+    }
+    tcp_arg(conn->pcb, NULL);
+    (void)tcp_close(conn->pcb);
+    conn->pcb = NULL;
+}
+
+void stk_tcp_close(struct stk_conn *conn) {
+    if (conn->pcb && conn->listening) {
+        close_listener(conn);
+    } else if (conn->pcb) {
+        struct tcp_pcb *pcb = conn->pcb;
+        forget(conn);
+        if (tcp_close(pcb) != ERR_OK) {
+            tcp_abort(pcb);
+        }
+    }
+    rx_drop(conn);
+    free(conn);
+}
+
+void stk_tcp_abort(struct stk_conn *conn) {
+    if (conn->pcb && conn->listening) {
+        close_listener(conn);
+    } else if (conn->pcb) {
+        struct tcp_pcb *pcb = conn->pcb;
+        forget(conn);
+        tcp_abort(pcb);
+    }
+    rx_drop(conn);
+    free(conn);
+}
+
+/* ---- options ---- */
+
+static int set_keepalive(struct tcp_pcb *pcb, uint32_t option, uint64_t value) {
+    if (option != PF_OPT_KEEPALIVE && (value < 1 || value > 32767)) {
+        return -EINVAL;
+    }
+    switch (option) {
+    case PF_OPT_KEEPALIVE:
+        if (value) {
+            ip_set_option(pcb, SOF_KEEPALIVE);
+        } else {
+            ip_reset_option(pcb, SOF_KEEPALIVE);
+        }
+        return 0;
+    case PF_OPT_KEEPIDLE:
+        pcb->keep_idle = (u32_t)value * 1000U;
+        return 0;
+    case PF_OPT_KEEPINTVL:
+        pcb->keep_intvl = (u32_t)value * 1000U;
+        return 0;
+    default:
+        pcb->keep_cnt = (u32_t)(value > 127 ? 127 : value);
+        return 0;
+    }
+}
+
+static int set_nodelay(struct stk_conn *conn, bool on) {
+    if (on) {
+        tcp_nagle_disable(conn->pcb);
+        (void)tcp_output(conn->pcb);
+    } else {
+        tcp_nagle_enable(conn->pcb);
+    }
+    return 0;
+}
+
+int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value) {
+    struct tcp_pcb *pcb = conn->pcb;
+    if (!pcb) {
+        return 0;
+    }
+    switch (option) {
+    case PF_OPT_PRIORITY:
+        conn->priority = (int)value;
+        if (conn->listening) {
+            pf_flow_listener_update(pf_flows, pcb->local_port, (uint8_t)value);
+        } else if (conn->flow_known) {
+            (void)pf_flow_set(pf_flows, &conn->flow, (uint8_t)value);
+        }
+        return 0;
+    case PF_OPT_REUSEADDR:
+        if (value) {
+            ip_set_option(pcb, SOF_REUSEADDR);
+        } else {
+            ip_reset_option(pcb, SOF_REUSEADDR);
+        }
+        return 0;
+    case PF_OPT_V6ONLY:
+        conn->v6only = value != 0;
+        return conn->family == PF_FAMILY_IPV6 ? 0 : -ENOPROTOOPT;
+    case PF_OPT_TOS:
+        pcb->tos = (u8_t)value;
+        return value > 255 ? -EINVAL : 0;
+    case PF_OPT_TTL:
+        if (value < 1 || value > 255) {
+            return -EINVAL;
+        }
+        pcb->ttl = (u8_t)value;
+        return 0;
+    case PF_OPT_NODELAY:
+    case PF_OPT_CORK:
+        /* A listener is a smaller structure: these fields do not exist there. */
+        return conn->listening ? 0 : set_nodelay(conn, (value != 0) == (option == PF_OPT_NODELAY));
+    case PF_OPT_KEEPALIVE:
+    case PF_OPT_KEEPIDLE:
+    case PF_OPT_KEEPINTVL:
+    case PF_OPT_KEEPCNT:
+        return conn->listening ? 0 : set_keepalive(pcb, option, value);
+    default:
+        return -ENOPROTOOPT;
+    }
+}

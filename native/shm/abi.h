@@ -1,0 +1,221 @@
+/* The layout of everything that two processes share: THE single truth.
+ *
+ * Read by C through shm/layout.h and, verbatim, by cffi as its cdef. So: no include guards, no
+ * #include, only plain integer #defines, enums and fixed-width structs with explicit padding.
+ *
+ * Who writes what.  Each word has exactly one writer:
+ *   - the C2B region ("client to backend") is written by the client; the backend maps it read-only;
+ *   - the B2C region ("backend to client") is written by the backend; the client can only ever map
+ *     it read-only (the memfd is sealed against future writes);
+ *   - the public region is written by the backend and read by every client.
+ * All indices run freely modulo 2^32 and are masked on use. All places are offsets, never pointers.
+ */
+
+#define PF_MAGIC 0x70696675
+#define PF_ABI_VERSION 1
+#define PF_PRIORITIES 3
+#define PF_CACHE_LINE 64
+#define PF_MAX_SOCKETS_LIMIT 16384
+#define PF_MIN_QUEUE_DEPTH 4
+#define PF_MAX_QUEUE_DEPTH 4096
+#define PF_MIN_RX_BYTES 4096
+#define PF_MAX_RX_BYTES 8388608
+#define PF_MIN_ARENA_BYTES 65536
+#define PF_MAX_ARENA_BYTES 1073741824
+#define PF_MAX_WRITE_BYTES 1048576
+
+enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW = 2 };
+
+/* Operations. 0 is never valid, so that zeroed memory is not an operation. */
+enum pf_opcode {
+    PF_OP_INVALID = 0,
+    PF_OP_OPEN = 1,      /* flags: family; token: priority; length: receive ring bytes (0: default) */
+    PF_OP_ADOPT = 2,     /* token: from the completion of an accept */
+    PF_OP_BIND = 3,      /* addr */
+    PF_OP_LISTEN = 4,    /* length: backlog */
+    PF_OP_ACCEPT = 5,    /* flags: PF_SQE_MULTISHOT */
+    PF_OP_CONNECT = 6,   /* addr */
+    PF_OP_WRITE = 7,     /* offset, length: a block of the send arena */
+    PF_OP_RECV = 8,      /* length: at most so many bytes */
+    PF_OP_SHUTDOWN = 9,  /* flags: PF_SHUT_* */
+    PF_OP_CLOSE = 10,    /* flags: PF_CLOSE_ABORT */
+    PF_OP_NOP = 11,
+    PF_OP_CANCEL = 12,   /* token: op_id of the operation to cancel */
+    PF_OP_SETOPT = 13,   /* offset: PF_OPT_*; token: value */
+    PF_OP_MIRROR = 14,   /* token: id of a mirror descriptor handed out to this client */
+    PF_OP_COUNT = 15
+};
+
+enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
+
+enum pf_sqe_flags { PF_SQE_MULTISHOT = 1 };
+enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
+enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
+
+/* More completions of the same operation follow. */
+enum pf_cqe_flags { PF_CQE_MORE = 1 };
+
+enum pf_option {
+    PF_OPT_NODELAY = 1,       /* 0 or 1; 1 unless set */
+    PF_OPT_KEEPALIVE = 2,     /* 0 or 1 */
+    PF_OPT_KEEPIDLE = 3,      /* seconds */
+    PF_OPT_KEEPINTVL = 4,     /* seconds */
+    PF_OPT_KEEPCNT = 5,       /* probes */
+    PF_OPT_REUSEADDR = 6,     /* 0 or 1 */
+    PF_OPT_V6ONLY = 7,        /* 0 or 1 */
+    PF_OPT_PRIORITY = 8,      /* enum pf_priority */
+    PF_OPT_TOS = 9,           /* 0..255 */
+    PF_OPT_TTL = 10,          /* 1..255 */
+    PF_OPT_CORK = 11          /* 0 or 1 */
+};
+
+/* Bits of pf_socket_b2c.state. */
+enum pf_socket_state {
+    PF_STATE_OPEN = 1,        /* the slot holds a socket of the generation in the same header */
+    PF_STATE_CONNECTED = 2,
+    PF_STATE_LISTENING = 4,
+    PF_STATE_EOF = 8,         /* no byte comes after rx_head */
+    PF_STATE_ERROR = 16,      /* ended by pf_socket_b2c.error */
+    PF_STATE_WANTS_HINT = 32, /* the backend waits for the client to make room: reap or read, then hint */
+    PF_STATE_TX_CLOSED = 64   /* our FIN is queued: writes fail */
+};
+
+/* Why a client was ended: pf_b2c_control.ended. */
+enum pf_ended {
+    PF_ENDED_NOT = 0,
+    PF_ENDED_CLOSED = 1,      /* the client's control connection closed */
+    PF_ENDED_VIOLATION = 2,   /* the client broke the protocol */
+    PF_ENDED_BACKEND = 3,     /* the backend shut down */
+    PF_ENDED_ADMIN = 4        /* ended by an operator or a limit */
+};
+
+struct pf_addr {
+    uint16_t family;   /* enum pf_family */
+    uint16_t port;     /* host byte order */
+    uint32_t scope_id; /* IPv6: interface index, else 0 */
+    uint8_t ip[16];    /* network byte order; IPv4 in the first four */
+};
+
+struct pf_sqe {
+    uint8_t opcode;
+    uint8_t flags;
+    uint16_t reserved0;
+    uint32_t generation; /* of the socket in this slot */
+    uint64_t op_id;
+    uint64_t token;
+    uint32_t offset;
+    uint32_t length;
+    struct pf_addr addr;
+    uint64_t reserved1;
+};
+
+struct pf_cqe {
+    uint64_t op_id;
+    int32_t result; /* >= 0, or -errno */
+    uint8_t opcode;
+    uint8_t flags;
+    uint16_t reserved;
+    uint64_t token;        /* accept: hand it to PF_OP_ADOPT */
+    uint64_t completed_ns; /* CLOCK_MONOTONIC */
+    uint64_t picked_ns;    /* CLOCK_MONOTONIC: when the backend took the submission; 0 when timing is off */
+    struct pf_addr addr;   /* accept: the peer */
+};
+
+/* C2B: first line of the region: what the backend polls. */
+struct pf_c2b_control {
+    uint32_t hint_tail[3]; /* one hint ring per priority: slots with new submissions */
+    uint32_t pad0[13];
+    uint32_t event_head[3]; /* consumed position of each event ring of B2C */
+    uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
+    uint32_t pad1[12];
+};
+
+/* C2B: one per socket slot. */
+struct pf_socket_c2b {
+    uint32_t sq_tail;
+    uint32_t cq_head;
+    uint32_t rx_tail;
+    uint32_t waiting;     /* number of threads that sleep on pf_socket_b2c.event */
+    uint32_t read_arm;    /* mirror: bumped when the client has taken the readable token */
+    uint32_t write_arm;   /* mirror: bumped when the client has made it unwritable */
+    uint32_t pad[10];
+};
+
+/* B2C: the first page: what was granted. Written once, before the client sees it. */
+struct pf_b2c_header {
+    uint32_t magic;
+    uint32_t abi_version;
+    uint32_t session_id;
+    uint32_t max_sockets;
+    uint32_t hint_entries; /* power of two, >= 2 * max_sockets */
+    uint32_t sq_depth;     /* power of two */
+    uint32_t cq_depth;     /* power of two */
+    uint32_t rx_bytes;     /* power of two: the most a receive ring may have */
+    uint64_t c2b_bytes;
+    uint64_t b2c_bytes;
+    uint64_t c2b_hints;
+    uint64_t c2b_sockets;
+    uint64_t c2b_sq;
+    uint64_t c2b_arena;
+    uint64_t arena_bytes;
+    uint64_t b2c_control;
+    uint64_t b2c_hints;
+    uint64_t b2c_sockets;
+    uint64_t b2c_cq;
+    uint64_t b2c_rx;
+    uint32_t allowed_priority; /* the best priority granted: a lower number is clamped to it */
+    uint32_t spin_ns;          /* how long a client may spin before it sleeps, by the backend's profile */
+};
+
+struct pf_b2c_control {
+    uint32_t hint_head[3]; /* consumed position of each hint ring of C2B */
+    uint32_t pad0[13];
+    uint32_t event_tail[3]; /* one event ring per priority: slots with news */
+    uint32_t event;         /* futex: changes with each entry of an event ring */
+    uint32_t ended;         /* enum pf_ended */
+    uint32_t pad1[11];
+};
+
+/* B2C: one per socket slot. */
+struct pf_socket_b2c {
+    uint32_t sq_head;
+    uint32_t cq_tail;
+    uint32_t event; /* futex: changes with each completion, arrival, change of state */
+    uint32_t rx_head;
+    uint32_t rx_base; /* byte of position p is at (p - rx_base) & (rx_bytes - 1) */
+    uint32_t rx_bytes;
+    uint32_t state; /* enum pf_socket_state */
+    int32_t error;  /* errno that ended the connection, 0 if none */
+    uint32_t generation;
+    uint32_t priority;
+    uint32_t accepts; /* listener: connections that wait, for the mirror */
+    uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
+    uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
+    uint32_t pad0[3];
+    struct pf_addr local;
+    struct pf_addr peer;
+    uint32_t pad1[4];
+};
+
+struct pf_public {
+    uint32_t magic;
+    uint32_t abi_version;
+    uint32_t pid;
+    uint32_t pad0[13];
+    uint32_t sleeping; /* 1 while the stack thread sleeps or is about to: ring the doorbell */
+    uint32_t pad1[15];
+    uint64_t started_ns;
+    uint64_t operations[3]; /* submissions served, by priority */
+    uint64_t frames_in;
+    uint64_t frames_out;
+    uint64_t frames_dropped;
+    uint64_t wakeups;
+    uint64_t sessions;
+    uint64_t sessions_ended;
+    uint64_t violations;
+    uint64_t sockets;
+    uint64_t pcbs;
+    uint64_t pbufs;
+    uint64_t segments;
+    uint64_t mirrors;
+};

@@ -1,0 +1,1 @@
+"""What the public modules of pifus share; nothing here is public."""

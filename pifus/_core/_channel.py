@@ -1,0 +1,108 @@
+"""The client's end of the control connection: requests, answers, descriptors that come with them."""
+
+import errno
+import os
+import socket
+import threading
+
+from pifus._core import _protocol
+from pifus.errors import BackendGone, BackendUnavailable
+
+# The control plane answers within a millisecond; this is for one that was stopped or hangs.
+ANSWER_SECONDS = 10.0
+# A private backend first has to start: a Python process on a machine that may be busy.
+START_SECONDS = 60.0
+
+
+class Channel:
+    """A control connection. Thread-safe: one request at a time.
+
+    Args:
+        connection: the connected socket; the channel owns it from now on.
+        path: where other processes can reach the same backend.
+        timeout: how long to wait for the first answer, in seconds.
+    """
+
+    def __init__(self, connection: socket.socket, path: str, timeout: float) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.path = path
+        connection.settimeout(timeout)
+
+    @classmethod
+    def connect(cls, path: str) -> "Channel":
+        """Connects to the backend at `path`.
+
+        Raises:
+            OSError: nobody listens there (FileNotFoundError, ConnectionRefusedError), or this user
+                may not connect (PermissionError).
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.connect(path)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, path, ANSWER_SECONDS)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 after close."""
+        return self._connection.fileno()
+
+    def request(
+        self, request: _protocol.Request, expected: str, descriptors: int = 0
+    ) -> tuple[_protocol.Message, list[int]]:
+        """Sends a request and waits for its answer.
+
+        Args:
+            request: what to ask.
+            expected: the type of the answer.
+            descriptors: how many descriptors may come with it at most.
+
+        Returns:
+            The answer, and the descriptors, which belong to the caller.
+
+        Raises:
+            OSError: the backend refused: its errno and its sentence.
+            BackendGone: the connection closed.
+            BackendUnavailable: no answer came in time.
+            ProtocolError: the answer is not understood.
+        """
+        fds: list[int] = []
+        try:
+            with self._lock:
+                self._connection.sendall(_protocol.encode_request(request))
+                packet, fds, _, _ = socket.recv_fds(
+                    self._connection,
+                    _protocol.MESSAGE_BYTES_MAX + 1,
+                    descriptors,
+                    socket.MSG_CMSG_CLOEXEC,
+                )
+                self._connection.settimeout(ANSWER_SECONDS)
+            if not packet:
+                raise ConnectionResetError
+            return _protocol.decode_reply(packet, expected), fds
+        except (BrokenPipeError, ConnectionResetError):
+            close_all(fds)
+            raise BackendGone(
+                errno.ECONNRESET, f"the backend at {self.path} closed the connection"
+            ) from None
+        except TimeoutError:
+            close_all(fds)
+            raise BackendUnavailable(
+                errno.ETIMEDOUT, f"the backend at {self.path} does not answer: is it stopped?"
+            ) from None
+        except BaseException:
+            close_all(fds)
+            raise
+
+    def close(self) -> None:
+        """Ends the connection, and so the client, if it was attached. Twice is no error."""
+        self._connection.close()
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Closes descriptors that nobody took over."""
+    for fd in descriptors:
+        os.close(fd)

@@ -1,0 +1,233 @@
+"""Operations and their completions: numbers, flags, and how a `struct pf_done` is read. No I/O."""
+
+import socket
+import struct
+import time
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING, Final
+
+from pifus._core import _address, _errors
+from pifus._core._client import lib
+
+if TYPE_CHECKING:
+    from pifus._core._socket import Socket
+
+
+class Priority(IntEnum):
+    """How urgent the work of a socket is: what is HIGH always goes first."""
+
+    HIGH = lib.PF_PRIORITY_HIGH
+    MEDIUM = lib.PF_PRIORITY_MEDIUM
+    LOW = lib.PF_PRIORITY_LOW
+
+
+class Opcode(IntEnum):
+    """What an operation does."""
+
+    BIND = lib.PF_OP_BIND
+    LISTEN = lib.PF_OP_LISTEN
+    ACCEPT = lib.PF_OP_ACCEPT
+    CONNECT = lib.PF_OP_CONNECT
+    WRITE = lib.PF_OP_WRITE
+    RECV = lib.PF_OP_RECV
+    SHUTDOWN = lib.PF_OP_SHUTDOWN
+    CLOSE = lib.PF_OP_CLOSE
+    NOP = lib.PF_OP_NOP
+    CANCEL = lib.PF_OP_CANCEL
+    SETOPT = lib.PF_OP_SETOPT
+
+
+class Protocol(IntEnum):
+    """The transport protocol of a socket."""
+
+    TCP = socket.IPPROTO_TCP
+
+
+class Option(IntEnum):
+    """What `Socket.setopt` can set, with its values."""
+
+    NODELAY = lib.PF_OPT_NODELAY
+    KEEPALIVE = lib.PF_OPT_KEEPALIVE
+    KEEPIDLE = lib.PF_OPT_KEEPIDLE
+    KEEPINTVL = lib.PF_OPT_KEEPINTVL
+    KEEPCNT = lib.PF_OPT_KEEPCNT
+    REUSEADDR = lib.PF_OPT_REUSEADDR
+    V6ONLY = lib.PF_OPT_V6ONLY
+    PRIORITY = lib.PF_OPT_PRIORITY
+    TOS = lib.PF_OPT_TOS
+    TTL = lib.PF_OPT_TTL
+    CORK = lib.PF_OPT_CORK
+
+
+class SocketState(IntFlag):
+    """The state of a socket, as the backend last published it."""
+
+    OPEN = lib.PF_STATE_OPEN
+    CONNECTED = lib.PF_STATE_CONNECTED
+    LISTENING = lib.PF_STATE_LISTENING
+    EOF = lib.PF_STATE_EOF
+    ERROR = lib.PF_STATE_ERROR
+    WANTS_HINT = lib.PF_STATE_WANTS_HINT
+    TX_CLOSED = lib.PF_STATE_TX_CLOSED
+
+
+# struct pf_done, up to the address.
+DONE: Final = struct.Struct("<QiBBHIIQQQQ")
+DONE_BYTES: Final = 80
+OPCODE_AT: Final = 12
+SLOT_AT: Final = 16
+GENERATION_AT: Final = 20
+
+_u32 = struct.Struct("<I").unpack_from
+_u64 = struct.Struct("<Q").unpack_from
+_i32 = struct.Struct("<i").unpack_from
+_RESULT_AT = 8
+_FLAGS_AT = 13
+_TOKEN_AT = 24
+_SUBMITTED_AT = 32
+_PICKED_AT = 40
+_COMPLETED_AT = 48
+_ADDR_AT = 56
+
+# One C call waits at most so long, so that signal handlers run even when a signal came just before
+# the thread slept.
+SLICE_NS: Final = 200_000_000
+# What fits in the C core's arithmetic, and is for ever: 100 years.
+_FOREVER_NS: Final = 3_153_600_000_000_000_000
+
+
+def timeout_ns(timeout: float) -> int:
+    """A time-out in seconds as nanoseconds, rounded up.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: negative, or not a number (NaN).
+    """
+    if timeout != timeout or timeout < 0:
+        raise ValueError("timeout must be a number of seconds >= 0, or None")
+    if timeout >= 3e9:
+        return _FOREVER_NS
+    nanoseconds = timeout * 1e9
+    whole = int(nanoseconds)
+    return whole if whole == nanoseconds else whole + 1
+
+
+def deadline_ns(timeout: float) -> int:
+    """When a wait that starts now has to end, in nanoseconds of CLOCK_MONOTONIC."""
+    return time.monotonic_ns() + timeout_ns(timeout)
+
+
+class Completion(tuple[bytes, "Socket", bytes | None, "Socket | None"]):
+    """The end of one operation (or, of a multi-shot accept, one of its results). Immutable.
+
+    What the C core wrote is kept as it is and read when asked for: most programs look at one or two
+    fields only, and a round trip costs less than a microsecond.
+    """
+
+    __slots__ = ()
+
+    @property
+    def op(self) -> int:
+        """The number that the method returned which submitted the operation."""
+        number: int = _u64(self[0])[0]
+        return number
+
+    @property
+    def opcode(self) -> Opcode:
+        """What the operation was."""
+        return Opcode(self[0][OPCODE_AT])
+
+    @property
+    def result(self) -> int:
+        """Zero or more: bytes written or received, for example; below zero: -errno."""
+        number: int = _i32(self[0], _RESULT_AT)[0]
+        return number
+
+    @property
+    def errno(self) -> int:
+        """Why the operation failed; 0: it did not."""
+        result = self.result
+        return -result if result < 0 else 0
+
+    @property
+    def more(self) -> bool:
+        """True: further completions of the same operation follow."""
+        return bool(self[0][_FLAGS_AT] & lib.PF_CQE_MORE)
+
+    @property
+    def submitted_ns(self) -> int:
+        """When it was submitted: nanoseconds of CLOCK_MONOTONIC, as `time.monotonic_ns()`."""
+        number: int = _u64(self[0], _SUBMITTED_AT)[0]
+        return number
+
+    @property
+    def picked_ns(self) -> int:
+        """When the backend took it up; 0: not measured."""
+        number: int = _u64(self[0], _PICKED_AT)[0]
+        return number
+
+    @property
+    def completed_ns(self) -> int:
+        """When the backend was done with it."""
+        number: int = _u64(self[0], _COMPLETED_AT)[0]
+        return number
+
+    @property
+    def sock(self) -> "Socket":
+        """The socket it was submitted to."""
+        return self[1]
+
+    @property
+    def data(self) -> bytes | None:
+        """Of recv: the bytes; b"" at the end of the stream. Else None."""
+        return self[2]
+
+    @property
+    def accepted(self) -> "Socket | None":
+        """Of accept: the socket of the new connection. Else None."""
+        return self[3]
+
+    @property
+    def peer(self) -> _address.Address | None:
+        """Of accept: the address of the peer. Else None."""
+        return _address.from_bytes(self[0][_ADDR_AT:DONE_BYTES], self[1].family)
+
+    def check(self) -> "Completion":
+        """Returns itself if the operation succeeded.
+
+        Raises:
+            OSError: it failed; the subclass and the errno are those of the kernel's sockets.
+        """
+        result = self.result
+        if result < 0:
+            raise _errors.os_error(-result)
+        return self
+
+    def __repr__(self) -> str:
+        opcode = self[0][OPCODE_AT]
+        name = Opcode(opcode).name if opcode in Opcode._value2member_map_ else str(opcode)
+        return f"<Completion op={self.op} {name} result={self.result} of {self[1]!r}>"
+
+
+def with_result(raw: bytes, result: int) -> bytes:
+    """The `struct pf_done` in `raw` with another result."""
+    return raw[:_RESULT_AT] + struct.pack("<i", result) + raw[_RESULT_AT + 4 :]
+
+
+def result_of(raw: bytes) -> int:
+    """The result in the `struct pf_done` in `raw`."""
+    number: int = _i32(raw, _RESULT_AT)[0]
+    return number
+
+
+def token_of(raw: bytes) -> int:
+    """The token in the `struct pf_done` in `raw`."""
+    number: int = _u64(raw, _TOKEN_AT)[0]
+    return number
+
+
+def slot_of(raw: bytes) -> tuple[int, int]:
+    """Slot and generation in the `struct pf_done` in `raw`."""
+    slot: int = _u32(raw, SLOT_AT)[0]
+    generation: int = _u32(raw, GENERATION_AT)[0]
+    return slot, generation

@@ -1,0 +1,237 @@
+"""A session: one attachment to one backend, from attach to detach, fork included."""
+
+import atexit
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pifus._core import _discovery, _errors, _protocol
+from pifus._core._channel import Channel, close_all
+from pifus._core._client import CData, ffi, lib
+from pifus.errors import BackendGone, BackendUnavailable, PifusError
+
+_ERROR_BYTES = 512
+_MIRROR_BATCH = 16
+# A private backend may end between our finding it and our attaching: then the next one is tried.
+_ATTEMPTS = 3
+
+
+class Owner(Protocol):
+    """Who holds `Session.handle` in an attribute of its own, and so must let go of it."""
+
+    def _session_ended(self) -> None:
+        """Forget the handle, now: after close, and in a forked child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a session asks for.
+
+    Attributes:
+        name: shown by `pifus status`.
+        max_sockets: sockets at once.
+        queue_depth: operations under way per socket; a power of two.
+        rx_bytes: the greatest receive ring of a socket; a power of two.
+        arena_bytes: shared memory for bytes to send, over all sockets; a multiple of 64 KiB.
+        priority: the best priority wanted: "high", "medium" or "low".
+    """
+
+    name: str = ""
+    max_sockets: int = 1024
+    queue_depth: int = 64
+    rx_bytes: int = 262144
+    arena_bytes: int = 16777216
+    priority: str = "high"
+
+    def request(self) -> _protocol.Attach:
+        """The message that asks for it.
+
+        Raises:
+            ValueError: a value is out of its range; the text says what is allowed.
+        """
+        try:
+            return _protocol.Attach(
+                abi=lib.PF_ABI_VERSION,
+                pid=os.getpid(),
+                name=self.name,
+                max_sockets=self.max_sockets,
+                queue_depth=self.queue_depth,
+                rx_bytes=self.rx_bytes,
+                arena_bytes=self.arena_bytes,
+                priority=self.priority,
+            )
+        except _protocol.InvalidMessage as error:
+            raise ValueError(str(error)) from None
+
+
+class Session:
+    """An attachment to a backend.
+
+    The C client in `handle` is unmapped when the last reference to `handle` goes, not at close: a
+    thread that is still inside a C call holds one. So whoever keeps `handle` registers with
+    `add_owner` and drops it when told.
+
+    Attributes:
+        handle: the `struct pf_client *` for calls into the C core; None after close.
+        number: the backend's number of the session.
+        path: the backend's socket.
+    """
+
+    def __init__(self, channel: Channel, settings: Settings) -> None:
+        """Attaches over a fresh control connection, which the session owns if this succeeds.
+
+        Raises:
+            OSError: the backend refused (a limit, a permission): its errno and its sentence.
+            BackendGone, BackendUnavailable, ProtocolError: see `Channel.request`.
+        """
+        reply, fds = channel.request(settings.request(), "attached", _protocol.ATTACH_FDS)
+        number = reply.get("session")
+        if len(fds) != _protocol.ATTACH_FDS or type(number) is not int:
+            close_all(fds)
+            raise BackendUnavailable(errno.EPROTO, "the backend's answer lacks what was asked for")
+        error = ffi.new("char[]", _ERROR_BYTES)
+        raw = lib.pf_client_attach(channel.fileno(), *fds, error, _ERROR_BYTES)
+        if not raw:
+            close_all(fds)
+            text = ffi.string(error).decode(errors="replace")
+            raise BackendUnavailable(errno.EPROTO, f"cannot attach to {channel.path}: {text}")
+        self.handle: CData | None = ffi.gc(raw, lib.pf_client_detach)
+        self.number: int = number
+        self.path = channel.path
+        self._channel = channel
+        self._doorbell = fds[3]
+        self._forked = False
+        self._closing = threading.Lock()
+        self._owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self._mirrors: list[tuple[int, int]] = []
+        self._mirror_lock = threading.Lock()
+        _sessions.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        backend: str | os.PathLike[str] | None = None,
+        driver: Sequence[str] | None = None,
+        settings: Settings | None = None,
+    ) -> "Session":
+        """Finds or starts a backend (see `_discovery.connect`) and attaches to it.
+
+        Raises:
+            BackendUnavailable: there is none, or it could not be started.
+            OSError: it refused: the errno and the sentence are its own.
+            ValueError: a setting is out of its range.
+        """
+        wanted = settings or Settings()
+        wanted.request()  # told before a process is started for nothing
+        for attempt in range(_ATTEMPTS):
+            channel = _discovery.connect(backend, driver)
+            try:
+                return cls(channel, wanted)
+            except BackendGone as error:
+                channel.close()
+                if backend is not None or driver is not None or attempt == _ATTEMPTS - 1:
+                    raise BackendUnavailable(errno.ECONNREFUSED, str(error.strerror)) from None
+            except BaseException:
+                channel.close()
+                raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def add_owner(self, owner: Owner) -> None:
+        """Tells `owner` (weakly held) when the handle must not be used any more."""
+        self._owners.add(owner)
+
+    @property
+    def closed(self) -> bool:
+        """True after close, and in a forked child."""
+        return self.handle is None
+
+    def failure(self) -> PifusError:
+        """Why calls into the core end with -EPIPE: closed, forked, or the backend is gone."""
+        handle = self.handle
+        if handle is None:
+            return _errors.client_closed(self._forked)
+        return _errors.backend_gone(lib.pf_client_ended(handle))
+
+    def take_mirror(self) -> tuple[int, int]:
+        """A fresh mirror descriptor: its id for pf_mirror_attach, and the descriptor (the caller's).
+
+        Raises:
+            OSError: the backend has none left (EMFILE), or it is gone.
+        """
+        with self._mirror_lock:
+            if self.handle is None:
+                raise self.failure()
+            if not self._mirrors:
+                reply, fds = self._channel.request(
+                    _protocol.Mirrors(_MIRROR_BATCH), "mirrors", _protocol.MIRRORS_MAX
+                )
+                first = reply.get("first")
+                if type(first) is not int or not fds:
+                    close_all(fds)
+                    raise BackendUnavailable(errno.EPROTO, "the backend sent no mirrors")
+                # Taken from the end: the lowest id first.
+                self._mirrors = [(first + i, fd) for i, fd in enumerate(fds)][::-1]
+            return self._mirrors.pop()
+
+    def close(self) -> None:
+        """Ends the session: blocked calls return with an error, all sockets close gracefully.
+
+        Never raises; twice is no error. A private backend of which this was the last client ends.
+        """
+        with self._closing:
+            handle, self.handle = self.handle, None
+        if handle is None:
+            return
+        lib.pf_client_abandon(handle)
+        self._let_go()
+        remaining = -1
+        # The backend may be gone, or hang: then the end of the connection is all there is to do.
+        with contextlib.suppress(OSError):
+            reply, _ = self._channel.request(_protocol.Detach(), "detached")
+            remaining = int(reply.get("remaining", -1))
+        self._channel.close()
+        _discovery.released(self.path, remaining)
+
+    def _let_go(self) -> None:
+        for owner in list(self._owners):
+            owner._session_ended()
+        with self._mirror_lock:
+            close_all([fd for _, fd in self._mirrors])
+            self._mirrors = []
+
+    def _in_child(self) -> None:
+        """The regions are not mapped here, and locks may be held by threads that do not exist."""
+        handle, self.handle = self.handle, None
+        self._forked = True
+        self._mirror_lock = threading.Lock()
+        self._closing = threading.Lock()
+        if handle is None:
+            return
+        # Not unmapped: the addresses may belong to something else by the time this is collected.
+        ffi.gc(handle, None)
+        self._let_go()
+        # Copies of the parent's descriptors: held, they would keep a dead parent's session alive.
+        os.close(self._doorbell)
+        self._channel.close()
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for session in list(_sessions):
+        session._in_child()
+
+
+def _at_exit() -> None:
+    for session in list(_sessions):
+        session.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

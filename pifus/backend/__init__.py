@@ -1,0 +1,1 @@
+"""The control plane of the backend process: `python -m pifus.backend`."""

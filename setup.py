@@ -1,0 +1,31 @@
+"""The two extension modules; everything else is in pyproject.toml."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildNative(build_ext):
+    """Compile the static libraries that the extensions link against, first."""
+
+    def run(self):
+        # Loaded only here: making a source archive must need neither a compiler nor lwIP.
+        path = Path(__file__).parent / "native" / "build.py"
+        spec = importlib.util.spec_from_file_location("pifus_native_build", path)
+        native = importlib.util.module_from_spec(spec)
+        # dataclasses look their own module up there.
+        sys.modules[spec.name] = native
+        spec.loader.exec_module(native)
+        variant = native.Variant(out=native.RELEASE)
+        native.client_library(variant)
+        native.stack_library(variant)
+        super().run()
+
+
+setup(
+    cmdclass={"build_ext": BuildNative},
+    cffi_modules=["pifus/_core/_ffi_build.py:ffibuilder", "pifus/backend/_ffi_build.py:ffibuilder"],
+)
