@@ -12,7 +12,22 @@
 #include "backend/internal.h"
 
 #define TICK_NS UINT64_C(100000000)
+#define LOOKS_PER_CLOCK 8
 #define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
+
+/* The lines that serving this socket will need, fetched side by side instead of one after another: each
+ * comes from the client's core. */
+static void prefetch(const struct pf_bsock *sock) {
+    const struct pf_b2c_header *layout = &sock->session->layout;
+    const struct pf_sqe *sq = (const struct pf_sqe *)(sock->session->c2b + layout->c2b_sq) +
+                              (size_t)sock->slot * layout->sq_depth;
+    const struct pf_cqe *cq = (const struct pf_cqe *)(sock->session->b2c + layout->b2c_cq) +
+                              (size_t)sock->slot * layout->cq_depth;
+    __builtin_prefetch(sock->c2b, 0);
+    __builtin_prefetch(&sq[sock->sq_head & (layout->sq_depth - 1)], 0);
+    __builtin_prefetch(&cq[sock->cq_tail & (layout->cq_depth - 1)], 1);
+    __builtin_prefetch(sock->b2c, 1);
+}
 
 /* Takes new hints of all clients. Returns whether there was any. */
 static bool take_hints(struct pf_backend *backend) {
@@ -43,6 +58,7 @@ static bool take_hints(struct pf_backend *backend) {
                 if (sock->phase == PF_SOCK_NONE && !sock->ready) {
                     sock->priority = (uint8_t)p;
                 }
+                prefetch(sock);
                 pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
             }
         }
@@ -284,6 +300,21 @@ static bool keep_spinning(struct pf_backend *backend, uint64_t idle_since) {
     return backend->now_ns - idle_since < backend->config.spin_ns;
 }
 
+/* A few looks for news without the cost of a clock or a system call. */
+static void spin_look(const struct pf_backend *backend) {
+    for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
+        for (uint32_t i = 0; i < backend->session_count; i++) {
+            const struct pf_session *session = backend->sessions[i];
+            for (int p = 0; p < PF_PRIORITIES; p++) {
+                if (pf_hint_waiting(&session->hints[p])) {
+                    return;
+                }
+            }
+        }
+        pf_cpu_relax();
+    }
+}
+
 static void spin_result(struct pf_backend *backend, bool found) {
     if (found) {
         backend->spin_score += backend->spin_score < 16;
@@ -338,7 +369,7 @@ void *pf_loop(void *argument) {
             idle_since = backend->now_ns;
         }
         if (keep_spinning(backend, idle_since)) {
-            pf_cpu_relax();
+            spin_look(backend);
             continue;
         }
         if (backend->spin_skip > 0) {

@@ -33,7 +33,7 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = (uint8_t)opcode,
-        .completed_ns = pf_now_ns(),
+        .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
     };
     sock->inflight--;
@@ -61,7 +61,7 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
         .opcode = PF_OP_ACCEPT,
         .flags = more ? PF_CQE_MORE : 0,
         .token = token,
-        .completed_ns = pf_now_ns(),
+        .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
         .addr = *peer,
     };

@@ -90,12 +90,14 @@ static _Noreturn void child_main(struct court *court, const struct style *style,
     _exit(0);
 }
 
-/* 0, -EPIPE when the child is gone, -ETIMEDOUT when nothing moved since `start`. */
+/* 0; -EINVAL: the child could not start; -EPIPE: it is gone; -ETIMEDOUT: nothing moved for long. */
 static int check_child(pid_t *child, uint64_t start) {
-    pid_t ended = waitpid(*child, NULL, WNOHANG);
+    int status = 0;
+    pid_t ended = waitpid(*child, &status, WNOHANG);
     if (ended == *child || (ended < 0 && errno == ECHILD)) {
         *child = -1;
-        return -EPIPE;
+        bool refused = WIFEXITED(status) && WEXITSTATUS(status) == CHILD_FAILED;
+        return ended > 0 && refused ? -EINVAL : -EPIPE;
     }
     return pf_now_ns() - start > STALL_NS ? -ETIMEDOUT : 0;
 }

@@ -131,6 +131,7 @@ void pf_sweep_closing(struct pf_client *client);
 /* wait.c */
 struct pf_waiter {
     struct pf_client *client;
+    uint64_t started_ns;
     uint64_t deadline_ns; /* UINT64_MAX: none */
 };
 void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns);

@@ -38,7 +38,7 @@ static bool fifo_push(struct pf_sock *sock, const struct pf_done *done) {
         sock->fifo_head = 0;
     }
     sock->fifo[(sock->fifo_head + sock->fifo_count) & (sock->fifo_capacity - 1)] = *done;
-    sock->fifo_count++;
+    pf_store_relaxed(&sock->fifo_count, sock->fifo_count + 1);
     return true;
 }
 
@@ -130,7 +130,7 @@ void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
     pf_store_release(&sock->c2b->rx_tail, head);
     sock->phase = PF_SLOT_FREE;
     sock->released = false;
-    sock->fifo_count = 0;
+    pf_store_relaxed(&sock->fifo_count, 0);
     sock->mirror_fd = -1;
     sock->mirror_armed = false;
     if (sock->fifo_capacity > client->layout.cq_depth) {

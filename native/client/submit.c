@@ -91,7 +91,7 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     sock->priority = priority;
     sock->send_used = 0;
     sock->send_limit = PF_DEFAULT_SEND_LIMIT;
-    sock->fifo_count = 0;
+    pf_store_relaxed(&sock->fifo_count, 0);
     int64_t result = pf_submit_locked(client, sock, sqe, PF_DELIVER_NONE, 0, &ring);
     pf_unlock(client);
     if (ring) {

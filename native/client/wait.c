@@ -10,7 +10,9 @@ enum { SPIN_SCORE_MAX = 8, SPIN_PROBE_EVERY = 32, LOOKS_PER_CLOCK = 16 };
 
 void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns) {
     waiter->client = client;
-    waiter->deadline_ns = timeout_ns < 0 ? UINT64_MAX : pf_now_ns() + (uint64_t)timeout_ns;
+    waiter->started_ns = pf_now_ns();
+    waiter->deadline_ns =
+        timeout_ns < 0 ? UINT64_MAX : waiter->started_ns + (uint64_t)timeout_ns;
 }
 
 /* Spinning that mostly fails burns a processor that others need: after a run of failures only one
@@ -41,7 +43,7 @@ bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t see
     if (!spin_worthwhile(client)) {
         return false;
     }
-    uint64_t end = pf_now_ns() + (uint64_t)client->spin_ns;
+    uint64_t end = waiter->started_ns + (uint64_t)client->spin_ns;
     if (end > waiter->deadline_ns) {
         end = waiter->deadline_ns;
     }
@@ -111,7 +113,7 @@ static int take(struct pf_client *client, uint32_t slot, struct pf_done *out) {
     if (sock->fifo_count > 0) {
         *out = sock->fifo[sock->fifo_head];
         sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
-        sock->fifo_count--;
+        pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
         got = 1;
     }
     bool ring = false;
@@ -130,6 +132,12 @@ int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out) {
     return got == 0 && pf_client_ended(client) ? -EPIPE : got;
 }
 
+/* A glance without the lock: right after submitting there is nothing yet. */
+static bool nothing_new(const struct pf_sock *sock) {
+    return pf_load_relaxed(&sock->fifo_count) == 0 &&
+           pf_load_relaxed(&sock->b2c->cq_tail) == pf_load_relaxed(&sock->cq_head);
+}
+
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
     if (slot >= client->layout.max_sockets) {
         return -EBADF;
@@ -140,6 +148,11 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
     for (;;) {
         /* Taken before the look: a completion after it changes the word, and the sleep fails. */
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        if (!started && timeout_ns != 0 && nothing_new(sock)) {
+            pf_waiter_start(&waiter, client, timeout_ns);
+            started = true;
+            (void)pf_waiter_spin(&waiter, &sock->b2c->cq_tail, pf_load_relaxed(&sock->cq_head));
+        }
         int got = take(client, slot, out);
         if (got != 0) {
             return got;
@@ -147,10 +160,6 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
         if (!started) {
             pf_waiter_start(&waiter, client, timeout_ns);
             started = true;
-            if (timeout_ns != 0 &&
-                pf_waiter_spin(&waiter, &sock->b2c->cq_tail, pf_load_relaxed(&sock->cq_head))) {
-                continue;
-            }
         }
         int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept == -ETIMEDOUT) {
@@ -189,7 +198,7 @@ int pf_poll_any(struct pf_client *client, struct pf_done *out) {
             if (sock->fifo_count > 0) {
                 *out = sock->fifo[sock->fifo_head];
                 sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
-                sock->fifo_count--;
+                pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
                 got = 1;
                 if (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) {
                     ring = pf_hint(client, sock);

@@ -116,8 +116,8 @@ struct pf_cqe {
     uint8_t flags;
     uint16_t reserved;
     uint64_t token;        /* accept: hand it to PF_OP_ADOPT */
-    uint64_t completed_ns; /* CLOCK_MONOTONIC */
-    uint64_t picked_ns;    /* CLOCK_MONOTONIC: when the backend took the submission; 0 when timing is off */
+    uint64_t completed_ns; /* CLOCK_MONOTONIC: start of the backend's step that completed it */
+    uint64_t picked_ns;    /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
     struct pf_addr addr;   /* accept: the peer */
 };
 

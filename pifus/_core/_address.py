@@ -1,11 +1,17 @@
 """Addresses: between Python's tuples and `struct pf_addr`."""
 
+from __future__ import annotations
+
 import errno
 import ipaddress
 import socket
 import struct
+from typing import TYPE_CHECKING
 
-from pifus._core._client import CData, ffi, lib
+from pifus._core._client import ffi, lib
+
+if TYPE_CHECKING:
+    from pifus._core._client import CData
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -72,13 +78,7 @@ def from_bytes(packed: bytes, family: int | None = None) -> Address | None:
 
 def from_native(address: CData, family: int | None = None) -> Address | None:
     """The same for a `struct pf_addr` in place."""
-    return from_bytes(ffi.buffer(ffi_address(address), _ADDR.size)[:], family)
-
-
-def ffi_address(address: CData) -> CData:
-    """The pointer to a structure that is a field of another."""
-    pointer: CData = ffi.addressof(address)
-    return pointer
+    return from_bytes(ffi.buffer(ffi.addressof(address), _ADDR.size)[:], family)
 
 
 def _parts(family: int, address: object, call: str) -> tuple[str, int, int]:

@@ -1,4 +1,4 @@
-"""The client's end of the control connection: requests, answers, descriptors that come with them."""
+"""The client's end of the control connection: requests, answers, and descriptors with them."""
 
 import errno
 import os

@@ -43,9 +43,10 @@ class PrivateBackend:
         return True
 
 
+# Re-entrant: the garbage collector may close a client while this thread starts a backend.
 # Every private backend that this process started and has not reaped yet; the first one that runs is
 # joined by further clients of this process.
-_lock = threading.Lock()
+_lock = threading.RLock()
 _started: list[PrivateBackend] = []
 
 
@@ -141,9 +142,7 @@ def start_private(driver: Sequence[str]) -> tuple[PrivateBackend, Channel]:
     """
     directory = _paths.runtime_dir(create=True)
     path = str(
-        _paths.check_path(
-            directory / f"pifus-private-{os.getpid()}-{secrets.token_hex(4)}.sock"
-        )
+        _paths.check_path(directory / f"pifus-private-{os.getpid()}-{secrets.token_hex(4)}.sock")
     )
     options: list[str] = []
     for word in driver:
@@ -206,7 +205,7 @@ def _disown(private: PrivateBackend) -> None:
 def _in_child() -> None:
     global _lock
     # Another thread of the parent may have held it.
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     # The child joins what its parent started, but it is not there to reap it.
     for private in _started:
         if private.process is not None:

@@ -79,7 +79,9 @@ def check_power_of_two(what: str, value: object, low: int, high: int) -> int:
         InvalidMessage: it is not.
     """
     if type(value) is not int or not low <= value <= high or value & (value - 1):
-        raise InvalidMessage(f"{what} is {_short(value)}; allowed is a power of two, {low} to {high}")
+        raise InvalidMessage(
+            f"{what} is {_short(value)}; allowed is a power of two, {low} to {high}"
+        )
     return value
 
 

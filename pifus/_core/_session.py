@@ -1,5 +1,7 @@
 """A session: one attachment to one backend, from attach to detach, fork included."""
 
+from __future__ import annotations
+
 import atexit
 import contextlib
 import errno
@@ -8,12 +10,15 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pifus._core import _discovery, _errors, _protocol
 from pifus._core._channel import Channel, close_all
-from pifus._core._client import CData, ffi, lib
+from pifus._core._client import ffi, lib
 from pifus.errors import BackendGone, BackendUnavailable, PifusError
+
+if TYPE_CHECKING:
+    from pifus._core._client import CData
 
 _ERROR_BYTES = 512
 _MIRROR_BATCH = 16
@@ -95,7 +100,10 @@ class Session:
             close_all(fds)
             raise BackendUnavailable(errno.EPROTO, "the backend's answer lacks what was asked for")
         error = ffi.new("char[]", _ERROR_BYTES)
-        raw = lib.pf_client_attach(channel.fileno(), *fds, error, _ERROR_BYTES)
+        c2b, b2c, public, doorbell = fds
+        raw = lib.pf_client_attach(
+            channel.fileno(), c2b, b2c, public, doorbell, error, _ERROR_BYTES
+        )
         if not raw:
             close_all(fds)
             text = ffi.string(error).decode(errors="replace")
@@ -104,7 +112,7 @@ class Session:
         self.number: int = number
         self.path = channel.path
         self._channel = channel
-        self._doorbell = fds[3]
+        self._doorbell = doorbell
         self._forked = False
         self._closing = threading.Lock()
         self._owners: weakref.WeakSet[Owner] = weakref.WeakSet()
@@ -118,7 +126,7 @@ class Session:
         backend: str | os.PathLike[str] | None = None,
         driver: Sequence[str] | None = None,
         settings: Settings | None = None,
-    ) -> "Session":
+    ) -> Session:
         """Finds or starts a backend (see `_discovery.connect`) and attaches to it.
 
         Raises:
@@ -158,7 +166,7 @@ class Session:
         return _errors.backend_gone(lib.pf_client_ended(handle))
 
     def take_mirror(self) -> tuple[int, int]:
-        """A fresh mirror descriptor: its id for pf_mirror_attach, and the descriptor (the caller's).
+        """A fresh mirror: its id for pf_mirror_attach, and the descriptor, which is the caller's.
 
         Raises:
             OSError: the backend has none left (EMFILE), or it is gone.

@@ -322,9 +322,7 @@ static void test_wait_time_outs(void) {
     CHECK_EQ(pf_futex_wake(&word, 1), 0);
 }
 
-static void on_signal(int number) {
-    (void)number;
-}
+static void on_signal(int number) { (void)number; }
 
 /* A signal every few ms until told otherwise: one alone could come before the wait begins. */
 static void signals(long every_us) {

@@ -49,9 +49,7 @@ static void hints_init(uint32_t entries, uint64_t start) {
     };
 }
 
-static int push(uint32_t slot) {
-    return pf_hint_push(&hints.producer, &hints.marks[slot], slot);
-}
+static int push(uint32_t slot) { return pf_hint_push(&hints.producer, &hints.marks[slot], slot); }
 
 static void check_guards(uint32_t entries) {
     for (uint32_t i = 0; i < GUARDS; i++) {

@@ -63,9 +63,7 @@ static void check_entry(const struct pf_sqe *entry, uint64_t number) {
     CHECK(memcmp(entry, &expected, sizeof(expected)) == 0);
 }
 
-static struct pf_sqe *slots(struct ring *ring) {
-    return ring->memory + GUARDS;
-}
+static struct pf_sqe *slots(struct ring *ring) { return ring->memory + GUARDS; }
 
 static void ring_init(struct ring *ring, uint32_t entries, uint32_t start) {
     memset(ring, 0, sizeof(*ring));

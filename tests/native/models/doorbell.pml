@@ -19,9 +19,8 @@
  *
  * Variants that must FAIL, with and without -DCLIENT unless said otherwise:
  *   NO_FENCE           no side has a fence between its write and its look
- *   NO_FENCE_RINGER, NO_FENCE_SLEEPER    one side only (with -DCLIENT the sleeper's fence is the
- *                      locked addition, and the variant counts by a plain store instead; the kernel's
- *                      barrier hides that as long as the word is compared there, so this one passes)
+ *   NO_FENCE_RINGER, NO_FENCE_SLEEPER    one side only. With -DCLIENT the sleeper's fences are the
+ *                      locked addition and the kernel's: the variant has neither of them
  *   NO_RECHECK         backend: sleeps without a second look
  *   LATE_WORD          -DCLIENT: takes the futex word after the look instead of before
  *   NO_BUMP            -DCLIENT: rings without changing the futex word

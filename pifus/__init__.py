@@ -1,0 +1,77 @@
+"""pifus: a user-space TCP/IP stack for Python.
+
+The names here are the public ones; each is loaded when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pifus.completion import (
+        TCP,
+        Client,
+        Completion,
+        Opcode,
+        Option,
+        Priority,
+        Protocol,
+        Socket,
+        SocketState,
+    )
+    from pifus.errors import (
+        ArenaFull,
+        BackendGone,
+        BackendUnavailable,
+        ClientClosed,
+        PifusError,
+        ProtocolError,
+        QueueFull,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TCP",
+    "ArenaFull",
+    "BackendGone",
+    "BackendUnavailable",
+    "Client",
+    "ClientClosed",
+    "Completion",
+    "Opcode",
+    "Option",
+    "PifusError",
+    "Priority",
+    "Protocol",
+    "ProtocolError",
+    "QueueFull",
+    "Socket",
+    "SocketState",
+    "__version__",
+]
+
+_ERRORS = frozenset(
+    {
+        "ArenaFull",
+        "BackendGone",
+        "BackendUnavailable",
+        "ClientClosed",
+        "PifusError",
+        "ProtocolError",
+        "QueueFull",
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module("pifus.errors" if name in _ERRORS else "pifus.completion")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,155 @@
+"""What a socket of the completion API is made of: its slot, its state, its errors."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING, Final
+
+from pifus._core import _address, _errors, _ops
+from pifus._core._client import ffi, lib
+from pifus._core._ops import Priority, SocketState
+
+if TYPE_CHECKING:
+    from pifus._core._client import Buffer, CData
+    from pifus.completion import Client
+
+    # Where the C core writes one completion, and a view of its bytes.
+    Slate = tuple[CData, Buffer]
+
+Address = _address.Address
+
+_submit = lib.pf_submit
+_QUEUE: Final = lib.PF_DELIVER_QUEUE
+_NULL: Final = ffi.NULL
+
+
+def new_slate() -> Slate:
+    """Room for one completion. Never shared: each wait takes one and puts it back."""
+    done = ffi.new("struct pf_done *")
+    return done, ffi.buffer(done, _ops.DONE_BYTES)
+
+
+class SocketBase:
+    """The slot of a socket: what can be asked of it without an operation."""
+
+    __slots__ = (
+        "__weakref__",
+        "_client",
+        "_family",
+        "_generation",
+        "_handle",
+        "_priority",
+        "_reap_handle",
+        "_rx_lock",
+        "_slates",
+        "_slot",
+    )
+
+    def __init__(self, client: Client, handle: CData, slot: int, family: int, prio: int) -> None:
+        """For the client only."""
+        self._client = client
+        self._slot = slot
+        self._generation = lib.pf_socket_generation(handle, slot)
+        self._family = family
+        self._priority = prio
+        self._rx_lock = threading.Lock()
+        self._slates: list[Slate] = [new_slate()]
+        # In callback mode only the client's thread takes completions.
+        self._reap_handle: CData | None = handle if client.on_completion is None else None
+        self._handle: CData | None = handle
+
+    def __repr__(self) -> str:
+        where = "closed" if self._handle is None else f"slot {self._slot}"
+        return f"<pifus.Socket {where} of client {self._client.name!r}>"
+
+    @property
+    def closed(self) -> bool:
+        """True once the close completed or the socket was released."""
+        return self._handle is None
+
+    @property
+    def client(self) -> Client:
+        """The client it belongs to."""
+        return self._client
+
+    @property
+    def family(self) -> int:
+        """socket.AF_INET or socket.AF_INET6."""
+        return self._family
+
+    @property
+    def state(self) -> SocketState:
+        """The state last published by the backend; 0 before it has seen the socket."""
+        return SocketState(self._snapshot().state)
+
+    @property
+    def error(self) -> int:
+        """The errno that ended the connection; 0: none."""
+        return int(self._snapshot().error)
+
+    @property
+    def priority(self) -> Priority:
+        """The priority that the backend works with (the one asked for, until it has seen it)."""
+        snapshot = self._snapshot()
+        known = snapshot.state & lib.PF_STATE_OPEN
+        return Priority(snapshot.priority if known else self._priority)
+
+    @property
+    def local_address(self) -> Address | None:
+        """The local address, None before bind or connect."""
+        return _address.from_native(self._snapshot().local, self._family)
+
+    @property
+    def peer_address(self) -> Address | None:
+        """The address of the peer, None before connect."""
+        return _address.from_native(self._snapshot().peer, self._family)
+
+    def _end(self) -> None:
+        """Drops the handle: nothing of this socket is reached any more."""
+        self._handle = None
+        self._reap_handle = None
+
+    def _submit(
+        self,
+        opcode: int,
+        flags: int = 0,
+        token: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        addr: CData = _NULL,
+    ) -> int:
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error()
+        op = _submit(handle, self._slot, opcode, flags, token, offset, length, addr, _QUEUE)
+        if op > 0:
+            return op
+        raise self._refusal(op)
+
+    def _snapshot(self) -> CData:
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error()
+        snapshot = ffi.new("struct pf_socket_b2c *")
+        result = lib.pf_socket_state(handle, self._slot, snapshot)
+        if result < 0:
+            raise self._refusal(result)
+        return snapshot
+
+    def _refusal(self, result: int) -> Exception:
+        """The exception for what the C core answered."""
+        if result == -errno.EPIPE:
+            return self._client._failure()
+        if result == -errno.EAGAIN:
+            return _errors.queue_full(self._client.queue_depth)
+        if result == -errno.EBADF:
+            return self._closed_error()
+        return _errors.os_error(-result)
+
+    def _closed_error(self) -> Exception:
+        if self._client.closed:
+            return self._client._failure()
+        if self._handle is not None and self._client.on_completion is not None:
+            return RuntimeError("the completions of this client go to its on_completion callback")
+        return OSError(errno.EBADF, "the socket is closed")

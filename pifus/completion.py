@@ -1,0 +1,369 @@
+"""The completion API: submit operations to sockets of the user-space stack, take completions.
+
+with pifus.Client() as client:
+    sock = client.socket(pifus.TCP, priority=pifus.Priority.HIGH)
+    sock.connect(("192.168.77.1", 5000))
+    sock.wait(timeout=1.0).check()
+    op = sock.write(b"…")
+    done = sock.wait(timeout=1.0)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _socket
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pifus._core import _address, _errors, _ops
+from pifus._core._client import lib
+from pifus._core._ops import (
+    SLICE_NS,
+    Completion,
+    Opcode,
+    Option,
+    Priority,
+    Protocol,
+    SocketState,
+)
+from pifus._core._session import Session, Settings
+from pifus._core._slot import new_slate
+from pifus._core._socket import Socket
+
+if TYPE_CHECKING:
+    from pifus._core._client import CData
+    from pifus._core._slot import Slate
+
+__all__ = [
+    "TCP",
+    "Client",
+    "Completion",
+    "Opcode",
+    "Option",
+    "Priority",
+    "Protocol",
+    "Socket",
+    "SocketState",
+]
+
+TCP = Protocol.TCP
+
+Callback = Callable[[Completion], object]
+
+
+class Client:
+    """An attachment to a backend, and the sockets made over it.
+
+    Poll mode: completions are taken with `Socket.poll`, `Socket.wait`, `poll_any`, `wait_any`.
+    Callback mode (with `on_completion`): a thread of pifus calls it with each completion.
+
+    All methods are thread-safe. A forked child cannot use its parent's client and makes its own.
+    """
+
+    def __init__(
+        self,
+        backend: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        max_sockets: int = 1024,
+        queue_depth: int = 64,
+        rx_bytes: int = 262144,
+        arena_bytes: int = 16777216,
+        priority: Priority = Priority.HIGH,
+        driver: str | Sequence[str] | None = None,
+        on_completion: Callback | None = None,
+    ) -> None:
+        """Attaches.
+
+        Args:
+            backend: the name of a backend, or the path of its socket. None: $PIFUS_BACKEND, else
+                the running backend named "default", else a private one, which ends with its last
+                client.
+            name: shown by `pifus status`; None: the name of the program.
+            max_sockets: sockets at once.
+            queue_depth: operations under way per socket; a power of two.
+            rx_bytes: the greatest receive ring of a socket; a power of two.
+            arena_bytes: shared memory for bytes to send, over all sockets; a multiple of 64 KiB.
+            priority: the best priority that sockets of this client may have.
+            driver: start a private backend with these drivers ("loopback", "tap") and options.
+            on_completion: called with each completion, from pifus's own thread; what it raises goes
+                to threading.excepthook.
+
+        Raises:
+            BackendUnavailable: there is no such backend, or a private one could not be started.
+            OSError: the backend refused: the errno and the message say why.
+            ValueError: a size is out of its range; the message says what is allowed.
+        """
+        self.name = Path(sys.argv[0] or "python").name if name is None else name
+        self.on_completion = on_completion
+        self._sockets: dict[int, Socket] = {}
+        self._slates: list[Slate] = []
+        self._thread: threading.Thread | None = None
+        settings = Settings(
+            name=self.name,
+            max_sockets=max_sockets,
+            queue_depth=queue_depth,
+            rx_bytes=rx_bytes,
+            arena_bytes=arena_bytes,
+            priority=Priority(priority).name.lower(),
+        )
+        words = [driver] if isinstance(driver, str) else driver
+        self._session = Session.open(backend, words, settings)
+        self._handle: CData | None = self._session.handle
+        self._session.add_owner(self)
+        # One block of the arena holds a write: a power of two.
+        self.max_write_bytes = min(lib.PF_MAX_WRITE_BYTES, 1 << (arena_bytes.bit_length() - 1))
+        self.queue_depth = queue_depth
+        # The interpreter's exit and a client that nobody refers to any more end the session.
+        self._finalizer = weakref.finalize(self, self._session.close)
+        if on_completion is not None:
+            self._thread = threading.Thread(
+                target=self._dispatch, name=f"pifus-{self._session.number}", daemon=True
+            )
+            self._thread.start()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"session {self._session.number}"
+        return f"<pifus.Client {self.name!r} {state} at {self.backend}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- sockets ----
+
+    def socket(
+        self,
+        protocol: Protocol = Protocol.TCP,
+        *,
+        family: int = _socket.AF_INET,
+        priority: Priority = Priority.MEDIUM,
+        rx_bytes: int = 0,
+    ) -> Socket:
+        """Makes a socket; nothing is waited for.
+
+        Args:
+            protocol: pifus.TCP.
+            family: socket.AF_INET or socket.AF_INET6.
+            priority: how urgent its work is. Better than the client's own best is clamped to that.
+            rx_bytes: its receive ring, a power of two; 0: as great as the client allows.
+
+        Raises:
+            OSError: EMFILE, all sockets of the client are in use; EAFNOSUPPORT, EPROTONOSUPPORT.
+            BackendGone, ClientClosed: the backend or this client has ended.
+        """
+        if protocol != Protocol.TCP:
+            raise OSError(errno.EPROTONOSUPPORT, f"protocol {protocol!r}: only TCP is supported")
+        handle = self._require()
+        native = _address.native_family(family)
+        wanted = Priority(priority)
+        slot = lib.pf_socket_open(handle, native, wanted, rx_bytes)
+        return self._register(handle, slot, family, wanted)
+
+    def _adopt(self, handle: CData, token: int, listener: Socket) -> Socket:
+        priority = listener.priority
+        slot = lib.pf_socket_adopt(handle, token, priority)
+        return self._register(handle, slot, listener.family, priority)
+
+    def _register(self, handle: CData, slot: int, family: int, priority: Priority) -> Socket:
+        if slot == -errno.EMFILE:
+            count = lib.pf_client_max_sockets(handle)
+            raise OSError(errno.EMFILE, f"all {count} sockets of this client are in use")
+        if slot == -errno.EPIPE:
+            raise self._failure()
+        if slot < 0:
+            raise _errors.os_error(-slot)
+        sock = Socket(self, handle, slot, family, priority)
+        self._sockets[slot] = sock
+        if self._handle is None:
+            # Closed meanwhile by another thread, which may have missed this socket.
+            sock._end()
+            raise self._failure()
+        return sock
+
+    def _forget(self, sock: Socket) -> None:
+        # Before the slot is released: from then on another socket may get it.
+        if self._sockets.get(sock._slot) is sock:
+            del self._sockets[sock._slot]
+        sock._end()
+
+    # ---- completions of any socket ----
+
+    def poll_any(self) -> Completion | None:
+        """The next completion of any socket, the most urgent first, if there is one now.
+
+        Raises: see `wait_any`.
+        """
+        handle = self._require()
+        self._refuse_in_callback_mode()
+        slate = self._slate()
+        while (got := lib.pf_poll_any(handle, slate[0])) == 1:
+            done = self._take(handle, slate)
+            if done is not None:
+                return done
+            slate = self._slate()
+        self._slates.append(slate)
+        if got < 0:
+            raise self._error(got)
+        return None
+
+    def wait_any(self, timeout: float | None = None) -> Completion:
+        """Waits for the next completion of any socket, the most urgent first.
+
+        Args:
+            timeout: in seconds; None: as long as it takes.
+
+        Raises:
+            TimeoutError: there was none in time.
+            BackendGone, ClientClosed: the backend or this client has ended.
+            RuntimeError: the client has a callback, which gets them.
+        """
+        handle = self._require()
+        self._refuse_in_callback_mode()
+        deadline = None if timeout is None else _ops.deadline_ns(timeout)
+        return self._wait_any(handle, deadline)
+
+    def _wait_any(self, handle: CData, deadline: int | None) -> Completion:
+        slate = self._slate()
+        while True:
+            left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
+            got = lib.pf_wait_any(handle, min(max(left, 0), SLICE_NS), slate[0])
+            if got == 1:
+                done = self._take(handle, slate)
+                if done is not None:
+                    return done
+                slate = self._slate()
+            elif got == 0 and left <= 0:
+                self._slates.append(slate)
+                raise TimeoutError(errno.ETIMEDOUT, "no completion came in time")
+            elif got not in (0, -errno.EINTR):
+                self._slates.append(slate)
+                raise self._error(got)
+
+    def _slate(self) -> Slate:
+        try:
+            return self._slates.pop()
+        except IndexError:
+            return new_slate()
+
+    def _take(self, handle: CData, slate: Slate) -> Completion | None:
+        """The completion in the slate; None if its socket was released by another thread."""
+        raw = slate[1][:]
+        self._slates.append(slate)
+        slot, generation = _ops.slot_of(raw)
+        sock = self._sockets.get(slot)
+        if sock is None or sock._generation != generation:
+            return None
+        return sock._completion(handle, raw)
+
+    def _dispatch(self) -> None:
+        """The thread of callback mode."""
+        handle = self._handle
+        callback = self.on_completion
+        if handle is None or callback is None:
+            return
+        while True:
+            try:
+                done = self._wait_any(handle, None)
+            except OSError as error:
+                # Closed: that is how this thread ends. Otherwise somebody has to be told.
+                if not self.closed:
+                    self._report(error)
+                return
+            try:
+                callback(done)
+            except Exception as error:  # noqa: BLE001 - whatever a callback raises
+                self._report(error)
+            # The next completion may be long in coming: do not hold this one.
+            del done
+
+    def _report(self, error: BaseException) -> None:
+        threading.excepthook(
+            threading.ExceptHookArgs((type(error), error, error.__traceback__, self._thread))
+        )
+
+    # ---- the client itself ----
+
+    def close(self) -> None:
+        """Ends the session: all sockets close gracefully, blocked calls end with ClientClosed.
+
+        In callback mode the thread has ended on return, unless it is the caller. Twice is no
+        error.
+        """
+        self._finalizer()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    @property
+    def closed(self) -> bool:
+        """True after close, and in a forked child."""
+        return self._handle is None
+
+    @property
+    def backend(self) -> str:
+        """The path of the backend's socket: other processes can join it by this."""
+        return self._session.path
+
+    @property
+    def session(self) -> int:
+        """The number of this client in `pifus status`."""
+        return self._session.number
+
+    @property
+    def max_sockets(self) -> int:
+        """How many sockets there can be at once."""
+        return lib.pf_client_max_sockets(self._require())
+
+    @property
+    def arena_free(self) -> int:
+        """Bytes of the send arena that are free now."""
+        return lib.pf_client_arena_free(self._require())
+
+    def set_spin(self, seconds: float | None) -> None:
+        """How long a wait looks for news before it sleeps; 0: not at all; None: as the backend
+        says.
+
+        Raises:
+            ValueError: negative.
+        """
+        handle = self._require()
+        lib.pf_client_set_spin(handle, -1 if seconds is None else _ops.timeout_ns(seconds))
+
+    # ---- inside ----
+
+    def _session_ended(self) -> None:
+        self._handle = None
+        for sock in list(self._sockets.values()):
+            sock._end()
+        self._sockets.clear()
+
+    def _require(self) -> CData:
+        handle = self._handle
+        if handle is None:
+            raise self._failure()
+        return handle
+
+    def _refuse_in_callback_mode(self) -> None:
+        if self.on_completion is not None:
+            raise RuntimeError("the completions of this client go to its on_completion callback")
+
+    def _failure(self) -> Exception:
+        return self._session.failure()
+
+    def _error(self, result: int) -> Exception:
+        return self._failure() if result == -errno.EPIPE else _errors.os_error(-result)
