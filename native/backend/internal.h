@@ -19,8 +19,8 @@
 #define PF_CREDIT_THRESHOLD (64U * 1024U)
 #define PF_HINTS_PER_VISIT 32U
 #define PF_FRAMES_EVERY_OPERATIONS 8U
-/* A connection whose owner is gone may take so long to get its last bytes acknowledged. */
-#define PF_ORPHAN_NS UINT64_C(30000000000)
+/* A closing connection may go so long without any acknowledgement of its last bytes. */
+#define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
 #define PF_MAX_MIRRORS_SLACK 256U
 

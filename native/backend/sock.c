@@ -212,7 +212,9 @@ void pf_sock_free(struct pf_bsock *sock) {
     struct pf_backend *backend = sock->session->backend;
     pf_ready_remove(sock);
     struct pf_op close_op = sock->close_op;
-    /* Level the receive ring: bytes nobody will read any more. */
+    pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
+    pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
+    pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     pf_sock_set_state(sock, 0, UINT32_MAX);
     if (sock->mirror_fd >= 0) {
         (void)close(sock->mirror_fd);

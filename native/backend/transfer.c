@@ -68,6 +68,8 @@ static void on_acknowledged(void *owner, uint32_t bytes) {
     uint64_t unacked = sock->tx_written - sock->tx_acked;
     sock->tx_acked += bytes < unacked ? bytes : unacked;
     complete_writes(sock);
+    /* A close lasts as long as its last bytes make progress. */
+    sock->close_deadline_ns = sock->session->backend->now_ns + PF_ORPHAN_NS;
     pf_ready_add(sock, PF_WORK_TX | (sock->phase == PF_SOCK_CLOSING ? PF_WORK_CLOSE : 0U));
 }
 

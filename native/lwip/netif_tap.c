@@ -340,6 +340,9 @@ static struct tap *allocate(void) {
     struct pf_frame *spare = pool == NULL ? NULL : pf_frame_take(pool, PF_FRAME_MAX_BYTES);
     if (tap == NULL || spare == NULL) {
         free(tap);
+        if (spare != NULL) {
+            pf_frame_give(spare);
+        }
         if (pool != NULL) {
             pf_frame_pool_close(pool);
         }

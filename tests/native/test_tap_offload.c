@@ -134,8 +134,7 @@ static uint8_t payload[65536];
 static struct pf_super_frame super;
 
 static void check_virtio(const struct virtio_net_hdr *virtio) {
-    uint32_t ip_header =
-        super.first.ip_version == 4 ? (super.header.frame[14] & 15U) * 4U : 40U;
+    uint32_t ip_header = super.first.ip_version == 4 ? (super.header.frame[14] & 15U) * 4U : 40U;
     CHECK_EQ(virtio->flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
     CHECK_EQ(virtio->csum_start, 14 + ip_header);
     CHECK_EQ(virtio->csum_offset, 16);
@@ -144,8 +143,8 @@ static void check_virtio(const struct virtio_net_hdr *virtio) {
         CHECK_EQ(virtio->gso_size, 0);
         return;
     }
-    CHECK_EQ(virtio->gso_type, super.first.ip_version == 4 ? VIRTIO_NET_HDR_GSO_TCPV4
-                                                           : VIRTIO_NET_HDR_GSO_TCPV6);
+    CHECK_EQ(virtio->gso_type,
+             super.first.ip_version == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6);
     CHECK_EQ(virtio->hdr_len, super.first.header_bytes);
     CHECK(virtio->gso_size > 0);
     CHECK_EQ((super.payload_bytes + virtio->gso_size - 1) / virtio->gso_size, super.segments);
@@ -348,10 +347,9 @@ static void test_what_may_differ(void) {
     void (*const together[])(struct shape *) = {change_nothing, change_shorter, change_push,
                                                 change_fin};
     void (*const apart[])(struct shape *) = {
-        change_sequence, change_retransmit, change_ack,   change_window,
-        change_tos,      change_port,       change_empty, change_options,
-        change_longer,   change_syn,        change_rst,   change_cwr,
-        change_urgent,   change_version};
+        change_sequence, change_retransmit, change_ack,     change_window, change_tos,
+        change_port,     change_empty,      change_options, change_longer, change_syn,
+        change_rst,      change_cwr,        change_urgent,  change_version};
     for (uint8_t version = 4; version <= 6; version += 2) {
         for (size_t i = 0; i < sizeof(together) / sizeof(together[0]); ++i) {
             CHECK_EQ(pair(version, together[i]), 1);
