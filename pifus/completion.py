@@ -262,7 +262,7 @@ class Client:
 
     def _take(self, handle: CData, slate: Slate) -> Completion | None:
         """The completion in the slate; None if its socket was released by another thread."""
-        raw = slate[1][:]
+        raw = slate[1]()
         self._slates.append(slate)
         slot, generation = _ops.slot_of(raw)
         sock = self._sockets.get(slot)

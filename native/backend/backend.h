@@ -2,17 +2,19 @@
  *
  * Read by C through backend/backend_api.h and, verbatim, by cffi. The stack runs in one thread that
  * pf_backend_start makes and that never touches Python; every function here is called from the
- * control thread and hands its work over. Failures are NULL or -errno with a sentence in `error`. */
+ * control thread and hands its work over. Failures are NULL or -errno with a sentence in `error`.
+ */
 
 struct pf_backend;
 
 struct pf_backend_config {
-    uint32_t spin_ns;          /* how long the idle stack thread spins before it sleeps */
-    uint32_t client_spin_ns;   /* what clients are told */
-    uint32_t max_pcbs;         /* TCP endpoints over all clients, 1..20000 */
-    uint32_t min_share_medium; /* percent of operations that MEDIUM gets while HIGH has work; 0..50 */
-    uint32_t min_share_low;    /* percent that LOW gets while others have work; 0..50 */
-    int32_t cpu;               /* the stack thread's processor; -1: any */
+    uint32_t spin_ns;        /* how long the idle stack thread spins before it sleeps */
+    uint32_t client_spin_ns; /* what clients are told */
+    uint32_t max_pcbs;       /* TCP endpoints over all clients, 1..20000 */
+    uint32_t
+        min_share_medium;   /* percent of operations that MEDIUM gets while HIGH has work; 0..50 */
+    uint32_t min_share_low; /* percent that LOW gets while others have work; 0..50 */
+    int32_t cpu;            /* the stack thread's processor; -1: any */
     int32_t realtime_priority; /* SCHED_FIFO 1..99; 0: normal scheduling */
     int32_t lock_memory;       /* 1: mlockall */
 };
@@ -43,7 +45,8 @@ struct pf_tap_options {
     const char *ipv6;      /* the stack's "x::y/n", or NULL */
     const char *gateway4;  /* or NULL */
     const char *gateway6;  /* or NULL */
-    const char *host_ipv4; /* address given to the kernel's end of a device that we create, or NULL */
+    const char
+        *host_ipv4; /* address given to the kernel's end of a device that we create, or NULL */
     const char *host_ipv6;
     uint32_t mtu;
     int32_t offload; /* 1: virtio-net header, checksum and segmentation offload */
@@ -52,8 +55,8 @@ struct pf_tap_options {
 struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *error,
                                   size_t error_bytes);
 int pf_backend_add_loopback(struct pf_backend *backend, char *error, size_t error_bytes);
-int pf_backend_add_tap(struct pf_backend *backend, const struct pf_tap_options *options, char *error,
-                       size_t error_bytes);
+int pf_backend_add_tap(struct pf_backend *backend, const struct pf_tap_options *options,
+                       char *error, size_t error_bytes);
 int pf_backend_start(struct pf_backend *backend, char *error, size_t error_bytes);
 /* Ends every session (clients are told), stops the stack thread, frees all. */
 void pf_backend_free(struct pf_backend *backend);
@@ -63,8 +66,8 @@ int64_t pf_session_create(struct pf_backend *backend, const struct pf_session_re
                           struct pf_session_fds *fds, char *error, size_t error_bytes);
 /* The client's control connection is gone (or `reason` says otherwise): frees all that it had. */
 int pf_session_end(struct pf_backend *backend, uint64_t session, int reason);
-/* Makes `count` mirror descriptors for the session: the client's ends in `fds` (send and close them),
- * numbered from *first_id. 0 or -errno. */
+/* Makes `count` mirror descriptors for the session: the client's ends in `fds` (send and close
+ * them), numbered from *first_id. 0 or -errno. */
 int pf_session_mirrors(struct pf_backend *backend, uint64_t session, uint32_t count, int32_t *fds,
                        uint64_t *first_id);
 /* Readable when pf_backend_next_ended has something. */

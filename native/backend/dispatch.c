@@ -26,10 +26,13 @@ static void set_priority(struct pf_bsock *sock, uint64_t wanted) {
     }
 }
 
-/* A connection from the stack or out of an accept; on failure the slot holds a broken socket, so that
- * operations already queued behind the open get its error. */
-static int start(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_conn *conn, int error) {
-    int started = pf_sock_start(sock, sqe->generation, 0);
+/* A connection from the stack or out of an accept; on failure the slot holds a broken socket, so
+ * that operations already queued behind the open get its error. */
+static int start(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_conn *conn,
+                 int error) {
+    /* A client may act on an adopted socket at once: the first state it sees says connected. */
+    int started = pf_sock_start(sock, sqe->generation, 0,
+                                sqe->opcode == PF_OP_ADOPT && !error ? PF_STATE_CONNECTED : 0);
     if (started != 0) {
         if (conn) {
             stk_tcp_abort(conn);
@@ -198,7 +201,8 @@ static int do_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const str
             return result;
         }
     }
-    /* Before the call: over loopback nothing answers before it returns, but nothing may rely on it. */
+    /* Before the call: over loopback nothing answers before it returns, but nothing may rely on it.
+     */
     sock->phase = PF_SOCK_CONNECTING;
     sock->connect_op = *op;
     int result = stk_tcp_connect(sock->conn, &sqe->addr);
@@ -289,7 +293,8 @@ static int do_nop(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct 
     return 0;
 }
 
-static bool cancel_in(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, uint64_t op_id) {
+static bool cancel_in(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode,
+                      uint64_t op_id) {
     uint32_t mask = sock->session->layout.cq_depth - 1;
     for (uint32_t i = queue->head; i != queue->tail; i++) {
         if (queue->ops[i & mask].op_id != op_id) {

@@ -11,8 +11,8 @@
 
 enum { GUARD_MAX = 4096, GUARD_PAGE = 4096 };
 
-/* Read by the signal handler, in the thread that faulted, which is never inside add or remove of the
- * same session. */
+/* Read by the signal handler, in the thread that faulted, which is never inside add or remove of
+ * the same session. */
 static struct {
     uintptr_t start;
     uintptr_t end;

@@ -13,7 +13,8 @@
 #include "shm/region.h"
 #include "shm/ring.h"
 
-/* Bytes handed to the stack and not sent yet, at most: bounds what one acknowledgement can set off. */
+/* Bytes handed to the stack and not sent yet, at most: bounds what one acknowledgement can set off.
+ */
 #define PF_TX_QUANTUM (64U * 1024U)
 /* Received bytes that the client has not consumed, from which on it is asked to tell. */
 #define PF_CREDIT_THRESHOLD (64U * 1024U)
@@ -88,8 +89,8 @@ struct pf_bsock {
     uint32_t rx_bytes;
     uint32_t rx_assigned; /* up to here receive operations have been answered */
     uint32_t rx_credited;
-    uint32_t state; /* what b2c->state shows */
-    int error;      /* errno that ended the connection */
+    uint32_t state;      /* what b2c->state shows */
+    int error;           /* errno that ended the connection */
     uint64_t tx_written; /* stream positions: taken by the stack, acknowledged */
     uint64_t tx_acked;
     struct pf_op_queue writes; /* head: oldest unacknowledged */
@@ -155,7 +156,7 @@ struct pf_session {
     struct pf_session *wake_next;
     int doorbell_fd;
     bool doorbell_muted;
-    uint32_t noise; /* rings without news of late */
+    uint32_t noise;   /* rings without news of late */
     uint32_t faulted; /* set by the SIGBUS handler */
     int doomed;       /* enum pf_ended: to be ended at the next safe point of the loop */
     bool dying;       /* no more submissions; sockets run out */
@@ -263,7 +264,7 @@ bool pf_dispatch_one(struct pf_bsock *sock);
 
 /* sock.c */
 void pf_sock_reset_slot(struct pf_bsock *sock);
-int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes);
+int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes, uint32_t state);
 void pf_sock_set_state(struct pf_bsock *sock, uint32_t set, uint32_t clear);
 void pf_sock_names(struct pf_bsock *sock);
 /* The connection broke: completes what waits with -error. */

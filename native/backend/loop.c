@@ -1,9 +1,9 @@
 /* The stack thread: strict priority, looked at again after every operation and every frame.
  *
  * One step serves one socket (at most one submission and one quantum of bytes to send) or feeds one
- * received frame to the stack. So HIGH work waits for at most one step of lower work, the scan of the
- * hint rings, and the collection of frames, which happens every PF_FRAMES_EVERY_OPERATIONS steps and
- * takes a bounded number of frames. */
+ * received frame to the stack. So HIGH work waits for at most one step of lower work, the scan of
+ * the hint rings, and the collection of frames, which happens every PF_FRAMES_EVERY_OPERATIONS
+ * steps and takes a bounded number of frames. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/epoll.h>
@@ -15,8 +15,8 @@
 #define LOOKS_PER_CLOCK 8
 #define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
 
-/* The lines that serving this socket will need, fetched side by side instead of one after another: each
- * comes from the client's core. */
+/* The lines that serving this socket will need, fetched side by side instead of one after another:
+ * each comes from the client's core. */
 static void prefetch(const struct pf_bsock *sock) {
     const struct pf_b2c_header *layout = &sock->session->layout;
     const struct pf_sqe *sq = (const struct pf_sqe *)(sock->session->c2b + layout->c2b_sq) +
@@ -81,8 +81,8 @@ static void serve(struct pf_bsock *sock) {
         } else if (sock->phase == PF_SOCK_LISTENING) {
             pf_accept_report(sock);
         }
-        if (sock->writes.head == sock->writes.tail) {
-            sock->tx_progress = true;
+        if (sock->phase == PF_SOCK_CONNECTED && sock->writes.head == sock->writes.tail) {
+            sock->tx_progress = true; /* one that still connects is not writable */
         }
         if (sock->mirror_fd >= 0) {
             pf_wake(sock);
@@ -227,8 +227,8 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->mirrors, backend->mirrors);
 }
 
-/* After a wake-up: a client that rings and has nothing to say gets its doorbell muted until the next
- * tick; its submissions are then found by looking. */
+/* After a wake-up: a client that rings and has nothing to say gets its doorbell muted until the
+ * next tick; its submissions are then found by looking. */
 static void count_noise(struct pf_backend *backend, uint64_t id) {
     struct pf_session *session = pf_session_find(backend, id);
     if (session && ++session->noise > NOISE_PER_TICK && !session->doorbell_muted) {
@@ -256,8 +256,7 @@ static void sleep_until_news(struct pf_backend *backend) {
         uint64_t now = pf_now_ns();
         uint64_t until = backend->next_timer_ns < backend->next_tick_ns ? backend->next_timer_ns
                                                                         : backend->next_tick_ns;
-        bool tick_needed =
-            backend->closing_first || backend->any_stalled || any_muted(backend);
+        bool tick_needed = backend->closing_first || backend->any_stalled || any_muted(backend);
         if (!tick_needed) {
             until = backend->next_timer_ns;
         }
@@ -272,8 +271,7 @@ static void sleep_until_news(struct pf_backend *backend) {
                 count_noise(backend, events[i].data.u64);
             }
         }
-        pf_store64_relaxed(&backend->public_region->wakeups,
-                           backend->public_region->wakeups + 1);
+        pf_store64_relaxed(&backend->public_region->wakeups, backend->public_region->wakeups + 1);
     }
     pf_doorbell_awake(&backend->public_region->sleeping);
 }

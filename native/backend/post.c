@@ -1,5 +1,5 @@
-/* Completions and wake-ups. Posting only writes; pf_post_flush, once per step of the loop, publishes
- * the news in order of priority and wakes whoever sleeps on it. */
+/* Completions and wake-ups. Posting only writes; pf_post_flush, once per step of the loop,
+ * publishes the news in order of priority and wakes whoever sleeps on it. */
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
@@ -18,9 +18,8 @@ void pf_wake(struct pf_bsock *sock) {
 
 static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
     struct pf_session *session = sock->session;
-    struct pf_cqe *ring =
-        (struct pf_cqe *)(session->b2c + session->layout.b2c_cq) +
-        (size_t)sock->slot * session->layout.cq_depth;
+    struct pf_cqe *ring = (struct pf_cqe *)(session->b2c + session->layout.b2c_cq) +
+                          (size_t)sock->slot * session->layout.cq_depth;
     ring[sock->cq_tail & (session->layout.cq_depth - 1)] = *cqe;
     sock->cq_tail++;
     pf_store_release(&sock->b2c->cq_tail, sock->cq_tail);

@@ -75,7 +75,7 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->mirror_fd = -1;
 }
 
-int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes) {
+int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes, uint32_t state) {
     uint32_t limit = sock->session->layout.rx_bytes;
     if (rx_bytes == 0) {
         rx_bytes = limit;
@@ -100,7 +100,7 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes)
     b2c->priority = sock->priority;
     memset(&b2c->local, 0, sizeof(b2c->local));
     memset(&b2c->peer, 0, sizeof(b2c->peer));
-    sock->state = PF_STATE_OPEN;
+    sock->state = PF_STATE_OPEN | state;
     pf_store_relaxed(&b2c->state, sock->state);
     /* Last: a client that sees its generation believes the rest. */
     pf_store_release(&b2c->generation, generation);
@@ -163,8 +163,8 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     if (sock->conn && phase == PF_SOCK_CONNECTED && !abort) {
         /* Linux resets a connection that is closed with unread bytes: the peer must not believe
          * that they were read. */
-        bool unread = sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
-                      stk_tcp_unread(sock->conn) > 0;
+        bool unread =
+            sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) || stk_tcp_unread(sock->conn) > 0;
         if (!unread || sock->rx_shut) {
             sock->tx_finish = true;
             closing_list(sock);

@@ -1,10 +1,10 @@
 /* What the backend needs of any TCP/IP stack. No lwIP types: native/lwip implements this.
  *
- * Everything runs in the stack thread. An endpoint (struct stk_conn) is made by stk_tcp_open or taken
- * from a listener by stk_tcp_accept, and belongs to its owner until stk_tcp_close or stk_tcp_abort.
- * After `failed` it still holds the bytes that came before, to be read, and then to be closed.
- * The stack never calls up from within a call down, except that stk_process_frame and stk_timers call
- * up for the endpoints concerned. Results below zero are -errno. */
+ * Everything runs in the stack thread. An endpoint (struct stk_conn) is made by stk_tcp_open or
+ * taken from a listener by stk_tcp_accept, and belongs to its owner until stk_tcp_close or
+ * stk_tcp_abort. After `failed` it still holds the bytes that came before, to be read, and then to
+ * be closed. The stack never calls up from within a call down, except that stk_process_frame and
+ * stk_timers call up for the endpoints concerned. Results below zero are -errno. */
 #ifndef PF_BACKEND_STACK_H
 #define PF_BACKEND_STACK_H
 
@@ -97,7 +97,8 @@ int stk_tcp_finish(struct stk_conn *conn);
 bool stk_tcp_drained(const struct stk_conn *conn);
 /* The errno that ended an endpoint which had no owner to tell; 0: it lives. */
 int stk_tcp_error(const struct stk_conn *conn);
-/* Lets go: the stack ends the connection by itself; unacknowledged bytes must not exist any more. */
+/* Lets go: the stack ends the connection by itself; unacknowledged bytes must not exist any more.
+ */
 void stk_tcp_close(struct stk_conn *conn);
 /* Resets the connection and forgets it. */
 void stk_tcp_abort(struct stk_conn *conn);

@@ -1,11 +1,9 @@
 /* The client core: submit, reap, wait. No lwIP, no Python.
  *
- * Read by C through client/client_api.h and, verbatim, by cffi. Every function is thread-safe. Results
- * below zero are -errno:
- *   -EPIPE      the backend or this session is gone: pf_client_ended says why
- *   -EAGAIN     the submission queue is full: reap completions first
- *   -ENOBUFS    no room in the send arena, or this socket holds its share of it: reap first
- *   -EBADF      no such socket
+ * Read by C through client/client_api.h and, verbatim, by cffi. Every function is thread-safe.
+ * Results below zero are -errno: -EPIPE      the backend or this session is gone: pf_client_ended
+ * says why -EAGAIN     the submission queue is full: reap completions first -ENOBUFS    no room in
+ * the send arena, or this socket holds its share of it: reap first -EBADF      no such socket
  *   -EINTR      a signal came: run its handler, then call again
  * Times are in nanoseconds, of CLOCK_MONOTONIC; a negative time-out means for ever. */
 
@@ -60,13 +58,14 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 /* priority < 0: the listener's. */
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
-/* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close completed,
- * just frees it. Bytes written before still reach the peer. */
+/* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close
+ * completed, just frees it. Bytes written before still reach the peer. */
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags);
 uint32_t pf_socket_generation(struct pf_client *client, uint32_t slot);
 /* Copy of the backend-written state of the socket. */
 int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2c *out);
-/* The most bytes of the arena that unacknowledged writes of this socket may hold. 0: the default. */
+/* The most bytes of the arena that unacknowledged writes of this socket may hold. 0: the default.
+ */
 int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t bytes);
 uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot);
 
@@ -85,14 +84,15 @@ int pf_poll_any(struct pf_client *client, struct pf_done *out);
 int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out);
 /* Wakes every thread in pf_wait_any: it returns 0 early. */
 void pf_wake_any(struct pf_client *client);
-/* The completion of one PF_DELIVER_CALL operation. 1, 0 at time-out (call again or pf_forget), -errno. */
+/* The completion of one PF_DELIVER_CALL operation. 1, 0 at time-out (call again or pf_forget),
+ * -errno. */
 int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t timeout_ns,
              struct pf_done *out);
 /* Nobody will await it any more: its completion is dropped when it comes. */
 void pf_forget(struct pf_client *client, uint32_t slot, uint64_t op_id);
 
-/* Received bytes, taken straight from the receive ring. `spans` gets up to two pieces; returns their
- * number. Bytes stay until pf_rx_consume. */
+/* Received bytes, taken straight from the receive ring. `spans` gets up to two pieces; returns
+ * their number. Bytes stay until pf_rx_consume. */
 int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct pf_span *spans);
 int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes);
 /* Copies (and, unless `peek`, consumes) up to `limit` bytes. > 0: so many; 0: end of stream;
@@ -101,8 +101,9 @@ int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32
 /* The same, waiting up to timeout_ns; -EAGAIN at time-out. */
 int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek,
                 int64_t timeout_ns);
-/* Writes as much as fits now, waiting up to timeout_ns for room for at least one byte; no completion
- * is delivered. > 0: so many; -EAGAIN at time-out; -EPIPE after shutdown; or the connection's errno. */
+/* Writes as much as fits now, waiting up to timeout_ns for room for at least one byte; no
+ * completion is delivered. > 0: so many; -EAGAIN at time-out; -EPIPE after shutdown; or the
+ * connection's errno. */
 int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                 int64_t timeout_ns);
 
@@ -110,6 +111,9 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
 int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id, int fd);
 /* Starts to keep readability and writability right; needed before the descriptor is polled. */
 int pf_mirror_arm(struct pf_client *client, uint32_t slot);
+/* From now on the descriptor is `fd`, a duplicate of it; or, with -1, it is about to be closed and
+ * is not touched any more. */
+int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd);
 /* After an operation that would have blocked: makes the descriptor unreadable / unwritable, unless
  * the condition has changed meanwhile. */
 int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot);

@@ -93,8 +93,8 @@ struct pf_client {
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
-    /* Heuristics, racy on purpose between threads: how well spinning did of late, and how many waits
-     * to go without it. */
+    /* Heuristics, racy on purpose between threads: how well spinning did of late, and how many
+     * waits to go without it. */
     uint32_t spin_score;
     uint32_t spin_skip;
     uint32_t abandoned;
@@ -102,7 +102,9 @@ struct pf_client {
 };
 
 static inline void pf_lock(struct pf_client *client) { (void)pthread_mutex_lock(&client->lock); }
-static inline void pf_unlock(struct pf_client *client) { (void)pthread_mutex_unlock(&client->lock); }
+static inline void pf_unlock(struct pf_client *client) {
+    (void)pthread_mutex_unlock(&client->lock);
+}
 
 /* The socket in `slot`, or NULL when none is open there. Caller holds the lock. */
 static inline struct pf_sock *pf_sock_get(struct pf_client *client, uint32_t slot) {

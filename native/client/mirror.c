@@ -1,6 +1,7 @@
-/* Mirror descriptors, the client's side. A mirror is one end of a UNIX stream pair: a byte in it means
- * "readable", a full send buffer means "not writable"; the backend puts the byte in and drains. Each
- * state is answered once per arming: the arm counters say which question a token answers. */
+/* Mirror descriptors, the client's side. A mirror is one end of a UNIX stream pair: a byte in it
+ * means "readable", a full send buffer means "not writable"; the backend puts the byte in and
+ * drains. Each state is answered once per arming: the arm counters say which question a token
+ * answers. */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -16,6 +17,9 @@ int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id
         struct pf_sqe sqe = {.opcode = PF_OP_MIRROR, .token = mirror_id};
         sock->mirror_fd = fd;
         sock->mirror_armed = false;
+        /* A question that the slot's former socket left unanswered is none of this one. */
+        pf_store_release(&sock->c2b->read_arm, pf_load_acquire(&sock->b2c->read_token));
+        pf_store_release(&sock->c2b->write_arm, pf_load_acquire(&sock->b2c->write_token));
         result = pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring);
     }
     pf_unlock(client);
@@ -39,6 +43,18 @@ int pf_mirror_arm(struct pf_client *client, uint32_t slot) {
     if (ring) {
         pf_ring(client);
     }
+    return result;
+}
+
+int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    int result = sock && sock->mirror_fd >= 0 ? 0 : -EBADF;
+    if (result == 0) {
+        sock->mirror_fd = fd;
+        sock->mirror_armed = sock->mirror_armed && fd >= 0;
+    }
+    pf_unlock(client);
     return result;
 }
 

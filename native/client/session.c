@@ -31,7 +31,8 @@ static void make_slots(struct pf_client *client) {
         sock->mirror_fd = -1;
         sock->c2b = (struct pf_socket_c2b *)(client->c2b + layout->c2b_sockets) + slot;
         sock->b2c = (const struct pf_socket_b2c *)(client->b2c + layout->b2c_sockets) + slot;
-        sock->sq = (struct pf_sqe *)(client->c2b + layout->c2b_sq) + (size_t)slot * layout->sq_depth;
+        sock->sq =
+            (struct pf_sqe *)(client->c2b + layout->c2b_sq) + (size_t)slot * layout->sq_depth;
         sock->cq =
             (const struct pf_cqe *)(client->b2c + layout->b2c_cq) + (size_t)slot * layout->cq_depth;
         sock->rx = client->b2c + layout->b2c_rx + (size_t)slot * layout->rx_bytes;
@@ -79,8 +80,8 @@ static int map_regions(struct pf_client *client, int c2b_fd, int b2c_fd, int pub
     /* From here on the header is only read from this copy. */
     memcpy(&client->layout, client->b2c, sizeof(client->layout));
     client->layout.b2c_bytes = b2c_bytes; /* what detach unmaps, should the check below fail */
-    int bad = pf_region_check((const struct pf_b2c_header *)client->b2c, c2b_bytes, b2c_bytes, error,
-                              error_bytes);
+    int bad = pf_region_check((const struct pf_b2c_header *)client->b2c, c2b_bytes, b2c_bytes,
+                              error, error_bytes);
     if (bad) {
         return bad;
     }
@@ -122,8 +123,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
         return NULL;
     }
     client->c2b_control = (struct pf_c2b_control *)client->c2b;
-    client->b2c_control =
-        (const struct pf_b2c_control *)(client->b2c + client->layout.b2c_control);
+    client->b2c_control = (const struct pf_b2c_control *)(client->b2c + client->layout.b2c_control);
     make_slots(client);
     /* On a single processor spinning only keeps the other side from running. */
     client->spin_ns = one_processor() ? 0 : (int64_t)client->layout.spin_ns;
@@ -182,7 +182,9 @@ void pf_client_set_spin(struct pf_client *client, int64_t spin_ns) {
     client->spin_skip = 0;
 }
 
-uint32_t pf_client_max_sockets(const struct pf_client *client) { return client->layout.max_sockets; }
+uint32_t pf_client_max_sockets(const struct pf_client *client) {
+    return client->layout.max_sockets;
+}
 
 uint32_t pf_client_queue_depth(const struct pf_client *client) { return client->layout.sq_depth; }
 

@@ -175,13 +175,14 @@ static int64_t rx_read_locked(struct pf_client *client, struct pf_sock *sock, ui
     return take;
 }
 
-int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek) {
+int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit,
+                   int peek) {
     bool ring = false;
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    int64_t result =
-        sock ? rx_read_locked(client, sock, buffer, limit > INT32_MAX ? INT32_MAX : limit, peek, &ring)
-             : -EBADF;
+    int64_t result = sock ? rx_read_locked(client, sock, buffer,
+                                           limit > INT32_MAX ? INT32_MAX : limit, peek, &ring)
+                          : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
@@ -236,10 +237,8 @@ static int tx_refused(struct pf_client *client, uint32_t slot) {
         uint32_t state = pf_load_acquire(&sock->b2c->state);
         if (state & PF_STATE_ERROR) {
             result = -sock->b2c->error;
-        } else if (state & PF_STATE_TX_CLOSED) {
-            result = -EPIPE;
-        } else if (!(state & PF_STATE_CONNECTED)) {
-            result = -EPIPE; /* as the kernel answers on a socket that was never connected */
+        } else if (state & PF_STATE_TX_CLOSED || !(state & PF_STATE_CONNECTED)) {
+            result = -EPIPE; /* the kernel's answer on a socket that was never connected, too */
         }
     } else if (!sock->adopted) {
         result = -EPIPE;

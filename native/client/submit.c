@@ -122,8 +122,7 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
     if (priority < (int)client->layout.allowed_priority) {
         priority = (int)client->layout.allowed_priority;
     }
-    struct pf_sqe sqe = {
-        .opcode = PF_OP_ADOPT, .token = token, .offset = (uint32_t)priority};
+    struct pf_sqe sqe = {.opcode = PF_OP_ADOPT, .token = token, .offset = (uint32_t)priority};
     return open_slot(client, &sqe, priority, true);
 }
 

@@ -11,8 +11,7 @@ enum { SPIN_SCORE_MAX = 8, SPIN_PROBE_EVERY = 32, LOOKS_PER_CLOCK = 16 };
 void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns) {
     waiter->client = client;
     waiter->started_ns = pf_now_ns();
-    waiter->deadline_ns =
-        timeout_ns < 0 ? UINT64_MAX : waiter->started_ns + (uint64_t)timeout_ns;
+    waiter->deadline_ns = timeout_ns < 0 ? UINT64_MAX : waiter->started_ns + (uint64_t)timeout_ns;
 }
 
 /* Spinning that mostly fails burns a processor that others need: after a run of failures only one

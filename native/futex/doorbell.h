@@ -3,8 +3,8 @@
  * The sleeper writes "I sleep", and then looks for news once more; the ringer writes its news, and
  * then looks whether anybody sleeps. Between the write and the look both have a full fence, so at
  * least one of them sees the other's write:
- *   - the ringer sees "I sleep": it rings, and the sleeper's wait returns (an eventfd keeps the ring
- *     until it is read; a futex wait compares the word that the ringer changed before waking);
+ *   - the ringer sees "I sleep": it rings, and the sleeper's wait returns (an eventfd keeps the
+ * ring until it is read; a futex wait compares the word that the ringer changed before waking);
  *   - or the sleeper sees the news and does not sleep.
  * Both may happen: a needless ring costs one spurious look. Checked exhaustively in
  * tests/native/models/doorbell.pml.

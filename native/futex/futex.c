@@ -18,8 +18,8 @@ uint64_t pf_now_ns(void) {
 
 int pf_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns) {
     struct timespec timeout = {timeout_ns / NS_PER_S, timeout_ns % NS_PER_S};
-    long result = syscall(SYS_futex, word, FUTEX_WAIT, expected, timeout_ns < 0 ? NULL : &timeout,
-                          NULL, 0);
+    long result =
+        syscall(SYS_futex, word, FUTEX_WAIT, expected, timeout_ns < 0 ? NULL : &timeout, NULL, 0);
     if (result == 0 || errno == EAGAIN) {
         return 0;
     }
@@ -39,9 +39,8 @@ int pf_futex_waitv(const uint32_t *const *words, const uint32_t *expected, unsig
         return -EINVAL;
     }
     for (unsigned i = 0; i < count; i++) {
-        waiters[i] = (struct futex_waitv){.val = expected[i],
-                                          .uaddr = (uintptr_t)words[i],
-                                          .flags = FUTEX_32};
+        waiters[i] = (struct futex_waitv){
+            .val = expected[i], .uaddr = (uintptr_t)words[i], .flags = FUTEX_32};
     }
     /* futex_waitv takes an absolute time. */
     struct timespec deadline;

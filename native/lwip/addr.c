@@ -53,8 +53,7 @@ bool pf_addr_is_local(const ip_addr_t *ip) {
     NETIF_FOREACH(netif) {
         if (IP_IS_V4(ip)) {
             if (ip4_addr_eq(netif_ip4_addr(netif), ip_2_ip4(ip)) ||
-                (ip4_addr_isloopback(ip_2_ip4(ip)) &&
-                 ip4_addr_isloopback(netif_ip4_addr(netif)))) {
+                (ip4_addr_isloopback(ip_2_ip4(ip)) && ip4_addr_isloopback(netif_ip4_addr(netif)))) {
                 return true;
             }
         } else if (netif_get_ip6_addr_match(netif, ip_2_ip6(ip)) >= 0) {

@@ -12,7 +12,8 @@
 #include "lwip/netif.h"
 #include "lwip/pbuf.h"
 
-/* In pbuf.flags of a received frame: the link vouches for the TCP/UDP checksum (lwIP uses 0x01-0x20). */
+/* In pbuf.flags of a received frame: the link vouches for the TCP/UDP checksum (lwIP uses
+ * 0x01-0x20). */
 #define PF_PBUF_CHECKSUM_GOOD 0x40U
 
 struct pf_driver;
@@ -44,7 +45,8 @@ struct pf_tap_config {
     uint8_t mac[6];        /* our own address on it; all zero: derived from the name */
     uint16_t mtu;          /* bytes, 576..65535; 0: 1500 */
     bool offload;          /* virtio-net header: checksum and TCP segmentation offload both ways */
-    const char *host_ipv4; /* "a.b.c.d/n" that the kernel's end gets when it has none; NULL: leave */
+    const char
+        *host_ipv4; /* "a.b.c.d/n" that the kernel's end gets when it has none; NULL: leave */
     const char *host_ipv6; /* the same for IPv6 */
     const char *ipv4;      /* our own "a.b.c.d/n"; NULL: none */
     const char *ipv6;      /* our own "x::y/n"; NULL: link-local only */

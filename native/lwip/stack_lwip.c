@@ -58,7 +58,9 @@ void pf_lwip_assert_failed(const char *message, const char *file, int line) {
 
 u32_t sys_now(void) { return (u32_t)(pf_now_ns() / 1000000U); }
 
-static uint64_t rotate(uint64_t value, int bits) { return (value << bits) | (value >> (64 - bits)); }
+static uint64_t rotate(uint64_t value, int bits) {
+    return (value << bits) | (value >> (64 - bits));
+}
 
 static uint64_t mix(uint64_t hash, uint64_t word) {
     /* One SipHash-like round over two keyed lanes; enough against guessing from outside. */
@@ -203,7 +205,7 @@ void stk_process_frame(int priority) {
     if (frame->flags & PF_PBUF_CHECKSUM_GOOD) {
         /* Offloaded: the sum in the frame is only partial, but the link vouches for it. */
         frame->flags &= (u8_t)~PF_PBUF_CHECKSUM_GOOD;
-        netif->chksum_flags &= (u16_t)~(NETIF_CHECKSUM_CHECK_TCP | NETIF_CHECKSUM_CHECK_UDP);
+        netif->chksum_flags &= (u16_t) ~(NETIF_CHECKSUM_CHECK_TCP | NETIF_CHECKSUM_CHECK_UDP);
     }
     if (netif->input(frame, netif) != ERR_OK) {
         pbuf_free(frame);

@@ -29,20 +29,20 @@ enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW
 /* Operations. 0 is never valid, so that zeroed memory is not an operation. */
 enum pf_opcode {
     PF_OP_INVALID = 0,
-    PF_OP_OPEN = 1,      /* flags: family; token: priority; length: receive ring bytes (0: default) */
-    PF_OP_ADOPT = 2,     /* token: from the completion of an accept */
-    PF_OP_BIND = 3,      /* addr */
-    PF_OP_LISTEN = 4,    /* length: backlog */
-    PF_OP_ACCEPT = 5,    /* flags: PF_SQE_MULTISHOT */
-    PF_OP_CONNECT = 6,   /* addr */
-    PF_OP_WRITE = 7,     /* offset, length: a block of the send arena */
-    PF_OP_RECV = 8,      /* length: at most so many bytes */
-    PF_OP_SHUTDOWN = 9,  /* flags: PF_SHUT_* */
-    PF_OP_CLOSE = 10,    /* flags: PF_CLOSE_ABORT */
+    PF_OP_OPEN = 1,    /* flags: family; token: priority; length: receive ring bytes (0: default) */
+    PF_OP_ADOPT = 2,   /* token: from the completion of an accept */
+    PF_OP_BIND = 3,    /* addr */
+    PF_OP_LISTEN = 4,  /* length: backlog */
+    PF_OP_ACCEPT = 5,  /* flags: PF_SQE_MULTISHOT */
+    PF_OP_CONNECT = 6, /* addr */
+    PF_OP_WRITE = 7,   /* offset, length: a block of the send arena */
+    PF_OP_RECV = 8,    /* length: at most so many bytes */
+    PF_OP_SHUTDOWN = 9, /* flags: PF_SHUT_* */
+    PF_OP_CLOSE = 10,   /* flags: PF_CLOSE_ABORT */
     PF_OP_NOP = 11,
-    PF_OP_CANCEL = 12,   /* token: op_id of the operation to cancel */
-    PF_OP_SETOPT = 13,   /* offset: PF_OPT_*; token: value */
-    PF_OP_MIRROR = 14,   /* token: id of a mirror descriptor handed out to this client */
+    PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
+    PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
+    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
     PF_OP_COUNT = 15
 };
 
@@ -56,37 +56,38 @@ enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
 enum pf_cqe_flags { PF_CQE_MORE = 1 };
 
 enum pf_option {
-    PF_OPT_NODELAY = 1,       /* 0 or 1; 1 unless set */
-    PF_OPT_KEEPALIVE = 2,     /* 0 or 1 */
-    PF_OPT_KEEPIDLE = 3,      /* seconds */
-    PF_OPT_KEEPINTVL = 4,     /* seconds */
-    PF_OPT_KEEPCNT = 5,       /* probes */
-    PF_OPT_REUSEADDR = 6,     /* 0 or 1 */
-    PF_OPT_V6ONLY = 7,        /* 0 or 1 */
-    PF_OPT_PRIORITY = 8,      /* enum pf_priority */
-    PF_OPT_TOS = 9,           /* 0..255 */
-    PF_OPT_TTL = 10,          /* 1..255 */
-    PF_OPT_CORK = 11          /* 0 or 1 */
+    PF_OPT_NODELAY = 1,   /* 0 or 1; 1 unless set */
+    PF_OPT_KEEPALIVE = 2, /* 0 or 1 */
+    PF_OPT_KEEPIDLE = 3,  /* seconds */
+    PF_OPT_KEEPINTVL = 4, /* seconds */
+    PF_OPT_KEEPCNT = 5,   /* probes */
+    PF_OPT_REUSEADDR = 6, /* 0 or 1 */
+    PF_OPT_V6ONLY = 7,    /* 0 or 1 */
+    PF_OPT_PRIORITY = 8,  /* enum pf_priority */
+    PF_OPT_TOS = 9,       /* 0..255 */
+    PF_OPT_TTL = 10,      /* 1..255 */
+    PF_OPT_CORK = 11      /* 0 or 1 */
 };
 
 /* Bits of pf_socket_b2c.state. */
 enum pf_socket_state {
-    PF_STATE_OPEN = 1,        /* the slot holds a socket of the generation in the same header */
+    PF_STATE_OPEN = 1, /* the slot holds a socket of the generation in the same header */
     PF_STATE_CONNECTED = 2,
     PF_STATE_LISTENING = 4,
-    PF_STATE_EOF = 8,         /* no byte comes after rx_head */
-    PF_STATE_ERROR = 16,      /* ended by pf_socket_b2c.error */
-    PF_STATE_WANTS_HINT = 32, /* the backend waits for the client to make room: reap or read, then hint */
-    PF_STATE_TX_CLOSED = 64   /* our FIN is queued: writes fail */
+    PF_STATE_EOF = 8,    /* no byte comes after rx_head */
+    PF_STATE_ERROR = 16, /* ended by pf_socket_b2c.error */
+    PF_STATE_WANTS_HINT =
+        32, /* the backend waits for the client to make room: reap or read, then hint */
+    PF_STATE_TX_CLOSED = 64 /* our FIN is queued: writes fail */
 };
 
 /* Why a client was ended: pf_b2c_control.ended. */
 enum pf_ended {
     PF_ENDED_NOT = 0,
-    PF_ENDED_CLOSED = 1,      /* the client's control connection closed */
-    PF_ENDED_VIOLATION = 2,   /* the client broke the protocol */
-    PF_ENDED_BACKEND = 3,     /* the backend shut down */
-    PF_ENDED_ADMIN = 4        /* ended by an operator or a limit */
+    PF_ENDED_CLOSED = 1,    /* the client's control connection closed */
+    PF_ENDED_VIOLATION = 2, /* the client broke the protocol */
+    PF_ENDED_BACKEND = 3,   /* the backend shut down */
+    PF_ENDED_ADMIN = 4      /* ended by an operator or a limit */
 };
 
 struct pf_addr {
@@ -117,8 +118,8 @@ struct pf_cqe {
     uint16_t reserved;
     uint64_t token;        /* accept: hand it to PF_OP_ADOPT */
     uint64_t completed_ns; /* CLOCK_MONOTONIC: start of the backend's step that completed it */
-    uint64_t picked_ns;    /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
-    struct pf_addr addr;   /* accept: the peer */
+    uint64_t picked_ns;  /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
+    struct pf_addr addr; /* accept: the peer */
 };
 
 /* C2B: first line of the region: what the backend polls. */
@@ -135,9 +136,9 @@ struct pf_socket_c2b {
     uint32_t sq_tail;
     uint32_t cq_head;
     uint32_t rx_tail;
-    uint32_t waiting;     /* number of threads that sleep on pf_socket_b2c.event */
-    uint32_t read_arm;    /* mirror: bumped when the client has taken the readable token */
-    uint32_t write_arm;   /* mirror: bumped when the client has made it unwritable */
+    uint32_t waiting;   /* number of threads that sleep on pf_socket_b2c.event */
+    uint32_t read_arm;  /* mirror: bumped when the client has taken the readable token */
+    uint32_t write_arm; /* mirror: bumped when the client has made it unwritable */
     uint32_t pad[10];
 };
 
@@ -164,7 +165,7 @@ struct pf_b2c_header {
     uint64_t b2c_cq;
     uint64_t b2c_rx;
     uint32_t allowed_priority; /* the best priority granted: a lower number is clamped to it */
-    uint32_t spin_ns;          /* how long a client may spin before it sleeps, by the backend's profile */
+    uint32_t spin_ns; /* how long a client may spin before it sleeps, by the backend's profile */
 };
 
 struct pf_b2c_control {
@@ -188,7 +189,7 @@ struct pf_socket_b2c {
     int32_t error;  /* errno that ended the connection, 0 if none */
     uint32_t generation;
     uint32_t priority;
-    uint32_t accepts; /* listener: connections that wait, for the mirror */
+    uint32_t accepts;     /* listener: connections that wait, for the mirror */
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
     uint32_t pad0[3];

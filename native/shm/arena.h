@@ -1,8 +1,8 @@
 /* Allocator of the send arena: a buddy allocator over powers of two from 256 B to 1 MiB.
  *
- * Its book-keeping lives in the client's private memory: the backend never sees it, and checks every
- * offset by itself. Each call takes at most one step per block order (13), whatever the number of
- * blocks. Not thread-safe: the caller holds its lock. */
+ * Its book-keeping lives in the client's private memory: the backend never sees it, and checks
+ * every offset by itself. Each call takes at most one step per block order (13), whatever the
+ * number of blocks. Not thread-safe: the caller holds its lock. */
 #ifndef PF_SHM_ARENA_H
 #define PF_SHM_ARENA_H
 

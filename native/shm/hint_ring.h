@@ -1,14 +1,14 @@
-/* Hint rings: "look at slot n". One hint per slot is outstanding at most, so a ring with at least as
- * many entries as slots never overflows.
+/* Hint rings: "look at slot n". One hint per slot is outstanding at most, so a ring with at least
+ * as many entries as slots never overflows.
  *
- * Rule of the producer: publish what there is to see (release), then pf_hint_push. It does nothing when
- * an earlier hint for the slot has not been consumed yet.
- * Rule of the consumer: pf_hint_pop, and only afterwards look at the slots it names.
+ * Rule of the producer: publish what there is to see (release), then pf_hint_push. It does nothing
+ * when an earlier hint for the slot has not been consumed yet. Rule of the consumer: pf_hint_pop,
+ * and only afterwards look at the slots it names.
  *
- * Why no hint is lost: the producer writes its news and then reads head; the consumer writes head and
- * then reads the news; a full fence stands between on both sides. So either the producer sees that the
- * earlier hint is gone, and pushes a new one, or the consumer sees the news. (Dekker's pattern; checked
- * in tests/native/models/hint_ring.pml.) */
+ * Why no hint is lost: the producer writes its news and then reads head; the consumer writes head
+ * and then reads the news; a full fence stands between on both sides. So either the producer sees
+ * that the earlier hint is gone, and pushes a new one, or the consumer sees the news. (Dekker's
+ * pattern; checked in tests/native/models/hint_ring.pml.) */
 #ifndef PF_SHM_HINT_RING_H
 #define PF_SHM_HINT_RING_H
 
@@ -30,7 +30,8 @@ struct pf_hint_producer {
 /* Per slot, private to the producer: one past the position of its last hint; 0: none yet. */
 typedef uint64_t pf_hint_mark;
 
-/* 1: a new hint was published; 0: one is still outstanding; -1: the consumer's index is impossible. */
+/* 1: a new hint was published; 0: one is still outstanding; -1: the consumer's index is impossible.
+ */
 static inline int pf_hint_push(struct pf_hint_producer *producer, pf_hint_mark *mark,
                                uint32_t slot) {
     pf_full_fence();
@@ -77,8 +78,7 @@ static inline int pf_hint_pop(struct pf_hint_consumer *consumer, uint32_t *slots
     }
     uint32_t count = used < limit ? used : limit;
     for (uint32_t i = 0; i < count; i++) {
-        slots[i] =
-            pf_load_relaxed(&consumer->ring[(consumer->head + i) & (consumer->entries - 1)]);
+        slots[i] = pf_load_relaxed(&consumer->ring[(consumer->head + i) & (consumer->entries - 1)]);
     }
     consumer->head += count;
     pf_store_fence(consumer->shared_head, consumer->head);

@@ -17,7 +17,9 @@
 
 enum { PAGE_BYTES = 4096 };
 
-static uint64_t page_up(uint64_t bytes) { return (bytes + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1); }
+static uint64_t page_up(uint64_t bytes) {
+    return (bytes + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+}
 
 static int check_request(const struct pf_region_request *request, char *error, size_t error_bytes) {
     if (request->max_sockets < 1 || request->max_sockets > PF_MAX_SOCKETS_LIMIT) {
@@ -72,7 +74,8 @@ int pf_region_plan(const struct pf_region_request *request, struct pf_b2c_header
     header->c2b_hints = sizeof(struct pf_c2b_control);
     header->c2b_sockets = page_up(header->c2b_hints + hint_bytes);
     header->c2b_sq = page_up(header->c2b_sockets + sockets * sizeof(struct pf_socket_c2b));
-    header->c2b_arena = page_up(header->c2b_sq + sockets * header->sq_depth * sizeof(struct pf_sqe));
+    header->c2b_arena =
+        page_up(header->c2b_sq + sockets * header->sq_depth * sizeof(struct pf_sqe));
     header->c2b_bytes = page_up(header->c2b_arena + header->arena_bytes);
 
     header->b2c_control = page_up(sizeof(*header));
@@ -94,8 +97,8 @@ int pf_region_create(const char *label, uint64_t bytes, int seal_writes, void **
     if (ftruncate(fd, (off_t)bytes) != 0) {
         failure = -errno;
     } else {
-        /* The backend writes what is sealed against later writers, and only reads what clients write:
-         * this mapping is made before the seal. */
+        /* The backend writes what is sealed against later writers, and only reads what clients
+         * write: this mapping is made before the seal. */
         *mapping = pf_region_map(fd, bytes, seal_writes);
         if (!*mapping) {
             failure = -errno;
@@ -132,10 +135,11 @@ void pf_region_unmap(void *mapping, uint64_t bytes) { (void)munmap(mapping, byte
 int pf_region_check(const struct pf_b2c_header *header, uint64_t c2b_bytes, uint64_t b2c_bytes,
                     char *error, size_t error_bytes) {
     if (header->magic != PF_MAGIC || header->abi_version != PF_ABI_VERSION) {
-        (void)snprintf(error, error_bytes,
-                       "the backend speaks version %u (magic %08x) of the shared-memory layout; this "
-                       "program speaks version %d (magic %08x): use the same pifus on both sides",
-                       header->abi_version, header->magic, PF_ABI_VERSION, PF_MAGIC);
+        (void)snprintf(
+            error, error_bytes,
+            "the backend speaks version %u (magic %08x) of the shared-memory layout; this "
+            "program speaks version %d (magic %08x): use the same pifus on both sides",
+            header->abi_version, header->magic, PF_ABI_VERSION, PF_MAGIC);
         return -EPROTO;
     }
     struct pf_region_request request = {header->max_sockets, header->sq_depth, header->rx_bytes,
@@ -149,7 +153,8 @@ int pf_region_check(const struct pf_b2c_header *header, uint64_t c2b_bytes, uint
     expected.spin_ns = header->spin_ns;
     if (memcmp(&expected, header, sizeof(expected)) != 0 || expected.c2b_bytes != c2b_bytes ||
         expected.b2c_bytes != b2c_bytes) {
-        (void)snprintf(error, error_bytes, "the regions do not have the layout that their header says");
+        (void)snprintf(error, error_bytes,
+                       "the regions do not have the layout that their header says");
         return -EPROTO;
     }
     return 0;

@@ -1,9 +1,9 @@
 /* Index arithmetic of the single-producer single-consumer rings (SQ, CQ, receive ring).
  *
  * Indices run freely modulo 2^32; `entries` is a power of two. The producer writes an entry, then
- * publishes tail with release; the consumer reads tail with acquire, copies the entry, then publishes
- * head with release. Each side keeps its own index privately and never reads it back from memory that
- * the other side could have written. */
+ * publishes tail with release; the consumer reads tail with acquire, copies the entry, then
+ * publishes head with release. Each side keeps its own index privately and never reads it back from
+ * memory that the other side could have written. */
 #ifndef PF_SHM_RING_H
 #define PF_SHM_RING_H
 
@@ -35,8 +35,8 @@ static inline bool pf_sq_push(struct pf_sqe *ring, uint32_t entries, uint32_t *t
     return true;
 }
 
-/* CONSUMER: 1 one copied, 0 empty, -1 the producer's index is impossible. The entry is copied exactly
- * once: what is checked afterwards is what is acted on. */
+/* CONSUMER: 1 one copied, 0 empty, -1 the producer's index is impossible. The entry is copied
+ * exactly once: what is checked afterwards is what is acted on. */
 static inline int pf_sq_pop(const struct pf_sqe *ring, uint32_t entries, uint32_t *head,
                             const uint32_t *shared_tail, uint32_t *shared_head,
                             struct pf_sqe *out) {

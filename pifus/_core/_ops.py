@@ -1,5 +1,7 @@
 """Operations and their completions: numbers, flags, and how a `struct pf_done` is read. No I/O."""
 
+from __future__ import annotations
+
 import socket
 import struct
 import time
@@ -117,30 +119,36 @@ def deadline_ns(timeout: float) -> int:
     return time.monotonic_ns() + timeout_ns(timeout)
 
 
-class Completion(tuple[bytes, "Socket", bytes | None, "Socket | None"]):
-    """The end of one operation (or, of a multi-shot accept, one of its results). Immutable.
+class Completion:
+    """The end of one operation (or, of a multi-shot accept, one of its results). Read only.
 
     What the C core wrote is kept as it is and read when asked for: most programs look at one or two
-    fields only, and a round trip costs less than a microsecond.
+    fields only, and a round trip costs less than a microsecond. For the same reason there is no
+    `__init__`, and the last two slots are filled only where they mean something.
     """
 
-    __slots__ = ()
+    __slots__ = ("_accepted", "_data", "_raw", "_sock")
+
+    _raw: bytes
+    _sock: Socket
+    _data: bytes | None
+    _accepted: Socket | None
 
     @property
     def op(self) -> int:
         """The number that the method returned which submitted the operation."""
-        number: int = _u64(self[0])[0]
+        number: int = _u64(self._raw)[0]
         return number
 
     @property
     def opcode(self) -> Opcode:
         """What the operation was."""
-        return Opcode(self[0][OPCODE_AT])
+        return Opcode(self._raw[OPCODE_AT])
 
     @property
     def result(self) -> int:
         """Zero or more: bytes written or received, for example; below zero: -errno."""
-        number: int = _i32(self[0], _RESULT_AT)[0]
+        number: int = _i32(self._raw, _RESULT_AT)[0]
         return number
 
     @property
@@ -152,47 +160,47 @@ class Completion(tuple[bytes, "Socket", bytes | None, "Socket | None"]):
     @property
     def more(self) -> bool:
         """True: further completions of the same operation follow."""
-        return bool(self[0][_FLAGS_AT] & lib.PF_CQE_MORE)
+        return bool(self._raw[_FLAGS_AT] & lib.PF_CQE_MORE)
 
     @property
     def submitted_ns(self) -> int:
         """When it was submitted: nanoseconds of CLOCK_MONOTONIC, as `time.monotonic_ns()`."""
-        number: int = _u64(self[0], _SUBMITTED_AT)[0]
+        number: int = _u64(self._raw, _SUBMITTED_AT)[0]
         return number
 
     @property
     def picked_ns(self) -> int:
         """When the backend took it up; 0: not measured."""
-        number: int = _u64(self[0], _PICKED_AT)[0]
+        number: int = _u64(self._raw, _PICKED_AT)[0]
         return number
 
     @property
     def completed_ns(self) -> int:
         """When the backend was done with it."""
-        number: int = _u64(self[0], _COMPLETED_AT)[0]
+        number: int = _u64(self._raw, _COMPLETED_AT)[0]
         return number
 
     @property
-    def sock(self) -> "Socket":
+    def sock(self) -> Socket:
         """The socket it was submitted to."""
-        return self[1]
+        return self._sock
 
     @property
     def data(self) -> bytes | None:
         """Of recv: the bytes; b"" at the end of the stream. Else None."""
-        return self[2]
+        return getattr(self, "_data", None)
 
     @property
-    def accepted(self) -> "Socket | None":
+    def accepted(self) -> Socket | None:
         """Of accept: the socket of the new connection. Else None."""
-        return self[3]
+        return getattr(self, "_accepted", None)
 
     @property
     def peer(self) -> _address.Address | None:
         """Of accept: the address of the peer. Else None."""
-        return _address.from_bytes(self[0][_ADDR_AT:DONE_BYTES], self[1].family)
+        return _address.from_bytes(self._raw[_ADDR_AT:DONE_BYTES], self._sock.family)
 
-    def check(self) -> "Completion":
+    def check(self) -> Completion:
         """Returns itself if the operation succeeded.
 
         Raises:
@@ -204,9 +212,9 @@ class Completion(tuple[bytes, "Socket", bytes | None, "Socket | None"]):
         return self
 
     def __repr__(self) -> str:
-        opcode = self[0][OPCODE_AT]
+        opcode = self._raw[OPCODE_AT]
         name = Opcode(opcode).name if opcode in Opcode._value2member_map_ else str(opcode)
-        return f"<Completion op={self.op} {name} result={self.result} of {self[1]!r}>"
+        return f"<Completion op={self.op} {name} result={self.result} of {self._sock!r}>"
 
 
 def with_result(raw: bytes, result: int) -> bytes:

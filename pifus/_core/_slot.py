@@ -11,11 +11,13 @@ from pifus._core._client import ffi, lib
 from pifus._core._ops import Priority, SocketState
 
 if TYPE_CHECKING:
-    from pifus._core._client import Buffer, CData
+    from collections.abc import Callable
+
+    from pifus._core._client import CData
     from pifus.completion import Client
 
-    # Where the C core writes one completion, and a view of its bytes.
-    Slate = tuple[CData, Buffer]
+    # Where the C core writes one completion, and a call that copies its bytes.
+    Slate = tuple[CData, Callable[[], bytes]]
 
 Address = _address.Address
 
@@ -27,7 +29,7 @@ _NULL: Final = ffi.NULL
 def new_slate() -> Slate:
     """Room for one completion. Never shared: each wait takes one and puts it back."""
     done = ffi.new("struct pf_done *")
-    return done, ffi.buffer(done, _ops.DONE_BYTES)
+    return done, memoryview(ffi.buffer(done, _ops.DONE_BYTES)).tobytes
 
 
 class SocketBase:
@@ -39,6 +41,7 @@ class SocketBase:
         "_family",
         "_generation",
         "_handle",
+        "_plain",
         "_priority",
         "_reap_handle",
         "_rx_lock",
@@ -54,6 +57,8 @@ class SocketBase:
         self._family = family
         self._priority = prio
         self._rx_lock = threading.Lock()
+        # No operation was submitted yet whose completion leaves something to do on this side.
+        self._plain = True
         self._slates: list[Slate] = [new_slate()]
         # In callback mode only the client's thread takes completions.
         self._reap_handle: CData | None = handle if client.on_completion is None else None

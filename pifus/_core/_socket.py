@@ -23,7 +23,6 @@ _nop = lib.pf_nop
 _poll = lib.pf_poll
 _wait = lib.pf_wait
 _write = lib.pf_write
-_new = tuple.__new__
 _monotonic_ns = time.monotonic_ns
 _QUEUE: Final = lib.PF_DELIVER_QUEUE
 # Of these operations more is to be done here than to hand out the completion.
@@ -102,6 +101,7 @@ class Socket(SocketBase):
         Args:
             multishot: every connection makes a completion, with `more` set, until cancelled.
         """
+        self._plain = False
         return self._submit(Opcode.ACCEPT, flags=lib.PF_SQE_MULTISHOT if multishot else 0)
 
     def connect(self, address: Address) -> int:
@@ -149,6 +149,7 @@ class Socket(SocketBase):
         """
         if not 0 < limit <= 0xFFFFFFFF:
             raise ValueError(f"recv() of {limit} bytes: allowed is 1 to {0xFFFFFFFF}")
+        self._plain = False
         return self._submit(Opcode.RECV, length=limit)
 
     def shutdown(self, how: int) -> int:
@@ -171,6 +172,7 @@ class Socket(SocketBase):
             abort: reset the connection instead, at once.
         """
         flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
+        self._plain = False
         return self._submit(Opcode.CLOSE, flags=flags)
 
     def cancel(self, op: int) -> int:
@@ -204,7 +206,7 @@ class Socket(SocketBase):
         slate = self._take_slate()
         got = _poll(handle, self._slot, slate[0])
         if got == 1:
-            raw = slate[1][:]
+            raw = slate[1]()
             self._slates.append(slate)
             return self._completion(handle, raw)
         self._slates.append(slate)
@@ -240,12 +242,14 @@ class Socket(SocketBase):
             got = _wait(handle, self._slot, min(max(left, 0), SLICE_NS), slate[0])
             if got != 1:
                 self._wait_on(handle, slate, got, deadline)
-        raw = slate[1][:]
+        raw = slate[1]()
         self._slates.append(slate)
-        if _SPECIAL[raw[_OPCODE_AT]]:
-            return self._special(handle, raw)
-        done: Completion = _new(Completion, (raw, self, None, None))
-        return done
+        if self._plain:
+            done = Completion()
+            done._raw = raw
+            done._sock = self
+            return done
+        return self._completion(handle, raw)
 
     def _wait_on(self, handle: CData, slate: Slate, got: int, deadline: int | None) -> None:
         """Goes on waiting after a slice or a signal, until there is a completion in the slate."""
@@ -268,27 +272,24 @@ class Socket(SocketBase):
 
     def _completion(self, handle: CData, raw: bytes) -> Completion:
         """The completion that the C core wrote, with what is left to do on this side done."""
-        if _SPECIAL[raw[_OPCODE_AT]]:
-            return self._special(handle, raw)
-        done: Completion = _new(Completion, (raw, self, None, None))
-        return done
-
-    def _special(self, handle: CData, raw: bytes) -> Completion:
-        """The same for the operations that do leave something to do."""
+        done = Completion()
+        done._raw = raw
+        done._sock = self
         opcode = raw[_OPCODE_AT]
+        if not _SPECIAL[opcode]:
+            return done
         result = _ops.result_of(raw)
-        data: bytes | None = None
-        accepted: Socket | None = None
-        if opcode == Opcode.RECV and result >= 0:
-            data = self._take_bytes(handle, result)
-        elif opcode == Opcode.ACCEPT and result >= 0:
-            try:
-                accepted = self._client._adopt(handle, _ops.token_of(raw), self)
-            except OSError as error:
-                raw = _ops.with_result(raw, -(error.errno or errno.EIO))
-        elif opcode == Opcode.CLOSE:
+        if opcode == Opcode.CLOSE:
             self.release()
-        done: Completion = _new(Completion, (raw, self, data, accepted))
+        elif result < 0:
+            return done
+        elif opcode == Opcode.RECV:
+            done._data = self._take_bytes(handle, result)
+        else:
+            try:
+                done._accepted = self._client._adopt(handle, _ops.token_of(raw), self)
+            except OSError as error:
+                done._raw = _ops.with_result(raw, -(error.errno or errno.EIO))
         return done
 
     def _take_bytes(self, handle: CData, count: int) -> bytes:

@@ -17,6 +17,8 @@ from pifus.backend._listener import Listener, ListenError, from_systemd, listen,
 
 log = logging.getLogger("pifus.backend")
 
+_REQUEST_SECONDS = 10.0
+
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m pifus.backend") -> int:
     """Runs a backend until it is told to end.
@@ -82,8 +84,10 @@ def _first_connection(arguments: Sequence[str]) -> socket.socket | None:
 def _refuse(first: socket.socket, code: int, text: str) -> None:
     """Tells the process that started this one why it failed: the answer to its first request."""
     with first:
-        first.setblocking(False)
+        # It is on its way; closing a connection with an unread request would hide the answer.
+        first.settimeout(_REQUEST_SECONDS)
         try:
+            first.recv(_protocol.MESSAGE_BYTES_MAX)
             first.send(_protocol.encode_error(code, text))
         except OSError:
             print(f"pifus backend: {text}", file=sys.stderr)

@@ -39,8 +39,9 @@ void pf_lwip_check_thread(void);
 #define PBUF_POOL_SIZE 1024
 #define PBUF_POOL_BUFSIZE 1600
 
-/* Zero-copy sends reference the client's arena, which may be freed when the connection ends: whatever
- * ARP or ND keeps must be a copy (a queued frame outlived its buffer: a use after free). */
+/* Zero-copy sends reference the client's arena, which may be freed when the connection ends:
+ * whatever ARP or ND keeps must be a copy (a queued frame outlived its buffer: a use after free).
+ */
 #define PBUF_NEEDS_COPY(p) 1
 
 /* ---- link ---- */
@@ -95,6 +96,8 @@ void pf_lwip_check_thread(void);
 #define TCP_WND (256 * 1024)
 #define TCP_SND_BUF (512 * 1024)
 #define TCP_SND_QUEUELEN 2048
+/* The default follows TCP_MSS: only every other 64 KiB super-frame would be acknowledged. */
+#define TCP_WND_UPDATE_THRESHOLD 16384
 #define TCP_SNDLOWAT (TCP_SND_BUF / 4)
 #define TCP_SNDQUEUELOWAT (TCP_SND_QUEUELEN / 4)
 #define TCP_QUEUE_OOSEQ 1
@@ -120,7 +123,7 @@ struct tcp_pcb;
 struct ip_addr;
 uint32_t pf_tcp_isn(const void *local_ip, uint16_t local_port, const void *remote_ip,
                     uint16_t remote_port);
-#define LWIP_HOOK_TCP_ISN(local_ip, local_port, remote_ip, remote_port) \
+#define LWIP_HOOK_TCP_ISN(local_ip, local_port, remote_ip, remote_port)                            \
     pf_tcp_isn(local_ip, local_port, remote_ip, remote_port)
 
 /* ---- statistics ---- */

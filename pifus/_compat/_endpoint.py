@@ -1,0 +1,359 @@
+"""One socket of the stack: its slot in the session, its mirror descriptor, its life."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pifus._compat import _table
+from pifus._core import _address, _errors
+from pifus._core._client import ffi, lib
+from pifus._core._session import Session, Settings
+
+if TYPE_CHECKING:
+    from pifus._core._client import CData
+
+# One C call waits at most so long, so that signal handlers run even when a signal came just before
+# the thread slept, and a close by another thread is noticed.
+SLICE_NS: Final = 200_000_000
+EAGAIN: Final = -errno.EAGAIN
+EINTR: Final = -errno.EINTR
+
+_session: Session | None = None
+_session_lock = threading.Lock()
+
+
+def session() -> Session:
+    """The session of this process's drop-in sockets; a lost one is replaced.
+
+    Raises:
+        BackendUnavailable: there is no backend, and none could be started.
+        OSError: the backend refused.
+    """
+    global _session
+    with _session_lock:
+        current = _session
+        if current is not None:
+            handle = current.handle
+            if handle is not None and not lib.pf_client_ended(handle):
+                return current
+        name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
+        wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
+        settings = Settings(name=name or "python", max_sockets=wanted)
+        _session = Session.open(settings=settings)
+        return _session
+
+
+def _in_child() -> None:
+    global _session, _session_lock
+    _session = None
+    _session_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def default_priority() -> int:
+    """The priority of new sockets: $PIFUS_PRIORITY, else medium."""
+    name = os.environ.get("PIFUS_PRIORITY", "medium").lower()
+    names = {
+        "high": lib.PF_PRIORITY_HIGH,
+        "medium": lib.PF_PRIORITY_MEDIUM,
+        "low": lib.PF_PRIORITY_LOW,
+    }
+    return names.get(name, lib.PF_PRIORITY_MEDIUM)
+
+
+def deadline(timeout: float | None) -> int | None:
+    """When a call with this time-out that starts now has to end; None: never."""
+    return None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+
+
+def slice_ns(end: int | None) -> int:
+    """How long the next C call may wait."""
+    if end is None:
+        return SLICE_NS
+    return min(max(end - time.monotonic_ns(), 0), SLICE_NS)
+
+
+def passed(end: int | None) -> bool:
+    """True when the time is up."""
+    return end is not None and time.monotonic_ns() >= end
+
+
+class Endpoint:
+    """A socket of the stack behind one or more descriptors of this process.
+
+    Attributes:
+        fds: the descriptors by which this process knows it.
+        connect_op: the connect under way, 0 if there is none.
+        connected: a connect succeeded, or it came out of an accept.
+        connect_failed: the last connect failed: as the kernel does, another one may be tried.
+        connect_told: the program knows how its connect ended.
+        error_told: the program got the errno that ended the connection: from then on there is
+            only the end of the stream.
+        busy: one entry for each thread that is inside a C call with this slot.
+        options: values of options that are only remembered.
+    """
+
+    __slots__ = (
+        "accept_op",
+        "armed",
+        "attached",
+        "busy",
+        "closed",
+        "connect_failed",
+        "connect_op",
+        "connect_told",
+        "connected",
+        "error_told",
+        "family",
+        "fds",
+        "inode",
+        "lingers",
+        "listening",
+        "mirror_id",
+        "options",
+        "peer",
+        "pending_error",
+        "priority",
+        "proto",
+        "session",
+        "slot",
+        "type",
+        "unreleased",
+    )
+
+    def __init__(self, owner: Session, slot: int, family: int, kind: int, proto: int) -> None:
+        self.session = owner
+        self.slot = slot
+        self.family = family
+        self.type = kind
+        self.proto = proto
+        self.priority = lib.PF_PRIORITY_MEDIUM
+        self.fds: list[int] = []
+        self.inode = (0, 0)
+        self.mirror_id = 0
+        self.attached = False
+        self.armed = False
+        self.busy: list[None] = []
+        self.closed = False
+        # Taken by the one thread that gives the slot back.
+        self.unreleased: list[None] = [None]
+        self.lingers: tuple[int, int] = (0, 0)
+        self.listening = False
+        self.accept_op = 0
+        self.connect_op = 0
+        self.connected = False
+        self.connect_failed = False
+        self.connect_told = False
+        self.error_told = False
+        self.pending_error = 0
+        self.peer: _address.Address | None = None
+        self.options: dict[tuple[int, int], int] = {}
+
+    # ---- calls into the core ----
+
+    def enter(self) -> CData:
+        """The session's handle, for one call; `leave` has to follow.
+
+        Raises:
+            OSError: EBADF when the socket is closed or the parent process's; the session is gone.
+        """
+        handle = self.session.handle
+        if handle is None:
+            raise self.gone()
+        self.busy.append(None)
+        if self.closed:
+            self.leave()
+            raise _errors.os_error(errno.EBADF)
+        return handle
+
+    def leave(self) -> None:
+        """The end of what `enter` began."""
+        self.busy.pop()
+        if self.closed and not self.busy:
+            self._release()
+
+    def gone(self) -> OSError:
+        """Why the session cannot be used."""
+        if self.session.handle is None and self not in _table.endpoints.values():
+            return _errors.os_error(errno.EBADF)
+        failure = self.session.failure()
+        if getattr(self.session, "_forked", False):
+            return OSError(
+                errno.EBADF,
+                "this pifus socket belongs to the parent process; after a fork only new sockets "
+                "work (yet)",
+            )
+        return failure if isinstance(failure, OSError) else OSError(errno.EIO, str(failure))
+
+    def error(self, result: int) -> OSError:
+        """The exception for a result below zero of the core."""
+        handle = self.session.handle
+        if handle is None or (result == -errno.EPIPE and lib.pf_client_ended(handle)):
+            return self.gone()
+        return _errors.os_error(-result)
+
+    def submit(
+        self,
+        handle: CData,
+        opcode: int,
+        *,
+        flags: int = 0,
+        token: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        addr: CData | None = None,
+        delivery: int = lib.PF_DELIVER_CALL,
+    ) -> int:
+        """Submits an operation; its id.
+
+        Raises:
+            OSError: the core refused it.
+        """
+        while True:
+            op: int = lib.pf_submit(
+                handle,
+                self.slot,
+                opcode,
+                flags,
+                token,
+                offset,
+                length,
+                ffi.NULL if addr is None else addr,
+                delivery,
+            )
+            if op > 0:
+                return op
+            if op != EAGAIN:
+                raise self.error(op)
+            # The queue is full of writes: the backend makes room by itself.
+            time.sleep(0.0005)
+
+    def call(
+        self,
+        handle: CData,
+        opcode: int,
+        *,
+        flags: int = 0,
+        token: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        addr: CData | None = None,
+    ) -> int:
+        """Submits an operation and waits for its result, which is 0 or more, or -errno.
+
+        For operations that the backend answers at once: signals wait so long.
+        """
+        op = self.submit(
+            handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
+        )
+        done = ffi.new("struct pf_done *")
+        while True:
+            got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
+            if got == 1:
+                result: int = done.result
+                return result
+            if got not in (0, EINTR):
+                raise self.error(got)
+
+    def state(self, handle: CData) -> CData:
+        """What the backend last published about the socket."""
+        state = ffi.new("struct pf_socket_b2c *")
+        lib.pf_socket_state(handle, self.slot, state)
+        return state
+
+    # ---- the mirror ----
+
+    def arm(self, settle: bool = False) -> None:
+        """Makes the descriptor show readiness from now on.
+
+        Args:
+            settle: wait until it shows what holds now: somebody may look without waiting.
+        """
+        if self.armed or self.closed:
+            return
+        handle = self.enter()
+        try:
+            if not self.attached:
+                self.attached = True
+                lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
+            lib.pf_mirror_arm(handle, self.slot)
+            self.armed = True
+            if settle and (self.connected or self.listening):
+                self.call(handle, lib.PF_OP_NOP)
+        finally:
+            self.leave()
+
+    def moved(self) -> None:
+        """The list of descriptors changed: the core must use one that is open."""
+        handle = self.session.handle
+        if self.attached and handle is not None and not self.closed and self.fds:
+            lib.pf_mirror_move(handle, self.slot, self.fds[0])
+
+    def read_done(self, handle: CData) -> None:
+        """After reading: an empty socket must not look readable."""
+        if self.armed:
+            lib.pf_mirror_rearm_read(handle, self.slot)
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """The last descriptor is about to be closed. Wakes the threads that wait here."""
+        self.closed = True
+        handle = self.session.handle
+        if handle is None:
+            return
+        if self.attached:
+            lib.pf_mirror_move(handle, self.slot, -1)
+        self.busy.append(None)
+        if len(self.busy) > 1:
+            both = lib.PF_SHUT_READ | lib.PF_SHUT_WRITE
+            args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
+            lib.pf_submit(handle, self.slot, lib.PF_OP_SHUTDOWN, both, *args)
+            if self.accept_op:
+                args = (self.accept_op, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
+                lib.pf_submit(handle, self.slot, lib.PF_OP_CANCEL, 0, *args)
+        self.leave()
+
+    def _release(self) -> None:
+        handle = self.session.handle
+        try:
+            self.unreleased.pop()
+        except IndexError:
+            return
+        if handle is None:
+            return
+        abort = self.lingers == (1, 0)
+        flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
+        while lib.pf_socket_release(handle, self.slot, flags) == EAGAIN:
+            time.sleep(0.0005)  # the queue is full of writes
+
+
+def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
+    """A new socket of the stack: its descriptor, which is the caller's, and itself.
+
+    Raises:
+        OSError: no backend, or no socket or descriptor left (EMFILE).
+    """
+    owner = session()
+    handle = owner.handle
+    if handle is None:
+        raise owner.failure()
+    mirror_id, fd = owner.take_mirror()
+    priority = default_priority()
+    slot = lib.pf_socket_open(handle, _address.native_family(family), priority, 0)
+    if slot < 0:
+        os.close(fd)
+        raise _errors.os_error(-slot)
+    endpoint = Endpoint(owner, slot, family, kind, proto)
+    endpoint.priority = priority
+    endpoint.mirror_id = mirror_id
+    _table.register(fd, endpoint)
+    return fd, endpoint

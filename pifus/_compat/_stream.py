@@ -1,0 +1,270 @@
+"""Bytes: receiving and sending on a stack socket, with the kernel's semantics."""
+
+from __future__ import annotations
+
+import errno
+import socket as _names
+from collections.abc import Buffer, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from pifus._compat import _connection
+from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
+from pifus._core import _errors
+from pifus._core._client import ffi, lib
+
+if TYPE_CHECKING:
+    from pifus._compat._endpoint import Endpoint
+    from pifus._core._client import CData
+
+MSG_OOB: Final = int(_names.MSG_OOB)
+MSG_PEEK: Final = int(_names.MSG_PEEK)
+MSG_TRUNC: Final = int(_names.MSG_TRUNC)
+MSG_DONTWAIT: Final = int(_names.MSG_DONTWAIT)
+MSG_WAITALL: Final = int(_names.MSG_WAITALL)
+MSG_ERRQUEUE: Final = int(_names.MSG_ERRQUEUE)
+
+# What one call hands out at most without being asked to wait for all: a receive ring holds no more.
+_TAKE_MAX: Final = 262144
+# One C call takes so much: between calls signal handlers run.
+_SEND_MAX: Final = 1 << 20
+_JOIN_MAX: Final = 65536
+_NO_DATA: Final = (errno.EAGAIN, errno.EINTR)
+# What these say is no news of the connection.
+_STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.EPROTO})
+
+# Buffers for recv(): making one costs more than the bytes of a small message.
+_pool: list[CData] = []
+_recv: Callable[..., int] = lib.pf_recv
+_send: Callable[..., int] = lib.pf_send
+
+
+def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
+    """`socket.recv`."""
+    if size < 0:
+        raise ValueError("negative buffersize in recv")
+    if flags & MSG_WAITALL and size > _TAKE_MAX:
+        whole = bytearray(size)
+        got = recv_into(endpoint, whole, size, flags, timeout)
+        return bytes(memoryview(whole)[:got])
+    try:
+        buffer = _pool.pop()
+    except IndexError:
+        buffer = ffi.new("char[]", _TAKE_MAX)
+    try:
+        got = receive(endpoint, buffer, min(size, _TAKE_MAX), flags, timeout)
+        return ffi.buffer(buffer, got)[:]
+    finally:
+        _pool.append(buffer)
+
+
+def recv_into(
+    endpoint: Endpoint, buffer: Buffer, size: int, flags: int, timeout: float | None
+) -> int:
+    """`socket.recv_into`."""
+    native = ffi.from_buffer("char[]", buffer, require_writable=True)
+    length = len(native)  # type: ignore[arg-type]
+    if size < 0:
+        raise ValueError("negative buffersize in recv_into")
+    if size > length:
+        raise ValueError("buffer too small for requested bytes")
+    return receive(endpoint, native, size or length, flags, timeout)
+
+
+def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: float | None) -> int:
+    """Receives into `buffer`: the number of bytes, 0 at the end of the stream.
+
+    Raises:
+        TimeoutError, BlockingIOError: there is nothing (in time).
+        OSError: the connection's errno, once; ENOTCONN; EBADF after close.
+    """
+    if flags & MSG_OOB:
+        raise _errors.os_error(errno.EINVAL)
+    if flags & MSG_ERRQUEUE:
+        raise _errors.os_error(errno.EAGAIN)
+    nowait = timeout == 0 or bool(flags & MSG_DONTWAIT)
+    end = None if nowait else deadline(timeout)
+    handle = endpoint.enter()
+    try:
+        if endpoint.connect_op:
+            _connection.finish(endpoint, handle, nowait, end)
+        if size == 0:
+            return 0
+        done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end)
+        if flags & MSG_WAITALL and not flags & MSG_PEEK:
+            while 0 < done < size:
+                try:
+                    more = _receive(
+                        endpoint, handle, buffer + done, size - done, 0, nowait, end
+                    )
+                except (OSError, TimeoutError):
+                    break  # what came first is told first
+                if more == 0:
+                    break
+                done += more
+        if endpoint.armed and not flags & MSG_PEEK:
+            endpoint.read_done(handle)
+        return done
+    finally:
+        endpoint.leave()
+
+
+def _receive(
+    endpoint: Endpoint,
+    handle: CData,
+    buffer: Any,
+    size: int,
+    peek: int,
+    nowait: bool,
+    end: int | None,
+) -> int:
+    size = min(size, 0x7FFFFFFF)
+    while True:
+        got = _recv(handle, endpoint.slot, buffer, size, peek, 0 if nowait else slice_ns(end))
+        if got > 0:
+            return got
+        if endpoint.closed:
+            raise _errors.os_error(errno.EBADF)
+        if got == 0:
+            return 0
+        if got == EAGAIN:
+            if nowait:
+                endpoint.read_done(handle)
+                raise _errors.os_error(errno.EAGAIN)
+            if passed(end):
+                raise TimeoutError("timed out")
+        elif got != EINTR:
+            return _ended(endpoint, got, writing=False)
+
+
+def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
+    """The connection ended with an errno: it is told once, then there is only the end."""
+    code = -result
+    if code in _STATELESS:
+        raise endpoint.error(result)
+    if endpoint.connect_failed:
+        raise _errors.os_error(errno.EPIPE if writing else errno.ENOTCONN)
+    if not endpoint.error_told:
+        endpoint.error_told = True
+        raise _errors.os_error(code)
+    if writing:
+        raise _errors.os_error(errno.EPIPE)
+    return 0
+
+
+def recvmsg_into(
+    endpoint: Endpoint, buffers: Iterable[Buffer], flags: int, timeout: float | None
+) -> int:
+    """Scatters into several buffers: waits for the first bytes only."""
+    total = 0
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        if view.nbytes == 0:
+            continue
+        if total and not flags & MSG_WAITALL:
+            flags |= MSG_DONTWAIT
+        try:
+            got = recv_into(endpoint, view, 0, flags, timeout)
+        except (BlockingIOError, TimeoutError):
+            if total:
+                break
+            raise
+        total += got
+        if got < view.nbytes:
+            break
+    return total
+
+
+def send(endpoint: Endpoint, data: Buffer, flags: int, timeout: float | None) -> int:
+    """`socket.send`: a blocking socket takes all of it, as the kernel's does."""
+    return _transmit(endpoint, data, flags, timeout, whole=timeout is None)
+
+
+def sendall(endpoint: Endpoint, data: Buffer, flags: int, timeout: float | None) -> None:
+    """`socket.sendall`; the time-out is for all of it."""
+    _transmit(endpoint, data, flags, timeout, whole=True, strict=True)
+
+
+def _transmit(
+    endpoint: Endpoint,
+    data: Buffer,
+    flags: int,
+    timeout: float | None,
+    whole: bool,
+    strict: bool = False,
+) -> int:
+    """Sends `data`, all of it (`whole`) or what fits; `strict`: an error counts more than bytes."""
+    if flags & MSG_OOB:
+        raise _errors.os_error(errno.EOPNOTSUPP)
+    native: Any = ffi.from_buffer("char[]", data)
+    size = len(native)
+    nowait = timeout == 0 or bool(flags & MSG_DONTWAIT)
+    end = None if nowait else deadline(timeout)
+    sent = 0
+    handle = endpoint.enter()
+    try:
+        if endpoint.connect_op:
+            _connection.finish(endpoint, handle, nowait, end)
+        while True:
+            try:
+                sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)
+            except OSError:
+                if sent and not strict:
+                    return sent
+                raise
+            if sent >= size or not whole:
+                return sent
+            if nowait and not strict:
+                return sent
+    finally:
+        endpoint.leave()
+
+
+def _send_some(
+    endpoint: Endpoint, handle: CData, data: Any, size: int, nowait: bool, end: int | None
+) -> int:
+    size = min(size, _SEND_MAX)
+    while True:
+        if endpoint.closed:
+            raise _errors.os_error(errno.EBADF)
+        sent = _send(handle, endpoint.slot, data, size, 0 if nowait else slice_ns(end))
+        if sent >= 0:
+            if endpoint.armed and sent < size:
+                lib.pf_mirror_rearm_write(handle, endpoint.slot)
+            return sent
+        if sent == EAGAIN:
+            if nowait:
+                if endpoint.armed:
+                    lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                raise _errors.os_error(errno.EAGAIN)
+            if passed(end):
+                raise TimeoutError("timed out")
+        elif sent != EINTR:
+            if endpoint.closed:
+                raise _errors.os_error(errno.EBADF)
+            _ended(endpoint, sent, writing=True)
+
+
+def sendmsg(
+    endpoint: Endpoint, buffers: Iterable[Buffer], flags: int, timeout: float | None
+) -> int:
+    """Gathers several buffers into one send."""
+    views = [memoryview(buffer) for buffer in buffers]
+    total = sum(view.nbytes for view in views)
+    if len(views) == 1:
+        return send(endpoint, views[0], flags, timeout)
+    if total <= _JOIN_MAX:
+        return send(endpoint, b"".join(views), flags, timeout)
+    sent = 0
+    for view in views:
+        if view.nbytes == 0:
+            continue
+        try:
+            part = send(endpoint, view, flags, timeout)
+        except OSError:
+            if sent:
+                break
+            raise
+        sent += part
+        if part < view.nbytes:
+            break
+    return sent

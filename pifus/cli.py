@@ -1,0 +1,200 @@
+"""The command line: `pifus backend | status | run | bench | demo`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pifus
+
+_PRIORITIES = ("high", "medium", "low")
+_USAGE = """\
+usage: pifus COMMAND …
+
+  backend    run a backend that applications attach to
+  status     show the backend: clients, counters
+  run        run a command over the stack: pifus run -- python -m http.server
+  bench      measure
+  demo       show pifus at work
+
+pifus COMMAND --help tells more; pifus --version shows the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point of the console script; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"pifus {pifus.__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    handler = _COMMANDS.get(command)
+    if handler is None:
+        known = ", ".join(_COMMANDS)
+        print(f"pifus: no command {command!r}: known are {known}", file=sys.stderr)
+        return 2
+    try:
+        return int(handler(rest))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is left to be said.
+        sys.stderr.close()
+        return 141
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or error
+        print(f"pifus {command}: {text}", file=sys.stderr)
+        return 1
+
+
+def _backend(arguments: Sequence[str]) -> int:
+    # Not a library for the rest of pifus: loads the stack itself.
+    from pifus.backend.__main__ import main as backend_main
+
+    return backend_main(arguments, prog="pifus backend")
+
+
+def _status(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="pifus status", description="Shows a running backend.")
+    parser.add_argument("--backend", metavar="NAME", help="name, or path with a /, of the backend")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    options = parser.parse_args(arguments)
+    status = read_status(options.backend)
+    if options.json:
+        import json
+
+        print(json.dumps(status, indent=2))
+    else:
+        _print_status(status)
+    return 0
+
+
+def read_status(backend: str | None) -> dict[str, Any]:
+    """The statistics of a backend, with all its sessions.
+
+    Args:
+        backend: name or path; None: $PIFUS_BACKEND, else "default".
+
+    Raises:
+        OSError: it does not run, or does not answer.
+    """
+    import os
+
+    from pifus._core import _discovery, _paths, _protocol
+
+    wanted = backend or os.environ.get("PIFUS_BACKEND") or _paths.DEFAULT_NAME
+    channel = _discovery.connect_to(wanted)
+    try:
+        status, _ = channel.request(_protocol.Status(), "status")
+        page = status
+        while page.get("more") and page["sessions"]:
+            after = page["sessions"][-1]["session"]
+            page, _ = channel.request(_protocol.Status(after), "status")
+            status["sessions"] += page["sessions"]
+        status["more"] = False
+    finally:
+        channel.close()
+    return status
+
+
+def _print_status(status: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(
+        f"backend {status['name']} at {status['path']}, process {status['pid']}, "
+        f"up {status['seconds']:.0f} s, drivers {', '.join(status['drivers'])}, "
+        f"profile {status['profile']}"
+    )
+    numbers = status["statistics"]
+    operations = numbers["operations"]
+    counters = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    counters.add_column()
+    counters.add_column(justify="right")
+    for name in _PRIORITIES:
+        counters.add_row(f"operations {name}", f"{operations[name]:,}")
+    for name in ("frames_in", "frames_out", "frames_dropped", "wakeups", "sockets", "pcbs"):
+        counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
+    for name in ("pbufs", "segments", "mirrors", "sessions_ended", "violations"):
+        counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
+    console.print(counters)
+    clients = Table(box=box.SIMPLE, pad_edge=False, title=f"{status['clients']} clients")
+    for title in ("session", "process", "user", "name", "priority", "sockets", "arena", "seconds"):
+        clients.add_column(title, justify="left" if title in ("name", "priority") else "right")
+    for entry in status["sessions"]:
+        clients.add_row(
+            str(entry["session"]),
+            str(entry["pid"]),
+            str(entry["uid"]),
+            entry["name"] if entry["attached"] else f"{entry['name']} (gone)",
+            entry["priority"],
+            str(entry["max_sockets"]),
+            f"{entry['arena_bytes']:,}",
+            f"{entry['seconds']:.0f}",
+        )
+    console.print(clients)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from pifus import _launcher
+
+    parser = argparse.ArgumentParser(
+        prog="pifus run",
+        usage="pifus run [--backend NAME | --driver DRIVER …] [options] -- COMMAND …",
+        description="Runs a command whose Python programs use the user-space stack. All other "
+        "options of `pifus backend` may follow --driver.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--backend", metavar="NAME", help="name, or path with a /, of the backend")
+    parser.add_argument("--driver", metavar="DRIVER", action="append", help="of a private backend")
+    parser.add_argument("--priority", choices=_PRIORITIES, default="medium")
+    parser.add_argument("--strict", action="store_true", help="refuse what bypasses the stack")
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options, rest = parser.parse_known_args(arguments[:split])
+    command = list(arguments[split + 1 :])
+    if split == len(arguments) and not options.driver:
+        command, rest = rest, []
+    if not command:
+        parser.error("a command is needed: pifus run -- python program.py")
+    if rest and not options.driver:
+        parser.error(f"unknown option {rest[0]}: options of a private backend need --driver")
+    if options.driver and options.backend:
+        parser.error("give either --backend or --driver")
+    return _launcher.run(
+        _launcher.Plan(
+            command=command,
+            backend=options.backend,
+            driver=[*(options.driver or []), *rest],
+            priority=options.priority,
+            strict=options.strict,
+        )
+    )
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    return int(importlib.import_module("pifus.bench").main(arguments) or 0)
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    return int(importlib.import_module("pifus.demo").main(arguments) or 0)
+
+
+_COMMANDS = {
+    "backend": _backend,
+    "status": _status,
+    "run": _run,
+    "bench": _bench,
+    "demo": _demo,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
