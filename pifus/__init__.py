@@ -3,7 +3,8 @@
 The names here are the public ones; each is loaded when it is first used.
 """
 
-from typing import TYPE_CHECKING
+# Type checkers know this name; importing typing would take longer than all the rest.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from pifus.completion import (

@@ -61,6 +61,7 @@ static int open_descriptors(struct pf_backend *backend) {
             sizeof(backend->random_state)) {
         return -errno;
     }
+    stk_inject_loss(backend->config.loss_per_million, backend->config.fault_seed);
     backend->random_state |= 1; /* xorshift must not start at 0 */
     return 0;
 }

@@ -17,6 +17,8 @@ struct pf_backend_config {
     int32_t cpu;            /* the stack thread's processor; -1: any */
     int32_t realtime_priority; /* SCHED_FIFO 1..99; 0: normal scheduling */
     int32_t lock_memory;       /* 1: mlockall */
+    uint32_t loss_per_million; /* for tests: received frames to lose; 0..1000000 */
+    uint64_t fault_seed;       /* which ones */
 };
 
 struct pf_session_request {

@@ -47,6 +47,9 @@ void stk_shutdown(void);
 /* The calling thread is the stack thread from now on. */
 void stk_adopt_thread(void);
 
+/* For tests: of a million received frames, so many are lost, by a generator with this seed. */
+void stk_inject_loss(uint32_t per_million, uint64_t seed);
+
 /* Frames. Takes up to a small number of frames from the drivers and queues them by the priority of
  * the socket they belong to. */
 void stk_collect_frames(void);

@@ -32,8 +32,8 @@ static inline bool pf_doorbell_must_ring(const uint32_t *sleeping) {
     return pf_load_relaxed(sleeping) != 0;
 }
 
-/* SLEEPER (client): take the word, look for news, then call this with the value taken before the
- * look. Several threads may sleep on one word. As pf_futex_wait. */
+/* SLEEPER (client): take the word with acquire, look for news, then call this with the value taken
+ * before the look. Several threads may sleep on one word. As pf_futex_wait. */
 static inline int pf_event_sleep(const uint32_t *event, uint32_t seen, uint32_t *waiting,
                                  int64_t timeout_ns) {
     (void)pf_add_fetch(waiting, 1);

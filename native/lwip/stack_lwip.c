@@ -166,6 +166,25 @@ void stk_shutdown(void) {
 
 /* ---- frames ---- */
 
+static uint32_t loss_per_million;
+static uint64_t loss_state;
+
+void stk_inject_loss(uint32_t per_million, uint64_t seed) {
+    loss_per_million = per_million;
+    loss_state = seed | 1;
+}
+
+/* A seeded generator, so that a failing run can be repeated. */
+static bool lose_this(void) {
+    if (loss_per_million == 0) {
+        return false;
+    }
+    loss_state ^= loss_state << 13;
+    loss_state ^= loss_state >> 7;
+    loss_state ^= loss_state << 17;
+    return loss_state % 1000000U < loss_per_million;
+}
+
 static int classify(const struct pf_driver *driver, const struct pbuf *frame) {
     /* ARP, ICMP and whatever is not a connection of ours: between the bulk and the urgent. */
     if (driver->netif.flags & NETIF_FLAG_ETHERNET) {
@@ -184,6 +203,11 @@ void stk_collect_frames(void) {
             struct pbuf *frame = room ? driver->ops->receive(driver) : NULL;
             if (!frame) {
                 break;
+            }
+            if (lose_this()) {
+                pbuf_free(frame);
+                frames_dropped++;
+                continue;
             }
             struct stage *stage = &stages[classify(driver, frame)];
             stage->frames[stage->tail++ % STAGED_MAX] = (struct staged_frame){frame, driver};

@@ -421,9 +421,15 @@ int stk_tcp_finish(struct stk_conn *conn) {
     return -pf_errno_of(error);
 }
 
+/* Nothing queued, or only a FIN: lwIP tells nobody when that is acknowledged. */
+static bool no_bytes(const struct tcp_seg *queue) {
+    return !queue || (queue->len == 0 && !queue->next);
+}
+
 bool stk_tcp_drained(const struct stk_conn *conn) {
     const struct tcp_pcb *pcb = conn->pcb;
-    return !pcb || (pcb->unsent == NULL && pcb->unacked == NULL && !(pcb->flags & TF_CLOSEPEND));
+    return !pcb ||
+           (no_bytes(pcb->unsent) && no_bytes(pcb->unacked) && !(pcb->flags & TF_CLOSEPEND));
 }
 
 static void forget(struct stk_conn *conn) {

@@ -15,6 +15,10 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
 enum { PAGE_BYTES = 4096 };
 
 static uint64_t page_up(uint64_t bytes) {
@@ -88,7 +92,12 @@ int pf_region_plan(const struct pf_region_request *request, struct pf_b2c_header
 }
 
 int pf_region_create(const char *label, uint64_t bytes, int seal_writes, void **mapping) {
-    int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    /* Some systems refuse memory that might be executed (vm.memfd_noexec); old kernels do not know
+     * the flag. */
+    int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) {
+        fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    }
     if (fd < 0) {
         return -errno;
     }

@@ -47,7 +47,7 @@ static inline int pf_sq_pop(const struct pf_sqe *ring, uint32_t entries, uint32_
     if (tail == *head) {
         return 0;
     }
-    __builtin_memcpy(out, &ring[*head & (entries - 1)], sizeof(*out));
+    *out = ring[*head & (entries - 1)];
     /* The compiler may not go back to the ring for a second look. */
     __asm__ __volatile__("" : : "r"(out) : "memory");
     *head += 1;

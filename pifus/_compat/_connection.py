@@ -31,6 +31,7 @@ def bind(endpoint: Endpoint, native: CData) -> None:
         endpoint.leave()
     if result < 0:
         raise _errors.os_error(-result)
+    endpoint.bound = True
 
 
 def listen(endpoint: Endpoint, backlog: int) -> None:
@@ -134,8 +135,6 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
         endpoint.connect_told = False
         endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
         if nowait:
-            # What is wrong at once, such as no route, is said at once; and over a loopback the
-            # connection may be there already, but no program minds being told of it later.
             return errno.EINPROGRESS
         return _wait(endpoint, handle, timeout)
     finally:

@@ -105,6 +105,7 @@ class Endpoint:
         "accept_op",
         "armed",
         "attached",
+        "bound",
         "busy",
         "closed",
         "connect_failed",
@@ -146,6 +147,7 @@ class Endpoint:
         # Taken by the one thread that gives the slot back.
         self.unreleased: list[None] = [None]
         self.lingers: tuple[int, int] = (0, 0)
+        self.bound = False
         self.listening = False
         self.accept_op = 0
         self.connect_op = 0
@@ -268,6 +270,12 @@ class Endpoint:
         state = ffi.new("struct pf_socket_b2c *")
         lib.pf_socket_state(handle, self.slot, state)
         return state
+
+    def is_fresh(self) -> bool:
+        """True before any bind, connect or listen."""
+        return not (
+            self.bound or self.connected or self.connect_op or self.listening or self.connect_told
+        )
 
     # ---- the mirror ----
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as _names
-from collections.abc import Buffer, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pifus._compat import _connection
@@ -13,6 +13,8 @@ from pifus._core import _errors
 from pifus._core._client import ffi, lib
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
     from pifus._compat._endpoint import Endpoint
     from pifus._core._client import CData
 
@@ -28,7 +30,6 @@ _TAKE_MAX: Final = 262144
 # One C call takes so much: between calls signal handlers run.
 _SEND_MAX: Final = 1 << 20
 _JOIN_MAX: Final = 65536
-_NO_DATA: Final = (errno.EAGAIN, errno.EINTR)
 # What these say is no news of the connection.
 _STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.EPROTO})
 
@@ -58,7 +59,7 @@ def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> by
 
 
 def recv_into(
-    endpoint: Endpoint, buffer: Buffer, size: int, flags: int, timeout: float | None
+    endpoint: Endpoint, buffer: WriteableBuffer, size: int, flags: int, timeout: float | None
 ) -> int:
     """`socket.recv_into`."""
     native = ffi.from_buffer("char[]", buffer, require_writable=True)
@@ -152,7 +153,7 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
 
 
 def recvmsg_into(
-    endpoint: Endpoint, buffers: Iterable[Buffer], flags: int, timeout: float | None
+    endpoint: Endpoint, buffers: Iterable[WriteableBuffer], flags: int, timeout: float | None
 ) -> int:
     """Scatters into several buffers: waits for the first bytes only."""
     total = 0
@@ -174,19 +175,19 @@ def recvmsg_into(
     return total
 
 
-def send(endpoint: Endpoint, data: Buffer, flags: int, timeout: float | None) -> int:
+def send(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> int:
     """`socket.send`: a blocking socket takes all of it, as the kernel's does."""
     return _transmit(endpoint, data, flags, timeout, whole=timeout is None)
 
 
-def sendall(endpoint: Endpoint, data: Buffer, flags: int, timeout: float | None) -> None:
+def sendall(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> None:
     """`socket.sendall`; the time-out is for all of it."""
     _transmit(endpoint, data, flags, timeout, whole=True, strict=True)
 
 
 def _transmit(
     endpoint: Endpoint,
-    data: Buffer,
+    data: ReadableBuffer,
     flags: int,
     timeout: float | None,
     whole: bool,
@@ -245,7 +246,7 @@ def _send_some(
 
 
 def sendmsg(
-    endpoint: Endpoint, buffers: Iterable[Buffer], flags: int, timeout: float | None
+    endpoint: Endpoint, buffers: Iterable[ReadableBuffer], flags: int, timeout: float | None
 ) -> int:
     """Gathers several buffers into one send."""
     views = [memoryview(buffer) for buffer in buffers]

@@ -29,7 +29,7 @@ def native_family(family: int) -> int:
         return FAMILIES[socket.AddressFamily(family)]
     except (KeyError, ValueError):
         raise OSError(
-            errno.EAFNOSUPPORT, f"family {family!r}: only AF_INET and AF_INET6 are supported"
+            errno.EAFNOSUPPORT, f"family {int(family)}: only AF_INET and AF_INET6 are supported"
         ) from None
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import grp
+import logging
 import os
 import socket
 from pathlib import Path
+
+log = logging.getLogger("pifus.backend")
 
 _BACKLOG = 4096
 # What systemd hands over starts here: sd_listen_fds(3).
@@ -106,7 +109,11 @@ def notify(state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.sendto(state.encode(), address)
+        try:
+            sender.sendto(state.encode(), address)
+        except OSError as error:
+            # Whoever wanted to know is gone: no reason for the backend to end.
+            log.warning("cannot tell %r at %s: %s", state, address, error.strerror)
 
 
 def _lock_path(path: Path) -> Path:

@@ -110,7 +110,9 @@ void pf_lwip_check_thread(void);
 #define TCP_LISTEN_BACKLOG 1
 #define TCP_DEFAULT_LISTEN_BACKLOG 255
 #define TCP_OVERSIZE 0
-#define TCP_TMR_INTERVAL 250
+/* Five times the usual rate: delayed ACKs of at most 50 ms instead of 250, and a retransmission
+ * time-out of at least 0.3 s instead of 1.5; the long time-outs are kept in milliseconds. */
+#define TCP_TMR_INTERVAL 50
 #define TCP_MSL 30000UL
 #define LWIP_TCP_PCB_NUM_EXT_ARGS 0
 /* Windows above 64 KiB with a small pool: receive buffers do not come from PBUF_POOL here. */

@@ -1,0 +1,21 @@
+"""The `_socket` module over pifus: TCP goes to the user-space stack, all else is the kernel's.
+
+It has every name of the interpreter's own `_socket`; `pifus.compat.socket` is the interpreter's
+`socket.py` executed over it.
+"""
+
+import _socket as _c
+from _socket import *  # noqa: F403
+
+from pifus._compat._methods import socket as socket
+
+SocketType = socket
+
+
+def close(fd: int, /) -> None:
+    """Closes a socket by its descriptor."""
+    from pifus._compat import _table
+
+    if fd in _table.endpoints:
+        _table.drop(fd)
+    _c.close(fd)

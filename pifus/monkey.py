@@ -1,0 +1,110 @@
+"""Puts the stack under a running program: its `socket` module makes stack sockets from now on.
+
+The class `socket.socket` stays the same object and gets other methods: whoever imported it, or
+derived from it, before the patch uses the stack as well. Only methods that were taken out of the
+class before (`recv = socket.socket.recv`) are not reached.
+"""
+
+import errno
+import os
+import socket
+import threading
+from typing import Any, Final
+
+from pifus import compat_socket
+from pifus._compat import _sendfile, _table
+
+_lock: Final = threading.Lock()
+_patched = False
+_MISSING: Final = object()
+# What was there before: (where, name, value).
+_saved: list[tuple[Any, str, Any]] = []
+
+# Of the methods of the C-level class, socket.py has these itself and builds on the C class's own.
+_OF_SOCKET_PY: Final = ("__init__", "close", "detach")
+_NO_METHODS: Final = ("__slots__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__")
+
+
+def patch() -> None:
+    """From now on `socket.socket` makes stack sockets. Twice is no error.
+
+    The backend is looked for when the first one is made: $PIFUS_BACKEND, else the running backend
+    named "default", else a private one. $PIFUS_PRIORITY is the priority of new sockets.
+    """
+    global _patched
+    with _lock:
+        if _patched:
+            return
+        _restore_all()
+        _patch_class()
+        _replace(socket, "_socket", compat_socket)
+        _replace(socket, "close", compat_socket.close)
+        _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
+        _patched = True
+
+
+def unpatch() -> None:
+    """From now on `socket.socket` makes kernel sockets. Stack sockets that are open still work."""
+    global _patched
+    with _lock:
+        if not _patched:
+            return
+        _patched = False
+        if _table.endpoints:
+            # Only the constructor: the methods find out by themselves whose socket they are for.
+            _put_back(socket, "_socket")
+        else:
+            _restore_all()
+
+
+def is_patched() -> bool:
+    """True between `patch` and `unpatch`."""
+    return _patched
+
+
+def _patch_class() -> None:
+    cls: Any = socket.socket
+    base = compat_socket.socket
+    for name, method in vars(base).items():
+        if name not in _OF_SOCKET_PY and name not in _NO_METHODS:
+            _replace(cls, name, method)
+    original_detach = cls.detach
+
+    def detach(self: socket.socket) -> int:
+        """detach() -> file descriptor: closes the object without closing the descriptor."""
+        _table.detach(base.fileno(self))  # type: ignore[arg-type]
+        fd: int = original_detach(self)
+        return fd
+
+    def _real_close(self: Any, _ss: Any = base) -> None:
+        _ss.close(self)
+
+    _replace(cls, "detach", detach)
+    _replace(cls, "_real_close", _real_close)
+    _sendfile.refuse(socket, _replace)
+
+
+def _replace(where: Any, name: str, value: Any) -> None:
+    _saved.append((where, name, vars(where).get(name, _MISSING)))
+    setattr(where, name, value)
+
+
+def _put_back(where: Any, name: str) -> None:
+    for entry in _saved:
+        if entry[0] is where and entry[1] == name:
+            _saved.remove(entry)
+            _restore(*entry)
+            return
+    raise KeyError(errno.ENOENT, name)
+
+
+def _restore_all() -> None:
+    while _saved:
+        _restore(*_saved.pop())
+
+
+def _restore(where: Any, name: str, value: Any) -> None:
+    if value is _MISSING:
+        delattr(where, name)
+    else:
+        setattr(where, name, value)

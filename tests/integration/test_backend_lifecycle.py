@@ -1,0 +1,443 @@
+"""Backends and clients come and go: by plan, all at once, by kill -9."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pifus
+from pifus._core._session import Session
+from tests.conftest import BackendProcess, connect_pair
+
+SECONDS = 10.0
+StartBackend = Callable[..., BackendProcess]
+
+
+def status_of(backend: str) -> dict[str, object]:
+    found = subprocess.run(
+        [sys.executable, "-m", "pifus.cli", "status", "--json", "--backend", backend],
+        capture_output=True,
+        check=True,
+    )
+    status: dict[str, object] = json.loads(found.stdout)
+    return status
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends, or has ended, within a few seconds."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_attach_and_detach_leave_nothing(backend: BackendProcess) -> None:
+    with pifus.Client(backend.path):
+        pass
+    before = descriptors()
+    for _ in range(20):
+        with pifus.Client(backend.path, name="one of many") as client:
+            session = Session.open(backend.path)
+            assert session.take_mirror()[0] > 0
+            session.close()
+            connect_pair(client)
+    # Each take_mirror above handed its descriptor to this test.
+    assert descriptors() == before + 20
+
+
+def test_a_forgotten_client_detaches(start_backend: StartBackend) -> None:
+    started = start_backend("forgotten")
+    client = pifus.Client(started.path)
+    client.socket().nop()
+    assert status_of(started.path)["clients"] == 1
+    del client
+    gc.collect()
+    assert status_of(started.path)["clients"] == 0
+
+
+def test_thousand_clients_one_after_another(start_backend: StartBackend) -> None:
+    started = start_backend("thousand")
+    for number in range(1000):
+        with pifus.Client(started.path, max_sockets=16) as client:
+            sock = client.socket()
+            sock.nop()
+            sock.wait(SECONDS).check()
+            if number % 100 == 0:
+                connect_pair(client)
+    status = status_of("thousand")
+    assert status["clients"] == 0
+    assert status["statistics"]["sockets"] == 0  # type: ignore[index]
+
+
+ONE_OF_MANY = """
+import sys, pifus
+sys.stdin.readline()
+with pifus.Client() as client:
+    sock = client.socket()
+    sock.nop()
+    sock.wait(10).check()
+    print(client.backend)
+"""
+
+
+def test_clients_starting_at_the_same_instant(start_backend: StartBackend) -> None:
+    started = start_backend("default")
+    read_end, write_end = os.pipe()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_MANY], stdin=read_end, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(32)
+    ]
+    os.close(read_end)
+    os.close(write_end)  # every one reads the end at once
+    for child in children:
+        out, _ = child.communicate(timeout=60)
+        assert (child.returncode, out.strip()) == (0, started.path)
+
+
+def test_threads_attaching_at_the_same_instant(backend: BackendProcess) -> None:
+    together = threading.Barrier(32)
+    failures: list[Exception] = []
+
+    def run() -> None:
+        together.wait()
+        try:
+            with pifus.Client(backend.path, max_sockets=4) as client:
+                sock = client.socket()
+                sock.nop()
+                sock.wait(SECONDS).check()
+        except Exception as error:  # noqa: BLE001 - told by the assertion
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_end_of_the_backend_reaches_every_blocked_call(
+    start_backend: StartBackend, how: str
+) -> None:
+    started = start_backend(f"end-{how}")
+    client = pifus.Client(started.path)
+    sock, other = client.socket(), client.socket()
+    ended: list[tuple[type[Exception], str, float]] = []
+    waiting = threading.Barrier(4)
+
+    def run(call: Callable[[], object]) -> None:
+        waiting.wait()
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - told by the assertion
+            ended.append((type(error), str(error), time.monotonic()))
+
+    threads = [
+        threading.Thread(target=run, args=(call,))
+        for call in (sock.wait, lambda: other.wait(60), client.wait_any)
+    ]
+    for thread in threads:
+        thread.start()
+    waiting.wait()
+    at = time.monotonic()
+    if how == "kill":
+        started.kill()
+    else:
+        assert started.stop() == 0
+    for thread in threads:
+        thread.join(SECONDS)
+    assert [kind for kind, _, _ in ended] == [pifus.BackendGone] * 3
+    assert max(moment for _, _, moment in ended) - at < 1.0
+    says = "killed, or it crashed" if how == "kill" else "shut down"
+    assert all(says in text for _, text, _ in ended)
+    with pytest.raises(pifus.BackendGone):
+        sock.nop()
+    client.close()
+    with pytest.raises(pifus.ClientClosed):
+        sock.nop()
+
+
+def test_a_killed_client_takes_only_itself(start_backend: StartBackend) -> None:
+    started = start_backend("killed")
+    program = f"""
+import pifus, os
+client = pifus.Client({started.path!r})
+socks = [client.socket() for _ in range(50)]
+for sock in socks:
+    sock.nop()
+print("ready", flush=True)
+client.wait_any()
+socks[0].wait()
+import signal
+signal.pause()
+"""
+    with pifus.Client(started.path) as client:
+        ours, theirs = connect_pair(client)
+        for _ in range(3):
+            with subprocess.Popen(
+                [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+            ) as child:
+                assert child.stdout is not None
+                assert child.stdout.readline() == "ready\n"
+                child.kill()
+            ours.write(b"still here")
+            theirs.recv(100)
+            assert theirs.wait(SECONDS).check().data == b"still here"
+            ours.wait(SECONDS).check()
+        deadline = time.monotonic() + SECONDS
+        while (status := status_of(started.path))["clients"] != 1 or status["lingering"]:
+            assert time.monotonic() < deadline
+        assert status["statistics"]["sockets"] == 2  # type: ignore[index]
+
+
+def test_private_backend_ends_with_its_last_client(runtime_dir: Path) -> None:
+    first = pifus.Client()
+    second = pifus.Client()
+    assert first.backend == second.backend
+    pid = status_of(first.backend)["pid"]
+    assert isinstance(pid, int)
+    with second.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        for _ in range(2):
+            listener.wait(SECONDS).check()
+        listener.accept()
+        address = listener.local_address
+        assert address is not None
+        sock = first.socket()
+        sock.connect(address)
+        sock.wait(SECONDS).check()
+        listener.wait(SECONDS).check()
+    first.close()
+    assert Path(second.backend).exists()
+    second.close()
+    assert gone(pid)
+    assert not Path(second.backend).exists()
+    assert not list(runtime_dir.glob("pifus-private-*"))
+    # And the next one starts anew.
+    with pifus.Client() as third:
+        assert third.backend != second.backend
+
+
+def test_private_backend_ends_with_a_killed_program(runtime_dir: Path) -> None:
+    program = """
+import pifus, signal
+client = pifus.Client()
+print(client.backend, flush=True)
+signal.pause()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        path = child.stdout.readline().strip()
+        pid = status_of(path)["pid"]
+        assert isinstance(pid, int)
+        child.kill()
+    assert gone(pid)
+    assert not Path(path).exists()
+
+
+def test_exit_without_close_is_clean() -> None:
+    program = """
+import pifus
+client = pifus.Client(on_completion=print)
+client.socket().nop()
+"""
+    found = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, timeout=60
+    )
+    assert found.returncode == 0
+    assert found.stderr == b""
+
+
+def test_second_backend_of_a_name_is_refused(backend: BackendProcess) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "pifus.backend", "--name", "test"], capture_output=True, timeout=60
+    )
+    assert found.returncode == 1
+    assert f"a backend runs at {backend.path} already (process {backend.pid})" in str(found.stderr)
+    with pifus.Client(backend.path):
+        pass
+
+
+def test_socket_of_a_dead_backend_is_taken_over(start_backend: StartBackend) -> None:
+    dead = start_backend("dead")
+    dead.kill()
+    assert Path(dead.path).exists()
+    with pytest.raises(pifus.BackendUnavailable, match="no backend named 'dead' runs at"):
+        pifus.Client("dead")
+    alive = start_backend("dead")
+    with pifus.Client("dead"):
+        pass
+    assert alive.stop() == 0
+    assert not Path(alive.path).exists()
+    assert not Path(alive.path + ".lock").exists()
+
+
+def test_socket_of_another_program_is_left_alone(runtime_dir: Path) -> None:
+    path = runtime_dir / "pifus-foreign.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        other.listen()
+        found = subprocess.run(
+            [sys.executable, "-m", "pifus.backend", "--name", "foreign"],
+            capture_output=True,
+            timeout=60,
+        )
+        assert found.returncode == 1
+        assert b"another program listens at" in found.stderr
+        assert path.exists()
+    path.unlink()
+    (runtime_dir / "pifus-foreign.sock.lock").unlink()
+
+
+def test_mode_of_the_socket(start_backend: StartBackend) -> None:
+    assert Path(start_backend("mode-a").path).stat().st_mode & 0o777 == 0o600
+    assert Path(start_backend("mode-b", "--mode", "0666").path).stat().st_mode & 0o777 == 0o666
+
+
+def test_limits(start_backend: StartBackend) -> None:
+    options = "--max-clients 3 --max-clients-per-user 2 --max-sockets 8 --max-client-bytes 8388608"
+    path = start_backend("limits", *options.split(), "--best-priority", "medium").path
+    small = {"max_sockets": 4, "arena_bytes": 65536}
+    with pytest.raises(OSError, match="max_sockets is 9; this backend allows 1 to 8"):
+        pifus.Client(path, max_sockets=9, arena_bytes=65536)
+    with pytest.raises(OSError, match=r"up to 8388608 \(--max-client-bytes\)"):
+        pifus.Client(path, max_sockets=8, rx_bytes=1 << 20, arena_bytes=1 << 20)
+    with pifus.Client(path, **small) as first, pifus.Client(path, **small):  # type: ignore[arg-type]
+        with pytest.raises(OSError, match="allows 2 for each"):
+            pifus.Client(path, **small)  # type: ignore[arg-type]
+        sock = first.socket(priority=pifus.Priority.HIGH)
+        sock.nop()
+        sock.wait(SECONDS).check()
+        assert sock.priority is pifus.Priority.MEDIUM
+        sock.set_priority(pifus.Priority.HIGH)
+        with pytest.raises(PermissionError):
+            sock.wait(SECONDS).check()
+    with pifus.Client(path, **small):  # type: ignore[arg-type]
+        pass
+
+
+def test_bad_requests_are_answered(backend: BackendProcess) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+        raw.settimeout(SECONDS)
+        raw.connect(backend.path)
+        for packet, says in (
+            (b'{"type":"dance"}', "type is 'dance'"),
+            (b'{"type":"attach"}', "needs the field abi"),
+            (b'{"type":"mirrors","count":1}', "attach first"),
+            (b'{"type":"status","after":-1}', "after is -1"),
+        ):
+            raw.send(packet)
+            reply = json.loads(raw.recv(65536))
+            assert reply["type"] == "error"
+            assert says in reply["message"]
+        raw.send(b"not json")
+        assert json.loads(raw.recv(65536))["type"] == "error"
+        assert raw.recv(100) == b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+        raw.settimeout(SECONDS)
+        raw.connect(backend.path)
+        raw.send(b" " * 70000)
+        assert "longer than 65536" in json.loads(raw.recv(65536))["message"]
+        assert raw.recv(100) == b""
+
+
+def test_a_client_that_does_not_read_harms_nobody(backend: BackendProcess) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+        raw.connect(backend.path)
+        raw.settimeout(SECONDS)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(100_000):
+                raw.send(b'{"type":"status"}')
+    with pifus.Client(backend.path):
+        pass
+
+
+def test_discovery(start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = start_backend("named")
+    monkeypatch.setenv("PIFUS_BACKEND", "named")
+    with pifus.Client() as client:
+        assert client.backend == named.path
+    default = start_backend("default")
+    with pifus.Client() as client:
+        assert client.backend == named.path
+    monkeypatch.delenv("PIFUS_BACKEND")
+    with pifus.Client() as client:
+        assert client.backend == default.path
+    with pifus.Client("named") as client:
+        assert client.backend == named.path
+    with pifus.Client(driver="loopback") as client:
+        assert "private" in client.backend
+    monkeypatch.setenv("PIFUS_BACKEND", "absent")
+    with pytest.raises(pifus.BackendUnavailable, match="pifus backend --name absent"):
+        pifus.Client()
+    with pytest.raises(ValueError, match="either backend or driver"):
+        pifus.Client("named", driver="loopback")
+    with pytest.raises(ValueError, match="queue_depth is 5; allowed is a power of two"):
+        pifus.Client("named", queue_depth=5)
+
+
+def test_failure_of_a_private_backend_is_told() -> None:
+    with pytest.raises(OSError, match="--driver tap needs an address"):
+        pifus.Client(driver=["tap"])
+
+
+def test_a_stopped_backend_does_not_hang_a_closing_client(
+    start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = start_backend("stopped")
+    client = pifus.Client(started.path)
+    client._session._channel._connection.settimeout(0.2)
+    started.process.send_signal(signal.SIGSTOP)
+    try:
+        client.close()
+    finally:
+        started.process.send_signal(signal.SIGCONT)
+    assert client.closed
+
+
+def test_socket_given_by_systemd(runtime_dir: Path) -> None:
+    path = runtime_dir / "pifus-activated.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        # LISTEN_PID has to be the process's own number: a shell can say that before it becomes it.
+        script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "{sys.executable}" -m pifus.backend 3<&{listening.fileno()}'
+        process = subprocess.Popen(["sh", "-c", script], pass_fds=[listening.fileno()])
+    try:
+        with pifus.Client(str(path)) as client:
+            sock = client.socket()
+            sock.nop()
+            sock.wait(SECONDS).check()
+    finally:
+        process.terminate()
+        assert process.wait(SECONDS) == 0
+    assert path.exists()  # systemd's, not ours to remove
+    path.unlink()
