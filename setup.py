@@ -1,4 +1,4 @@
-"""The two extension modules; everything else is in pyproject.toml."""
+"""The three extension modules; everything else is in pyproject.toml."""
 
 import importlib.util
 import sys
@@ -22,10 +22,15 @@ class BuildNative(build_ext):
         variant = native.Variant(out=native.RELEASE)
         native.client_library(variant)
         native.stack_library(variant)
+        native.bench_library(variant)
         super().run()
 
 
 setup(
     cmdclass={"build_ext": BuildNative},
-    cffi_modules=["pifus/_core/_ffi_build.py:ffibuilder", "pifus/backend/_ffi_build.py:ffibuilder"],
+    cffi_modules=[
+        "pifus/_core/_ffi_build.py:ffibuilder",
+        "pifus/backend/_ffi_build.py:ffibuilder",
+        "pifus/bench/_ffi_build.py:ffibuilder",
+    ],
 )

@@ -35,6 +35,8 @@ RELEASE = REPOSITORY / "build" / "native" / "release"
 CLIENT_PARTS = ("shm", "futex", "client")
 STACK_PARTS = ("shm", "futex", "backend", "lwip", "core")
 ALL_PARTS = ("shm", "futex", "client", "backend", "lwip", "core")
+# The loops of `pifus bench`, over the client.
+BENCH_PARTS = (*CLIENT_PARTS, "bench")
 
 # lwIP's own files: the core and Ethernet; no applications, no sequential API.
 LWIP_SOURCES = ("src/core", "src/core/ipv4", "src/core/ipv6")
@@ -257,6 +259,10 @@ def stack_library(variant: Variant) -> Path:
     return archive(variant, "pifus_stack", STACK_PARTS)
 
 
+def bench_library(variant: Variant) -> Path:
+    return archive(variant, "pifus_bench", BENCH_PARTS)
+
+
 def library_for(variant: Variant, parts: Sequence[str]) -> Path:
     name = "pifus_all" if set(parts) == set(ALL_PARTS) else "pifus_" + "_".join(parts)
     return archive(variant, name, parts)
@@ -266,7 +272,7 @@ def write_compile_commands(variant: Variant) -> None:
     """For clang-tidy and editors; in the directory of the variant."""
     entries = [
         {"directory": str(REPOSITORY), "file": str(item.source), "arguments": list(item.command)}
-        for item in units(variant, ALL_PARTS)
+        for item in units(variant, [*ALL_PARTS, "bench"])
         if NATIVE in item.source.parents
     ]
     for source in sorted((REPOSITORY / "tests" / "native").glob("*.c")):
@@ -423,6 +429,7 @@ def main() -> int:
         if not options.program:
             print(client_library(variant))
             print(stack_library(variant))
+            print(bench_library(variant))
     except BuildError as error:
         print(f"build.py: {error}", file=sys.stderr)
         return 1

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from pifus._core import _discovery, _protocol
+from pifus._core._channel import Channel
 
 # What a terminal, a supervisor or a user may send to the launcher and means for the command.
 _FORWARDED: Final = tuple(
@@ -32,15 +37,34 @@ _NOT_FOUND: Final = 127
 _NOT_EXECUTABLE: Final = 126
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `pifus run` is to do.
+
+    Attributes:
+        command: the program and its arguments.
+        backend: name or path of the backend; None: as `pifus.Client` finds one.
+        driver: drivers and options of a private backend; empty: none was asked for.
+        priority: of the sockets, "high", "medium" or "low".
+        strict: refuse what bypasses the stack.
+    """
+
+    command: Sequence[str]
+    backend: str | None = None
+    driver: Sequence[str] = field(default_factory=list)
+    priority: str = "medium"
+    strict: bool = False
+
+
 def environment(
-    environ: Mapping[str, str], backend_path: str | None = None, priority: str | None = None
+    environ: Mapping[str, str], backend_path: str, priority: str = "medium"
 ) -> dict[str, str]:
     """The environment that makes Python processes use the stack.
 
     Args:
         environ: what it is made of.
-        backend_path: the socket of the backend; None: as `Client` finds one.
-        priority: of the sockets, "high", "medium" or "low"; None: medium.
+        backend_path: the socket of the backend.
+        priority: of the sockets, "high", "medium" or "low".
     """
     package = Path(__file__).resolve().parent
     result = dict(environ)
@@ -49,10 +73,8 @@ def environment(
     result["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(package / "_site"), environ.get("PYTHONPATH")])
     )
-    if backend_path is not None:
-        result["PIFUS_BACKEND"] = backend_path
-    if priority is not None:
-        result["PIFUS_PRIORITY"] = priority
+    result["PIFUS_BACKEND"] = backend_path
+    result["PIFUS_PRIORITY"] = priority
     return result
 
 
@@ -66,25 +88,39 @@ def _places(package: Path) -> list[str]:
     return list(dict.fromkeys(places))
 
 
-def run(
-    command: Sequence[str],
-    *,
-    backend_path: str | None = None,
-    priority: str | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> int:
-    """Runs a command over the stack until it ends; signals are passed on to it.
-
-    Args:
-        command: the program and its arguments.
-        backend_path: the socket of the backend; None: as `Client` finds one.
-        priority: of the sockets, "high", "medium" or "low"; None: medium.
-        environ: the environment; None: that of this process.
+def run(plan: Plan) -> int:
+    """Runs a command over the stack until it ends; a private backend ends with it.
 
     Returns:
         The exit status; of a command that a signal ended, 128 and the signal's number.
+
+    Raises:
+        OSError: the backend cannot be reached or started, or it refused.
+        ValueError: the plan contradicts itself, or asks for what is not there yet.
     """
-    base = os.environ if environ is None else environ
+    if plan.strict:
+        raise ValueError("--strict is not there yet")
+    channel = _discovery.connect(plan.backend, plan.driver or None)
+    try:
+        # Whether a private backend could start shows in its first answer.
+        channel.request(_protocol.Status(), "status")
+        return supervise(plan.command, environment(os.environ, channel.path, plan.priority))
+    finally:
+        _let_go(channel)
+
+
+def _let_go(channel: Channel) -> None:
+    remaining = -1
+    # It may be gone already: then the end of the connection is all there is to do.
+    with contextlib.suppress(OSError):
+        reply, _ = channel.request(_protocol.Detach(), "detached")
+        remaining = int(reply.get("remaining", -1))
+    channel.close()
+    _discovery.released(channel.path, remaining)
+
+
+def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs a command until it ends, and passes signals on to it; its exit status."""
     # Blocked before the start: none must be lost, or end us, while the child comes up.
     awaited = {*_FORWARDED, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
@@ -92,7 +128,7 @@ def run(
         try:
             child = subprocess.Popen(
                 list(command),
-                env=environment(base, backend_path, priority),
+                env=environ,
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
             )
         except FileNotFoundError:
@@ -101,7 +137,7 @@ def run(
         except OSError as error:
             print(f"pifus run: {command[0]}: {error.strerror}", file=sys.stderr)
             return _NOT_EXECUTABLE
-        return _supervise(child, awaited)
+        return _wait(child, awaited)
     finally:
         # One for us that came too late for the command must not end us before the clean-up.
         while signal.sigtimedwait(awaited, 0) is not None:
@@ -109,7 +145,7 @@ def run(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _supervise(child: subprocess.Popen[bytes], awaited: set[signal.Signals]) -> int:
+def _wait(child: subprocess.Popen[bytes], awaited: set[signal.Signals]) -> int:
     while True:
         status = child.poll()
         if status is not None:

@@ -22,7 +22,13 @@ _saved: list[tuple[Any, str, Any]] = []
 
 # Of the methods of the C-level class, socket.py has these itself and builds on the C class's own.
 _OF_SOCKET_PY: Final = ("__init__", "close", "detach")
-_NO_METHODS: Final = ("__slots__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__")
+_NO_METHODS: Final = (
+    "__slots__",
+    "__doc__",
+    "__module__",
+    "__firstlineno__",
+    "__static_attributes__",
+)
 
 
 def patch() -> None:

@@ -47,13 +47,13 @@ class BackendProcess:
 
 def launch_backend(name: str, *options: str) -> BackendProcess:
     """Starts a backend and returns when it says, as to systemd, that it is ready."""
+    options = ("--log-level", "error", *options)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
         ready.settimeout(START_SECONDS)
         ready.bind("")  # an abstract name, chosen by the kernel
         address = "@" + ready.getsockname()[1:].decode()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pifus.backend", "--name", name]
-            + ["--log-level", "warning", *options],
+            [sys.executable, "-m", "pifus.backend", "--name", name, *options],
             env={**os.environ, "NOTIFY_SOCKET": address},
         )
         try:

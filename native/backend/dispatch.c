@@ -177,6 +177,11 @@ static int reopen(struct pf_bsock *sock) {
         sock->b2c->error = 0;
         sock->tx_finish = false;
         sock->tx_finished = false;
+        sock->rx_shut = false;
+        /* The new connection's stream and window have nothing to do with the old one's. */
+        sock->tx_written = 0;
+        sock->tx_acked = 0;
+        sock->rx_credited = sock->rx_head;
         pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
     }
     return result;

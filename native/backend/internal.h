@@ -9,6 +9,7 @@
 #include "backend/backend_api.h"
 #include "backend/stack.h"
 #include "futex/doorbell.h"
+#include "futex/spin.h"
 #include "shm/hint_ring.h"
 #include "shm/region.h"
 #include "shm/ring.h"
@@ -225,8 +226,7 @@ struct pf_backend {
     uint32_t mirrors;
     uint32_t sockets;
     uint64_t random_state;
-    uint32_t spin_score;
-    uint32_t spin_skip;
+    struct pf_spin spin;
 };
 
 /* session.c (control thread: create, destroy; stack thread: the rest) */

@@ -12,7 +12,6 @@
 #include "backend/internal.h"
 
 #define TICK_NS UINT64_C(100000000)
-#define LOOKS_PER_CLOCK 8
 #define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
 
 /* The lines that serving this socket will need, fetched side by side instead of one after another:
@@ -290,17 +289,9 @@ static void timers(struct pf_backend *backend) {
     }
 }
 
-/* Spins while that tends to pay: success is work found before the budget ran out. */
-static bool keep_spinning(struct pf_backend *backend, uint64_t idle_since) {
-    if (backend->config.spin_ns == 0 || backend->spin_skip > 0) {
-        return false;
-    }
-    return backend->now_ns - idle_since < backend->config.spin_ns;
-}
-
 /* A few looks for news without the cost of a clock or a system call. */
 static void spin_look(const struct pf_backend *backend) {
-    for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
+    for (int look = 0; look < PF_SPIN_LOOKS; look++) {
         for (uint32_t i = 0; i < backend->session_count; i++) {
             const struct pf_session *session = backend->sessions[i];
             for (int p = 0; p < PF_PRIORITIES; p++) {
@@ -313,14 +304,14 @@ static void spin_look(const struct pf_backend *backend) {
     }
 }
 
-static void spin_result(struct pf_backend *backend, bool found) {
-    if (found) {
-        backend->spin_score += backend->spin_score < 16;
-    } else if (backend->spin_score > 0) {
-        backend->spin_score--;
-    } else {
-        backend->spin_skip = 32;
+/* One round of spinning. False: sleep. */
+static bool spin_round(struct pf_backend *backend, uint64_t idle_since) {
+    uint64_t idle = backend->now_ns - idle_since;
+    if (idle >= backend->config.spin_ns) {
+        return false;
     }
+    spin_look(backend);
+    return pf_spin_pause(backend->now_ns, idle);
 }
 
 void *pf_loop(void *argument) {
@@ -328,7 +319,7 @@ void *pf_loop(void *argument) {
     uint64_t idle_since = 0;
     uint32_t steps = 0;
     stk_adopt_thread();
-    backend->spin_score = 8;
+    pf_spin_reset(&backend->spin);
     while (!pf_load_acquire(&backend->stop)) {
         backend->now_ns = pf_now_ns();
         if (pf_load_relaxed(&backend->commands_pending)) {
@@ -347,7 +338,7 @@ void *pf_loop(void *argument) {
         }
         if (p >= 0) {
             if (idle_since) {
-                spin_result(backend, true);
+                pf_spin_result(&backend->spin, true);
                 idle_since = 0;
             }
             step(backend, p);
@@ -363,17 +354,14 @@ void *pf_loop(void *argument) {
         if (backend->any_dying) {
             reap_dead(backend);
         }
-        if (!idle_since) {
+        if (!idle_since && backend->config.spin_ns && pf_spin_worthwhile(&backend->spin)) {
             idle_since = backend->now_ns;
         }
-        if (keep_spinning(backend, idle_since)) {
-            spin_look(backend);
-            continue;
-        }
-        if (backend->spin_skip > 0) {
-            backend->spin_skip--;
-        } else if (backend->config.spin_ns) {
-            spin_result(backend, false);
+        if (idle_since) {
+            if (spin_round(backend, idle_since)) {
+                continue;
+            }
+            pf_spin_result(&backend->spin, false);
         }
         sleep_until_news(backend);
         idle_since = 0;

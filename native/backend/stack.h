@@ -96,7 +96,7 @@ bool stk_tcp_at_end(const struct stk_conn *conn);
 void stk_tcp_credit(struct stk_conn *conn, uint32_t bytes);
 /* Queues a FIN behind what was written. */
 int stk_tcp_finish(struct stk_conn *conn);
-/* True: everything written, and the FIN if there is one, is acknowledged. */
+/* True: everything written is acknowledged; what may be left is a FIN. */
 bool stk_tcp_drained(const struct stk_conn *conn);
 /* The errno that ended an endpoint which had no owner to tell; 0: it lives. */
 int stk_tcp_error(const struct stk_conn *conn);

@@ -134,6 +134,11 @@ void pf_rx_flush(struct pf_bsock *sock) {
     }
     uint32_t before = sock->rx_head;
     while (stk_tcp_unread(sock->conn) > 0) {
+        if (sock->rx_shut) { /* before the look at the ring: a full one must not keep it */
+            uint8_t discard[2048];
+            stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
+            continue;
+        }
         uint32_t tail = client_rx_tail(sock);
         if (tail == sock->rx_head && sock->rx_base != sock->rx_head) {
             /* Empty: start again at the beginning, where the memory is warm and already there. The
@@ -146,11 +151,6 @@ void pf_rx_flush(struct pf_bsock *sock) {
         uint32_t piece = room < sock->rx_bytes - start ? room : sock->rx_bytes - start;
         if (piece == 0) {
             break;
-        }
-        if (sock->rx_shut) {
-            uint8_t discard[2048];
-            stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
-            continue;
         }
         sock->rx_head += stk_tcp_read(sock->conn, ring + start, piece);
         pf_store_release(&sock->b2c->rx_head, sock->rx_head);

@@ -7,6 +7,7 @@
 
 #include "client/client_api.h"
 #include "futex/doorbell.h"
+#include "futex/spin.h"
 #include "shm/arena.h"
 #include "shm/hint_ring.h"
 #include "shm/region.h"
@@ -93,10 +94,7 @@ struct pf_client {
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
-    /* Heuristics, racy on purpose between threads: how well spinning did of late, and how many
-     * waits to go without it. */
-    uint32_t spin_score;
-    uint32_t spin_skip;
+    struct pf_spin spin;
     uint32_t abandoned;
     uint32_t wake_any; /* bumped by pf_wake_any */
 };

@@ -6,40 +6,15 @@
 
 #include "client/internal.h"
 
-enum { SPIN_SCORE_MAX = 8, SPIN_PROBE_EVERY = 32, LOOKS_PER_CLOCK = 16 };
-
 void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns) {
     waiter->client = client;
     waiter->started_ns = pf_now_ns();
     waiter->deadline_ns = timeout_ns < 0 ? UINT64_MAX : waiter->started_ns + (uint64_t)timeout_ns;
 }
 
-/* Spinning that mostly fails burns a processor that others need: after a run of failures only one
- * wait in 32 tries it, to notice when it pays again. */
-static bool spin_worthwhile(struct pf_client *client) {
-    if (client->spin_ns <= 0) {
-        return false;
-    }
-    if (client->spin_skip > 0) {
-        client->spin_skip--;
-        return client->spin_skip == 0;
-    }
-    return true;
-}
-
-static void spin_result(struct pf_client *client, bool found) {
-    if (found) {
-        client->spin_score += client->spin_score < SPIN_SCORE_MAX;
-    } else if (client->spin_score > 0) {
-        client->spin_score--;
-    } else {
-        client->spin_skip = SPIN_PROBE_EVERY;
-    }
-}
-
 bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t seen) {
     struct pf_client *client = waiter->client;
-    if (!spin_worthwhile(client)) {
+    if (client->spin_ns <= 0 || !pf_spin_worthwhile(&client->spin)) {
         return false;
     }
     uint64_t end = waiter->started_ns + (uint64_t)client->spin_ns;
@@ -47,16 +22,18 @@ bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t see
         end = waiter->deadline_ns;
     }
     for (;;) {
-        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+        for (int i = 0; i < PF_SPIN_LOOKS; i++) {
             if (pf_load_acquire(word) != seen) {
-                spin_result(client, true);
+                pf_spin_result(&client->spin, true);
                 return true;
             }
             pf_cpu_relax();
         }
-        if (pf_now_ns() >= end) {
-            spin_result(client, false);
-            return false;
+        uint64_t now = pf_now_ns();
+        if (now >= end || !pf_spin_pause(now, now - waiter->started_ns)) {
+            bool found = pf_load_acquire(word) != seen;
+            pf_spin_result(&client->spin, found);
+            return found;
         }
     }
 }

@@ -104,6 +104,23 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     return ERR_OK;
 }
 
+/* Died before anybody took it up: it would stay queued, and with it any number of others, as lwIP's
+ * backlog no longer counts it. */
+static void leave_queue(struct stk_conn *conn) {
+    struct stk_conn *before = NULL;
+    struct stk_conn **link = &conn->listener->queue_first;
+    while (*link != conn) {
+        before = *link;
+        link = &before->queue_next;
+    }
+    *link = conn->queue_next;
+    if (!conn->queue_next) {
+        conn->listener->queue_last = before;
+    }
+    rx_drop(conn);
+    free(conn);
+}
+
 static void on_error(void *arg, err_t error) {
     struct stk_conn *conn = arg;
     if (!conn) {
@@ -118,7 +135,9 @@ static void on_error(void *arg, err_t error) {
     conn->pcb = NULL; /* lwIP frees it around this call: not even its state may be looked at */
     conn->error = number;
     flow_drop(conn);
-    if (conn->owner) { /* else whoever takes it up will be told */
+    if (conn->listener) {
+        leave_queue(conn);
+    } else if (conn->owner) { /* else whoever takes it up will be told */
         pf_events->failed(conn->owner, number);
     }
 }

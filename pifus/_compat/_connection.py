@@ -86,9 +86,7 @@ def accept(endpoint: Endpoint, timeout: float | None) -> tuple[int, _address.Add
         endpoint.leave()
 
 
-def _adopt(
-    listener: Endpoint, handle: CData, done: CData
-) -> tuple[int, _address.Address | None]:
+def _adopt(listener: Endpoint, handle: CData, done: CData) -> tuple[int, _address.Address | None]:
     slot = lib.pf_socket_adopt(handle, done.token, listener.priority)
     if slot < 0:
         raise _errors.os_error(-slot)

@@ -164,9 +164,7 @@ def setsockopt(
         if key == _SNDBUF:
             lib.pf_socket_set_send_limit(handle, endpoint.slot, number)
         elif option.native and not _is_so_already(endpoint, option, key, number):
-            result = endpoint.call(
-                handle, lib.PF_OP_SETOPT, offset=option.native, token=number
-            )
+            result = endpoint.call(handle, lib.PF_OP_SETOPT, offset=option.native, token=number)
             if result < 0:
                 raise _errors.os_error(-result)
         endpoint.options[key] = number
@@ -174,9 +172,7 @@ def setsockopt(
         endpoint.leave()
 
 
-def _is_so_already(
-    endpoint: Endpoint, option: Option, key: tuple[int, int], number: int
-) -> bool:
+def _is_so_already(endpoint: Endpoint, option: Option, key: tuple[int, int], number: int) -> bool:
     """Spares a round trip for what almost every program sets."""
     return option.native == lib.PF_OPT_NODELAY and number == 1 and key not in endpoint.options
 
@@ -215,9 +211,7 @@ def _set_priority(endpoint: Endpoint, number: int) -> None:
         priority = lib.PF_PRIORITY_MEDIUM if number < 6 else lib.PF_PRIORITY_HIGH
     handle = endpoint.enter()
     try:
-        result = endpoint.call(
-            handle, lib.PF_OP_SETOPT, offset=lib.PF_OPT_PRIORITY, token=priority
-        )
+        result = endpoint.call(handle, lib.PF_OP_SETOPT, offset=lib.PF_OPT_PRIORITY, token=priority)
     finally:
         endpoint.leave()
     if result < 0:

@@ -39,6 +39,11 @@ _recv: Callable[..., int] = lib.pf_recv
 _send: Callable[..., int] = lib.pf_send
 
 
+def _nowait(flags: int, timeout: float | None) -> bool:
+    """MSG_DONTWAIT is for blocking sockets: with a time-out, the interpreter waits before it asks."""
+    return timeout == 0 or (timeout is None and bool(flags & MSG_DONTWAIT))
+
+
 def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
     """`socket.recv`."""
     if size < 0:
@@ -82,7 +87,7 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         raise _errors.os_error(errno.EINVAL)
     if flags & MSG_ERRQUEUE:
         raise _errors.os_error(errno.EAGAIN)
-    nowait = timeout == 0 or bool(flags & MSG_DONTWAIT)
+    nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
     try:
@@ -94,9 +99,7 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         if flags & MSG_WAITALL and not flags & MSG_PEEK:
             while 0 < done < size:
                 try:
-                    more = _receive(
-                        endpoint, handle, buffer + done, size - done, 0, nowait, end
-                    )
+                    more = _receive(endpoint, handle, buffer + done, size - done, 0, nowait, end)
                 except (OSError, TimeoutError):
                     break  # what came first is told first
                 if more == 0:
@@ -198,7 +201,7 @@ def _transmit(
         raise _errors.os_error(errno.EOPNOTSUPP)
     native: Any = ffi.from_buffer("char[]", data)
     size = len(native)
-    nowait = timeout == 0 or bool(flags & MSG_DONTWAIT)
+    nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
     sent = 0
     handle = endpoint.enter()

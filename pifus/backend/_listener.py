@@ -106,11 +106,11 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         try:
-            sender.sendto(state.encode(), address)
+            # An abstract name is written with @ for the zero byte.
+            target = "\0" + address[1:] if address.startswith("@") else address
+            sender.sendto(state.encode(), target)
         except OSError as error:
             # Whoever wanted to know is gone: no reason for the backend to end.
             log.warning("cannot tell %r at %s: %s", state, address, error.strerror)

@@ -119,7 +119,7 @@ def test_close_from_the_callback(backend: BackendProcess) -> None:
 def test_signal_handlers_run_during_a_wait(client: pifus.Client, any_socket: bool) -> None:
     sock = client.socket()
     ran: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, frame: ran.append(number))
+    before = signal.signal(signal.SIGALRM, lambda number, _: ran.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
         # PEP 475: the wait goes on, and keeps its deadline.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from typing import Any
@@ -130,10 +131,9 @@ json_values = st.recursive(
 
 @given(st.sampled_from(sorted(GOOD)), json_values)
 def test_any_value_is_accepted_or_refused(field: str, value: object) -> None:
-    try:
-        _protocol.decode_request(json.dumps({**GOOD, field: value}).encode())
-    except InvalidMessage as error:
-        assert str(error)
+    packet = json.dumps({**GOOD, field: value}).encode()
+    with contextlib.suppress(InvalidMessage):
+        _protocol.decode_request(packet)
 
 
 def test_replies() -> None:

@@ -1,0 +1,67 @@
+/* When to spin before sleeping, and how.
+ *
+ * A cross-core wake-up costs tens of microseconds, so spinning for a while pays where the answer
+ * comes soon. It must not cost others: on a machine with few processors the answer may depend on a
+ * process that wants this very processor. So after the first microseconds each look gives the
+ * processor away once (sched_yield: free when nobody wants it); a yield that lasted long means that
+ * somebody computes there, and the spin ends; and after spins that found nothing, the next waits go
+ * without, for longer each time. */
+#ifndef PF_FUTEX_SPIN_H
+#define PF_FUTEX_SPIN_H
+
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "futex/futex.h"
+#include "shm/atomics.h"
+
+#define PF_SPIN_PURE_NS 2000U        /* before the first yield */
+#define PF_SPIN_YIELD_LONG_NS 50000U /* a yield this long: the processor is wanted */
+#define PF_SPIN_SCORE_MAX 8U
+#define PF_SPIN_SKIP_FIRST 8U
+#define PF_SPIN_SKIP_MAX 1024U
+#define PF_SPIN_LOOKS 16 /* between two looks at the clock */
+
+/* How well spinning did of late. A heuristic: racy between threads on purpose. */
+struct pf_spin {
+    uint32_t score;
+    uint32_t skip;    /* waits to go without */
+    uint32_t penalty; /* the next `skip` */
+};
+
+static inline void pf_spin_reset(struct pf_spin *spin) {
+    *spin = (struct pf_spin){.score = PF_SPIN_SCORE_MAX, .penalty = PF_SPIN_SKIP_FIRST};
+}
+
+static inline bool pf_spin_worthwhile(struct pf_spin *spin) {
+    if (spin->skip > 0) {
+        spin->skip--;
+        return spin->skip == 0;
+    }
+    return true;
+}
+
+static inline void pf_spin_result(struct pf_spin *spin, bool found) {
+    if (found) {
+        spin->score += spin->score < PF_SPIN_SCORE_MAX;
+        spin->penalty = PF_SPIN_SKIP_FIRST;
+    } else if (spin->score > 0) {
+        spin->score--;
+    } else {
+        spin->skip = spin->penalty;
+        spin->penalty = 2 * spin->penalty < PF_SPIN_SKIP_MAX ? 2 * spin->penalty : PF_SPIN_SKIP_MAX;
+    }
+}
+
+/* Between two looks, `elapsed_ns` into the spin. False: the processor is wanted, stop. */
+static inline bool pf_spin_pause(uint64_t now_ns, uint64_t elapsed_ns) {
+    if (elapsed_ns < PF_SPIN_PURE_NS) {
+        pf_cpu_relax();
+        return true;
+    }
+    (void)sched_yield();
+    return pf_now_ns() - now_ns < PF_SPIN_YIELD_LONG_NS;
+}
+
+#endif

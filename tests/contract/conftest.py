@@ -1,0 +1,100 @@
+"""Every test that asks for `net` runs twice: over the kernel's sockets and over pifus."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.conftest import BackendProcess
+
+# No test waits longer for what has to happen.
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def drop_in_backend(backend: BackendProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What drop-in sockets of this process and its children attach to."""
+    monkeypatch.setenv("PIFUS_BACKEND", backend.path)
+    # Children with -X dev or -W error tell of leaks; the interpreter's own path must win.
+    monkeypatch.delenv("PIFUS_RUN", raising=False)
+
+
+@pytest.fixture(params=["kernel", "pifus"])
+def net(request: pytest.FixtureRequest) -> ModuleType:
+    """The socket module under test."""
+    if request.param == "kernel":
+        return socket
+    import pifus.compat.socket
+
+    return pifus.compat.socket
+
+
+@pytest.fixture
+def pifus_net() -> ModuleType:
+    """The drop-in, for what is not the kernel's business."""
+    import pifus.compat.socket
+
+    return pifus.compat.socket
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[Any], Any]]:
+    """Closes at the end of the test whatever it is given, and hands it back."""
+    with contextlib.ExitStack() as stack:
+
+        def register(thing: Any) -> Any:
+            stack.callback(thing.close)
+            return thing
+
+        yield register
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs a function in a thread; its result has to be asked for."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool.submit
+
+
+@pytest.fixture
+def listener(net: ModuleType, closing: Callable[[Any], Any]) -> Any:
+    """A listening socket on a free port of the loopback."""
+    return closing(net.create_server(("127.0.0.1", 0)))
+
+
+@pytest.fixture
+def pair(net: ModuleType, listener: Any, closing: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Two connected sockets: the one that connected, the one that was accepted."""
+    client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+    server, _ = listener.accept()
+    closing(server)
+    client.settimeout(PATIENCE_SECONDS)
+    server.settimeout(PATIENCE_SECONDS)
+    return client, server
+
+
+def receive_exactly(sock: Any, count: int) -> bytes:
+    """So many bytes, or fewer if the stream ends."""
+    parts = []
+    while count and (part := sock.recv(min(count, 65536))):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def python_environment() -> dict[str, str]:
+    """For child interpreters: the backend of the test, no leftovers of `pifus run`."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def launcher(*command: str) -> list[str]:
+    """The command line of `pifus run` for a command."""
+    return [sys.executable, "-m", "pifus.cli", "run", "--", *command]
