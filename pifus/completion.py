@@ -36,6 +36,7 @@ from pifus._core._ops import (
 from pifus._core._session import Session, Settings
 from pifus._core._slot import new_slate
 from pifus._core._socket import Socket
+from pifus.errors import ClientClosed
 
 if TYPE_CHECKING:
     from pifus._core._client import CData
@@ -279,10 +280,10 @@ class Client:
         while True:
             try:
                 done = self._wait_any(handle, None)
+            except ClientClosed:
+                return
             except OSError as error:
-                # Closed: that is how this thread ends. Otherwise somebody has to be told.
-                if not self.closed:
-                    self._report(error)
+                self._report(error)
                 return
             try:
                 callback(done)

@@ -137,8 +137,8 @@ def test_ctrl_c_ends_a_wait(backend: BackendProcess, wait: str) -> None:
 import pifus
 client = pifus.Client({backend.path!r})
 sock = client.socket()
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     {wait}
 except KeyboardInterrupt:
     print("interrupted", flush=True)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 C_FILE_LINES = 600
-PYTHON_FILE_LINES = 400
+PYTHON_FILE_LINES = 450  # about 400, with some grace
 FUNCTION_LINES = 70
 
 

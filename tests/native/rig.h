@@ -36,7 +36,7 @@ struct rig_counts {
     uint64_t sockets;
     uint64_t mirrors;
     uint64_t sessions;
-    int descriptors;
+    uint64_t descriptors;
 };
 
 static inline uint64_t rig_count(const uint64_t *word) {
@@ -248,8 +248,8 @@ __attribute__((no_sanitize("thread"))) static inline void rig_skip_time_wait(voi
     (void)__atomic_fetch_add(&tcp_ticks, 250, __ATOMIC_RELAXED);
 }
 
-static inline int rig_descriptors(void) {
-    int count = 0;
+static inline uint64_t rig_descriptors(void) {
+    uint64_t count = 0;
     DIR *directory = opendir("/proc/self/fd");
     CHECK(directory);
     while (readdir(directory)) {
