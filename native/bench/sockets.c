@@ -248,7 +248,7 @@ static int server_accepted(struct pf_client *client, const struct pf_done *done)
     if (done->result < 0) {
         return done->result;
     }
-    int slot = pf_socket_adopt(client, done->token, -1);
+    int slot = pf_socket_adopt(client, done->token, PF_PRIORITY_MEDIUM);
     return slot < 0 ? slot : server_ask(client, (uint32_t)slot);
 }
 

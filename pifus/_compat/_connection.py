@@ -134,7 +134,11 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
         endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
         if nowait:
             return errno.EINPROGRESS
-        return _wait(endpoint, handle, timeout)
+        code = _wait(endpoint, handle, timeout)
+        if timeout is not None and code == 0:
+            # To the kernel this was a non-blocking connect: the next one says once that it succeeded.
+            endpoint.connect_told = False
+        return code
     finally:
         endpoint.leave()
 

@@ -67,7 +67,13 @@ def recv_into(
     endpoint: Endpoint, buffer: WriteableBuffer, size: int, flags: int, timeout: float | None
 ) -> int:
     """`socket.recv_into`."""
-    native = ffi.from_buffer("char[]", buffer, require_writable=True)
+    try:
+        native = ffi.from_buffer("char[]", buffer, require_writable=True)
+    except BufferError:
+        kind = type(buffer).__name__
+        raise TypeError(
+            f"recv_into() argument 1 must be read-write bytes-like object, not {kind}"
+        ) from None
     length = len(native)  # type: ignore[arg-type]
     if size < 0:
         raise ValueError("negative buffersize in recv_into")

@@ -1,5 +1,6 @@
 """The client's end of the control connection: requests, answers, and descriptors with them."""
 
+import array
 import errno
 import os
 import socket
@@ -73,12 +74,7 @@ class Channel:
         try:
             with self._lock:
                 self._connection.sendall(_protocol.encode_request(request))
-                packet, fds, _, _ = socket.recv_fds(
-                    self._connection,
-                    _protocol.MESSAGE_BYTES_MAX + 1,
-                    descriptors,
-                    socket.MSG_CMSG_CLOEXEC,
-                )
+                packet, fds = _receive(self._connection, descriptors)
                 self._connection.settimeout(ANSWER_SECONDS)
             if not packet:
                 raise ConnectionResetError
@@ -100,6 +96,18 @@ class Channel:
     def close(self) -> None:
         """Ends the connection, and so the client, if it was attached. Twice is no error."""
         self._connection.close()
+
+
+def _receive(connection: socket.socket, descriptors: int) -> tuple[bytes, list[int]]:
+    """One packet and the descriptors with it, closed on exec (socket.recv_fds ignores its flags)."""
+    fds = array.array("i")
+    space = socket.CMSG_LEN(descriptors * fds.itemsize)
+    size = _protocol.MESSAGE_BYTES_MAX + 1
+    packet, ancillary, _, _ = connection.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return packet, list(fds)
 
 
 def close_all(descriptors: list[int]) -> None:

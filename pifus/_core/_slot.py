@@ -85,7 +85,7 @@ class SocketBase:
 
     @property
     def state(self) -> SocketState:
-        """The state last published by the backend; 0 before it has seen the socket."""
+        """The state last published by the backend."""
         return SocketState(self._snapshot().state)
 
     @property
@@ -95,7 +95,7 @@ class SocketBase:
 
     @property
     def priority(self) -> Priority:
-        """The priority that the backend works with (the one asked for, until it has seen it)."""
+        """The priority that the backend works with."""
         snapshot = self._snapshot()
         known = snapshot.state & lib.PF_STATE_OPEN
         return Priority(snapshot.priority if known else self._priority)
@@ -133,14 +133,37 @@ class SocketBase:
         raise self._refusal(op)
 
     def _snapshot(self) -> CData:
+        """A copy of the state that the backend published, once it has seen the socket."""
         handle = self._handle
         if handle is None:
             raise self._closed_error()
         snapshot = ffi.new("struct pf_socket_b2c *")
-        result = lib.pf_socket_state(handle, self._slot, snapshot)
-        if result < 0:
-            raise self._refusal(result)
+        for settled in (False, True):
+            result = lib.pf_socket_state(handle, self._slot, snapshot)
+            if result < 0:
+                raise self._refusal(result)
+            if settled or snapshot.state & lib.PF_STATE_OPEN or not self._settle(handle):
+                break
         return snapshot
+
+    def _settle(self, handle: CData) -> bool:
+        """Waits until the backend has taken up what was submitted so far, the opening included.
+
+        False: it cannot be asked now, because the queue is full or the socket is closing.
+        """
+        slot = self._slot
+        op = _submit(handle, slot, lib.PF_OP_NOP, 0, 0, 0, 0, _NULL, lib.PF_DELIVER_CALL)
+        if op < 0:
+            return False
+        done = ffi.new("struct pf_done *")
+        got = 0
+        try:
+            while got in (0, -errno.EINTR):
+                got = lib.pf_await(handle, slot, op, _ops.SLICE_NS, done)
+        finally:
+            if got != 1:
+                lib.pf_forget(handle, slot, op)
+        return got == 1
 
     def _refusal(self, result: int) -> Exception:
         """The exception for what the C core answered."""

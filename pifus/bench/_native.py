@@ -143,10 +143,11 @@ class NativeClient:
         check(lib.pf_socket_state(self.handle, slot, state), "state")
         return int(state.local.port)
 
-    def accept(self, listener: int) -> int:
+    def accept(self, listener: int, priority: str = "medium") -> int:
         """Waits for a connection; returns its slot."""
         done = self._operation(listener, lib.PF_OP_ACCEPT, "accept")
-        return check(lib.pf_socket_adopt(self.handle, done.token, -1), "adopt")
+        slot = lib.pf_socket_adopt(self.handle, done.token, PRIORITIES[priority])
+        return check(slot, "adopt")
 
     def release(self, slot: int, abort: bool = False) -> None:
         """Closes a socket, without waiting."""

@@ -25,7 +25,7 @@ ROWS = (
 _FLOORS = {"spin": lib.pf_floor_spin, "futex": lib.pf_floor_futex}
 # The count that the first turn of a floor has; later ones have as many as fit into their time.
 _FIRST_COUNT = 2000
-_COUNT_MAX = 500_000
+_COUNT_MAX = 200_000
 # So many rounds between two looks at the time, in Python.
 _BATCH = 64
 

@@ -130,8 +130,17 @@ def test_bind_is_once_and_only_here(net: ModuleType) -> None:
 
 def test_a_connected_socket_is_connected(pair: Pair, listener: Any) -> None:
     client, _ = pair
+    # To the kernel a connect with a time-out was a non-blocking one, whose end it tells once.
+    assert client.connect_ex(listener.getsockname()) == 0
+    assert client.connect_ex(listener.getsockname()) == errno.EISCONN
     assert errno_of(client.connect, listener.getsockname()) == errno.EISCONN
     assert errno_of(client.listen) == errno.EINVAL
+
+
+def test_a_blocking_connect_is_once(net: ModuleType, listener: Any) -> None:
+    with net.socket() as sock:
+        sock.connect(listener.getsockname())
+        assert errno_of(sock.connect, listener.getsockname()) == errno.EISCONN
 
 
 def test_accept_needs_listen(net: ModuleType) -> None:

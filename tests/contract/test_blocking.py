@@ -1,0 +1,341 @@
+"""Waiting: time-outs, non-blocking sockets, and the kernel's pollers on the mirror descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import selectors
+import signal
+import socket as names
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import PATIENCE_SECONDS, python_environment, receive_exactly
+
+Pair = tuple[Any, Any]
+Spawn = Callable[..., Future[Any]]
+
+
+def poll(sock: Any, events: int, seconds: float = 0) -> int:
+    """The events that are there now, or come in time."""
+    poller = select.poll()
+    poller.register(sock, events)
+    found = poller.poll(seconds * 1000)
+    return found[0][1] if found else 0
+
+
+def fill(sock: Any) -> int:
+    """Sends until the socket takes no more."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(b"x" * 65536)
+    return sent
+
+
+def check_times_out(call: Callable[[], Any], seconds: float) -> None:
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match="timed out"):
+        call()
+    assert seconds * 0.9 <= time.monotonic() - start < PATIENCE_SECONDS
+
+
+def test_calls_time_out(pair: Pair, listener: Any) -> None:
+    client, server = pair
+    client.settimeout(0.2)
+    check_times_out(lambda: client.recv(1), 0.2)
+    check_times_out(lambda: client.recv_into(bytearray(1)), 0.2)
+    check_times_out(lambda: client.sendall(b"x" * 50_000_000), 0.2)
+    listener.settimeout(0.2)
+    check_times_out(listener.accept, 0.2)
+
+
+def test_a_time_out_loses_nothing(pair: Pair) -> None:
+    client, server = pair
+    client.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        client.recv(10)
+    server.sendall(b"late")
+    client.settimeout(PATIENCE_SECONDS)
+    assert client.recv(10) == b"late"
+
+
+def test_the_time_out_is_remembered(net: ModuleType, listener: Any) -> None:
+    with net.socket() as sock:
+        assert sock.gettimeout() is None
+        assert sock.getblocking()
+        sock.settimeout(1.5)
+        assert sock.gettimeout() == 1.5
+        sock.setblocking(False)
+        assert sock.gettimeout() == 0.0
+        assert not sock.getblocking()
+    net.setdefaulttimeout(2.5)
+    try:
+        with net.socket() as sock:
+            assert sock.gettimeout() == 2.5
+    finally:
+        net.setdefaulttimeout(None)
+
+
+def test_nothing_to_do_would_block(pair: Pair, listener: Any) -> None:
+    client, server = pair
+    for sock in (client, listener):
+        sock.setblocking(False)
+    with pytest.raises(BlockingIOError) as caught:
+        client.recv(1)
+    assert caught.value.errno == errno.EAGAIN
+    with pytest.raises(BlockingIOError):
+        client.recv_into(bytearray(5))
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+    fill(client)
+    with pytest.raises(BlockingIOError):
+        client.send(b"x")
+    with pytest.raises(BlockingIOError):
+        client.sendall(b"x")
+
+
+def test_readable_follows_the_bytes(pair: Pair) -> None:
+    client, server = pair
+    assert not poll(server, select.POLLIN)
+    client.sendall(b"abc")
+    assert poll(server, select.POLLIN, PATIENCE_SECONDS) == select.POLLIN
+    assert server.recv(1) == b"a"
+    assert poll(server, select.POLLIN) == select.POLLIN, "level: some is left"
+    assert server.recv(10) == b"bc"
+    assert not poll(server, select.POLLIN), "all was taken"
+    client.sendall(b"d")
+    assert poll(server, select.POLLIN, PATIENCE_SECONDS) == select.POLLIN
+    assert server.recv(10) == b"d"
+
+
+def test_the_first_look_sees_what_is_there(pair: Pair) -> None:
+    client, server = pair
+    client.sendall(b"abc")
+    assert server.recv(1) == b"a"  # so it has come
+    assert select.select([server], [], [], 0)[0] == [server]
+    assert server.recv(10) == b"bc"
+    assert select.select([server], [], [], 0)[0] == []
+
+
+def test_the_end_is_readable_and_hangs_up(pair: Pair) -> None:
+    client, server = pair
+    client.shutdown(names.SHUT_WR)
+    wanted = select.POLLIN | select.POLLRDHUP
+    assert poll(server, wanted, PATIENCE_SECONDS) & wanted == wanted
+    assert server.recv(10) == b""
+    assert poll(server, select.POLLIN) & select.POLLIN
+    assert poll(server, select.POLLOUT) & select.POLLOUT, "the other direction is open"
+
+
+def test_a_reset_is_readable_and_writable(pair: Pair) -> None:
+    client, server = pair
+    server.setblocking(False)
+    client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    assert poll(server, select.POLLIN, PATIENCE_SECONDS) & (select.POLLIN | select.POLLHUP)
+    assert poll(server, select.POLLOUT) & select.POLLOUT
+    with pytest.raises(ConnectionResetError):
+        server.recv(1)
+
+
+def test_writable_follows_the_room(pair: Pair, spawn: Spawn) -> None:
+    client, server = pair
+    client.setblocking(False)
+    assert poll(client, select.POLLOUT) == select.POLLOUT
+    sent = fill(client)
+    while poll(client, select.POLLOUT, 0.1):
+        sent += fill(client)  # what the stack took meanwhile
+    assert not poll(client, select.POLLOUT)
+    got = spawn(receive_exactly, server, sent)
+    assert poll(client, select.POLLOUT, PATIENCE_SECONDS) == select.POLLOUT
+    assert len(got.result(PATIENCE_SECONDS)) == sent
+    assert client.send(b"room") == 4
+
+
+def test_a_listener_is_readable(net: ModuleType, listener: Any, closing: Any) -> None:
+    listener.setblocking(False)
+    assert not poll(listener, select.POLLIN)
+    clients = [closing(net.create_connection(listener.getsockname())) for _ in range(3)]
+    for _ in clients:
+        assert poll(listener, select.POLLIN, PATIENCE_SECONDS) == select.POLLIN
+        closing(listener.accept()[0])
+    assert not poll(listener, select.POLLIN)
+
+
+def test_epoll_level_and_oneshot(pair: Pair) -> None:
+    client, server = pair
+    with select.epoll() as epoll:
+        epoll.register(server, select.EPOLLIN)
+        assert epoll.poll(0) == []
+        client.sendall(b"ab")
+        fd = server.fileno()
+        assert epoll.poll(PATIENCE_SECONDS) == [(fd, select.EPOLLIN)]
+        assert epoll.poll(0) == [(fd, select.EPOLLIN)]
+        epoll.modify(server, select.EPOLLIN | select.EPOLLONESHOT)
+        assert epoll.poll(0) == [(fd, select.EPOLLIN)]
+        assert epoll.poll(0) == []
+        epoll.modify(server, select.EPOLLIN)
+        assert server.recv(10) == b"ab"
+        assert epoll.poll(0) == []
+        epoll.unregister(server)
+
+
+def test_stack_and_kernel_in_one_wait(pair: Pair, closing: Any) -> None:
+    client, server = pair
+    left, right = map(closing, names.socketpair())
+    client.sendall(b"stack")
+    right.send(b"kernel")
+    assert poll(server, select.POLLIN, PATIENCE_SECONDS)
+    assert select.select([server, left], [], [], PATIENCE_SECONDS)[0] == [server, left]
+
+
+def finish_connect(sock: Any) -> int:
+    assert poll(sock, select.POLLOUT, PATIENCE_SECONDS)
+    return int(sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR))
+
+
+def test_a_non_blocking_connect(net: ModuleType, listener: Any, closing: Any) -> None:
+    sock = closing(net.socket())
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError) as caught:
+        sock.connect(listener.getsockname())
+    assert caught.value.errno == errno.EINPROGRESS
+    assert finish_connect(sock) == 0
+    assert sock.getpeername() == listener.getsockname()
+    assert sock.connect_ex(listener.getsockname()) == 0
+    assert sock.connect_ex(listener.getsockname()) == errno.EISCONN
+    server, _ = listener.accept()
+    closing(server)
+    sock.send(b"hello")
+    assert server.recv(10) == b"hello"
+
+
+def test_a_non_blocking_connect_refused(net: ModuleType, listener: Any, closing: Any) -> None:
+    address = listener.getsockname()
+    listener.close()
+    sock = closing(net.socket())
+    sock.setblocking(False)
+    assert sock.connect_ex(address) == errno.EINPROGRESS
+    assert finish_connect(sock) == errno.ECONNREFUSED
+    assert sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR) == 0
+
+
+def test_a_pending_connect_is_not_writable(net: ModuleType, closing: Any) -> None:
+    listener = closing(net.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    # Nobody accepts: sooner or later a connect gets no answer.
+    for _ in range(1500):
+        sock = closing(net.socket())
+        sock.setblocking(False)
+        assert sock.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        if not poll(sock, select.POLLOUT, 0.2):
+            break
+    else:
+        pytest.fail("all connects were answered")
+    assert sock.connect_ex(listener.getsockname()) == errno.EALREADY
+    assert sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR) == 0
+    with pytest.raises(OSError) as caught:
+        sock.getpeername()
+    assert caught.value.errno == errno.ENOTCONN
+    with pytest.raises(BlockingIOError):
+        sock.recv(1)
+    with pytest.raises(BlockingIOError):
+        sock.send(b"x")
+
+
+def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spawn: Spawn) -> None:
+    clients, rounds = 100, 20
+    listener.setblocking(False)
+
+    def serve() -> int:
+        echoed = ended = 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            while ended < clients:
+                ready = selector.select(PATIENCE_SECONDS)
+                assert ready, "nothing happens any more"
+                for key, _ in ready:
+                    sock: Any = key.fileobj
+                    if sock is listener:
+                        accepted, _ = listener.accept()
+                        accepted.setblocking(False)
+                        selector.register(accepted, selectors.EVENT_READ)
+                    elif data := sock.recv(65536):
+                        echoed += sock.send(data)
+                    else:
+                        selector.unregister(sock)
+                        sock.close()
+                        ended += 1
+        return echoed
+
+    def talk(number: int) -> None:
+        with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as sock:
+            for turn in range(rounds):
+                message = b"%d:%d;" % (number, turn)
+                sock.sendall(message)
+                assert receive_exactly(sock, len(message)) == message
+
+    served = spawn(serve)
+    talks = [spawn(talk, number) for number in range(clients)]
+    for talking in talks:
+        talking.result(60)
+    expected = sum(len(b"%d:%d;" % (n, t)) for n in range(clients) for t in range(rounds))
+    assert served.result(60) == expected
+
+
+BLOCKED = """
+import {module} as socket, signal, sys
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+signal.signal(signal.SIGUSR1, lambda *_: (print("handled", flush=True), client.send(b"x")))
+try:
+    print("ready", flush=True)
+    print({call}, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+CALLS = {"recv": "server.recv(1)", "recv with a time-out": "(server.settimeout(60), server.recv(1))[1]"}
+INTERRUPTED = {**CALLS, "accept": "listener.accept()", "sendall": "server.sendall(b'x' * 10**8)"}
+
+
+@contextlib.contextmanager
+def blocked(net: ModuleType, call: str) -> Any:
+    code = BLOCKED.format(module=net.__name__, call=call)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=python_environment(), text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        assert process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("call", INTERRUPTED.values(), ids=INTERRUPTED)
+def test_control_c_interrupts(net: ModuleType, call: str) -> None:
+    with blocked(net, call) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_signal_handler_runs_and_the_call_goes_on(net: ModuleType, call: str) -> None:
+    with blocked(net, call) as process:
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == "handled\n"
+        assert process.stdout.readline() == "b'x'\n"
