@@ -129,7 +129,8 @@ def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:
             child = subprocess.Popen(
                 list(command),
                 env=environ,
-                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
+                # There is no other thread here.
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),  # noqa: PLW1509
             )
         except FileNotFoundError:
             print(f"pifus run: {command[0]}: command not found", file=sys.stderr)

@@ -7,12 +7,12 @@ It has every name of the interpreter's own `_socket`; `pifus.compat.socket` is t
 import _socket as _c
 from _socket import *  # noqa: F403
 
-from pifus._compat._methods import socket as socket
+from pifus._compat._methods import socket
 
-SocketType = socket
+SocketType = socket  # type: ignore[misc]
 
 
-def close(fd: int, /) -> None:
+def close(fd: int, /) -> None:  # type: ignore[no-redef]
     """Closes a socket by its descriptor."""
     from pifus._compat import _table
 

@@ -78,7 +78,7 @@ def _patch_class() -> None:
 
     def detach(self: socket.socket) -> int:
         """detach() -> file descriptor: closes the object without closing the descriptor."""
-        _table.detach(base.fileno(self))  # type: ignore[arg-type]
+        _table.detach(base.fileno(self))
         fd: int = original_detach(self)
         return fd
 

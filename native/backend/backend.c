@@ -85,6 +85,7 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
     int bad = open_descriptors(backend);
     bad = bad ? bad : pf_guard_install();
     bad = bad ? bad : stk_init(&pf_stack_events);
+    backend->has_stack = !bad;
     if (bad) {
         (void)fail(error, error_bytes, "cannot start", -bad);
         pf_backend_free(backend);
@@ -191,8 +192,10 @@ void pf_backend_free(struct pf_backend *backend) {
         (void)pthread_join(backend->thread, NULL);
     }
     if (backend->public_region) {
-        end_all_sessions(backend);
-        stk_shutdown();
+        if (backend->has_stack) {
+            end_all_sessions(backend);
+            stk_shutdown();
+        }
         pf_region_unmap(backend->public_region, 4096);
     }
     int descriptors[] = {backend->public_fd, backend->epoll_fd, backend->command_fd,

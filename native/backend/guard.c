@@ -41,11 +41,16 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context) {
 }
 
 int pf_guard_install(void) {
+    static bool installed; /* twice, and what was there before would be this handler itself */
     struct sigaction action;
+    if (installed) {
+        return 0;
+    }
     memset(&action, 0, sizeof(action));
     action.sa_sigaction = on_sigbus;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    return sigaction(SIGBUS, &action, &previous) == 0 ? 0 : -errno;
+    installed = sigaction(SIGBUS, &action, &previous) == 0;
+    return installed ? 0 : -errno;
 }
 
 static void guard_set(struct pf_session *session, uintptr_t start, uint64_t bytes) {

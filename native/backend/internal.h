@@ -197,6 +197,7 @@ struct pf_backend {
     int event_fd;   /* eventfd: wakes the control thread */
     pthread_t thread;
     bool started;
+    bool has_stack; /* this one, of all in the process, made lwIP's global state */
     uint32_t stop;
     uint32_t commands_pending;
     pthread_mutex_t lock; /* guards the three lists below */

@@ -55,7 +55,8 @@ static bool take_hints(struct pf_backend *backend) {
                 }
                 struct pf_bsock *sock = &session->socks[slots[h]];
                 if (sock->phase == PF_SOCK_NONE && !sock->ready) {
-                    sock->priority = (uint8_t)p;
+                    uint32_t best = session->granted.best_priority;
+                    sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
                 }
                 prefetch(sock);
                 pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);

@@ -67,13 +67,16 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
     if (!more) {
         sock->inflight--;
     }
+    /* Before the completion: whoever takes that must not have taken more than was reported. */
+    pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
     put(sock, &cqe);
     return true;
 }
 
 static bool mirror_readable(const struct pf_bsock *sock) {
     if (sock->phase == PF_SOCK_LISTENING) {
-        return sock->cq_tail != pf_load_acquire(&sock->c2b->cq_head);
+        /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
+        return sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
     }
     return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
@@ -91,7 +94,11 @@ static void mirror_update(struct pf_bsock *sock) {
     arm = pf_load_acquire(&sock->c2b->write_arm);
     if (arm != sock->write_token && (sock->tx_progress || (sock->state & PF_STATE_ERROR))) {
         char drain[4096];
-        while (recv(sock->mirror_fd, drain, sizeof(drain), MSG_DONTWAIT) > 0) {
+        /* Bounded: the other end may be filled as fast as this drains it. */
+        for (int i = 0; i < 64; i++) {
+            if (recv(sock->mirror_fd, drain, sizeof(drain), MSG_DONTWAIT) <= 0) {
+                break;
+            }
         }
         sock->write_token = arm;
         sock->tx_progress = false;

@@ -87,6 +87,11 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
     session->granted = *request;
     session->doorbell_fd = -1;
     int bad = pf_region_plan(&wanted, &session->layout, error, error_bytes);
+    if (!bad && request->best_priority >= PF_PRIORITIES) { /* an index of arrays from here on */
+        (void)snprintf(error, error_bytes, "best_priority is %u; allowed is 0 to %d",
+                       request->best_priority, PF_PRIORITIES - 1);
+        bad = -EINVAL;
+    }
     if (!bad) {
         session->id = ++backend->next_session;
         session->layout.session_id = (uint32_t)session->id;
@@ -180,6 +185,8 @@ void pf_session_finish(struct pf_session *session, int reason) {
     session->dying = true;
     session->backend->any_dying = true;
     session->reason = reason;
+    /* First: a client that finds its sockets gone must find out why. */
+    pf_store_release(&session->b2c_control->ended, (uint32_t)reason);
     drop_unadopted(session);
     for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
         struct pf_bsock *sock = &session->socks[slot];
@@ -193,7 +200,6 @@ void pf_session_finish(struct pf_session *session, int reason) {
             pf_sock_check_close(sock);
         }
     }
-    pf_store_release(&session->b2c_control->ended, (uint32_t)reason);
     /* Everybody who sleeps on anything of this session. */
     for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
         if (pf_load_relaxed(&session->socks[slot].c2b->waiting)) {

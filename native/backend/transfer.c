@@ -229,7 +229,12 @@ void pf_accept_report(struct pf_bsock *sock) {
     while ((op = pf_op_first(sock, &sock->accepts)) && stk_tcp_acceptable(sock->conn)) {
         if ((sock->multishot && pf_cq_room(sock) == 0) ||
             sock->session->unadopted_count == PF_MAX_UNADOPTED) {
-            pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
+            if (!(sock->state & PF_STATE_WANTS_HINT)) {
+                pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
+                /* The client may have reaped everything just before it could see the flag. */
+                pf_full_fence();
+                pf_ready_add(sock, PF_WORK_ACCEPT);
+            }
             return;
         }
         struct pf_addr local;

@@ -48,8 +48,10 @@ int pf_bench_sockets_threads(struct pf_client *client, const uint32_t *slots, ui
 /* The same in one thread, with completions: */
 int pf_bench_sockets_single(struct pf_client *client, const uint32_t *slots, uint32_t count,
                             uint32_t bytes, uint64_t end_ns, struct pf_bench_samples *samples);
-/* Accepts `connections` at the listener and echoes on all of them, in this one thread, until all
- * have ended. */
+/* Their server: starts to accept, once for ever; */
+int pf_bench_echo_accept(struct pf_client *client, uint32_t listener);
+/* takes the next `connections` of the listener and echoes on all of them, in this one thread, until
+ * all have ended. */
 int pf_bench_echo_server(struct pf_client *client, uint32_t listener, uint32_t connections);
 
 /* The kernel's sockets: the peer that echoes until the connection ends; the client; and the reader

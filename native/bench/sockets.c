@@ -252,14 +252,15 @@ static int server_accepted(struct pf_client *client, const struct pf_done *done)
     return slot < 0 ? slot : server_ask(client, (uint32_t)slot);
 }
 
+int pf_bench_echo_accept(struct pf_client *client, uint32_t listener) {
+    int64_t op = pf_submit(client, listener, PF_OP_ACCEPT, PF_SQE_MULTISHOT, 0, 0, 0, NULL,
+                           PF_DELIVER_QUEUE);
+    return op < 0 ? (int)op : 0;
+}
+
 int pf_bench_echo_server(struct pf_client *client, uint32_t listener, uint32_t connections) {
     uint8_t buffer[MESSAGE_BYTES_MAX];
     struct pf_done done;
-    int64_t op = pf_submit(client, listener, PF_OP_ACCEPT, PF_SQE_MULTISHOT, 0, 0, 0, NULL,
-                           PF_DELIVER_QUEUE);
-    if (op < 0) {
-        return (int)op;
-    }
     for (uint32_t ended = 0; ended < connections;) {
         int result = pf_wait_any(client, STUCK_NS, &done);
         if (result != 1) {

@@ -56,7 +56,6 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 
 /* Sockets. A slot number, or -errno (-EMFILE: all slots in use). rx_bytes 0: the default. */
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
-/* priority < 0: the listener's. */
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
 /* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close
  * completed, just frees it. Bytes written before still reach the peer. */

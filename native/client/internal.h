@@ -18,6 +18,8 @@
 #define PF_DEFAULT_SEND_LIMIT (512U * 1024U)
 #define PF_SEND_CHUNK (64U * 1024U)
 #define PF_NO_SLOT UINT32_MAX
+/* Closing slots looked at by the way, when there is no need. */
+#define PF_SWEEP_SOME 8U
 
 enum pf_slot_phase {
     PF_SLOT_FREE = 0,
@@ -56,6 +58,7 @@ struct pf_sock {
     enum pf_slot_phase phase;
     bool adopted;
     bool released;
+    uint8_t close_flags;
     bool in_ready;
     int open_error;
     pf_hint_mark hint_mark[PF_PRIORITIES];
@@ -90,7 +93,8 @@ struct pf_client {
     struct pf_arena arena;
     struct pf_sock *socks;
     uint32_t free_slots; /* list heads */
-    uint32_t closing_slots;
+    uint32_t closing_first;
+    uint32_t closing_last;
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
@@ -123,10 +127,14 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock);
 /* Tells the backend to look at the socket. True: ring the doorbell, after unlocking. */
 bool pf_hint(struct pf_client *client, struct pf_sock *sock);
 void pf_ring(struct pf_client *client);
-/* Frees a slot whose close completed and whose owner let go. Caller holds the lock. */
+/* Frees a slot whose close completed, whose owner let go, and that is on no list. Caller holds the
+ * lock. */
 void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock);
-/* Looks for completed closes among the slots that wait for it. Caller holds the lock. */
-void pf_sweep_closing(struct pf_client *client);
+/* Puts a released slot behind those that wait for the end of their close. Caller holds the lock. */
+void pf_closing_add(struct pf_client *client, struct pf_sock *sock);
+/* Looks at up to `limit` of them, and frees those that are done. Caller holds the lock; true: ring
+ * the doorbell after unlocking. */
+bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
 
 /* wait.c */
 struct pf_waiter {
@@ -140,6 +148,9 @@ bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t see
 /* Sleeps until `event` is no longer `seen`. 0: look again; -ETIMEDOUT, -EINTR, -EPIPE. */
 int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
                     uint32_t *waiting);
+
+/* Submits the close of a released slot, if there is room. Caller holds the lock; true: ring. */
+bool pf_close_locked(struct pf_client *client, struct pf_sock *sock);
 
 /* submit.c. Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,

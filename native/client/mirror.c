@@ -59,12 +59,17 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd) {
 }
 
 static bool readable(const struct pf_sock *sock) {
-    if (sock->fifo_count > 0 || pf_load_acquire(&sock->b2c->cq_tail) != sock->cq_head) {
-        return true;
-    }
     return pf_sock_known(sock) &&
-           (pf_load_acquire(&sock->b2c->rx_head) != sock->rx_tail ||
+           (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
+            pf_load_acquire(&sock->b2c->rx_head) != sock->rx_tail ||
             (pf_load_acquire(&sock->b2c->state) & (PF_STATE_EOF | PF_STATE_ERROR)));
+}
+
+/* True: ring. */
+static bool ask_again(struct pf_client *client, struct pf_sock *sock) {
+    pf_store_fence(&sock->c2b->read_arm, sock->c2b->read_arm + 1);
+    /* News that came before the backend could see the new arming: have it look again. */
+    return readable(sock) && pf_hint(client, sock);
 }
 
 int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
@@ -72,14 +77,13 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     int result = sock ? 0 : -EBADF;
-    if (sock && sock->mirror_armed &&
-        pf_load_acquire(&sock->b2c->read_token) == sock->c2b->read_arm && !readable(sock)) {
+    if (sock && sock->mirror_armed && !readable(sock)) {
         char token[8];
-        (void)recv(sock->mirror_fd, token, sizeof(token), MSG_DONTWAIT);
-        pf_store_fence(&sock->c2b->read_arm, sock->c2b->read_arm + 1);
-        /* News that came before the backend could see the new arming: have it look again. */
-        if (readable(sock)) {
-            ring = pf_hint(client, sock);
+        bool answered = pf_load_acquire(&sock->b2c->read_token) == sock->c2b->read_arm;
+        ssize_t got = recv(sock->mirror_fd, token, sizeof(token), MSG_DONTWAIT);
+        /* The byte may be there before the backend has said so: there is one per arming. */
+        if (answered || got > 0) {
+            ring = ask_again(client, sock);
         }
     }
     pf_unlock(client);

@@ -118,9 +118,8 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock) {
     }
     pf_store_relaxed(&sock->cq_head, head);
     pf_store_release(&sock->c2b->cq_head, head);
-    if (sock->phase == PF_SLOT_CLOSED && sock->released) {
-        pf_slot_recycle(client, sock);
-    }
+    /* A released slot whose close completed stays on the closing list until it is swept: the free
+     * list uses the same link. */
 }
 
 void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
@@ -142,21 +141,32 @@ void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
     client->free_slots = sock->slot;
 }
 
-void pf_sweep_closing(struct pf_client *client) {
-    uint32_t *link = &client->closing_slots;
-    while (*link != PF_NO_SLOT) {
-        struct pf_sock *sock = &client->socks[*link];
-        uint32_t next = sock->next;
-        if (sock->phase == PF_SLOT_CLOSING && sock->released) {
-            /* A recycled slot goes to the free list, which uses the same link. */
-            sock->next = PF_NO_SLOT;
-            pf_reap(client, sock);
+void pf_closing_add(struct pf_client *client, struct pf_sock *sock) {
+    sock->next = PF_NO_SLOT;
+    if (client->closing_first == PF_NO_SLOT) {
+        client->closing_first = sock->slot;
+    } else {
+        client->socks[client->closing_last].next = sock->slot;
+    }
+    client->closing_last = sock->slot;
+}
+
+bool pf_sweep_closing(struct pf_client *client, uint32_t limit) {
+    bool ring = false;
+    uint32_t last = client->closing_last; /* once round at most: what is not done goes to the end */
+    while (limit-- > 0 && client->closing_first != PF_NO_SLOT) {
+        limit = client->closing_first == last ? 0 : limit;
+        struct pf_sock *sock = &client->socks[client->closing_first];
+        client->closing_first = sock->next;
+        if (sock->phase == PF_SLOT_OPEN) {
+            ring |= pf_close_locked(client, sock); /* there was no room for the close before */
         }
-        if (sock->phase == PF_SLOT_FREE) {
-            *link = next;
+        pf_reap(client, sock);
+        if (sock->phase == PF_SLOT_CLOSED) {
+            pf_slot_recycle(client, sock);
         } else {
-            sock->next = next;
-            link = &sock->next;
+            pf_closing_add(client, sock);
         }
     }
+    return ring;
 }

@@ -24,7 +24,8 @@ static void make_lock(struct pf_client *client) {
 static void make_slots(struct pf_client *client) {
     const struct pf_b2c_header *layout = &client->layout;
     client->free_slots = PF_NO_SLOT;
-    client->closing_slots = PF_NO_SLOT;
+    client->closing_first = PF_NO_SLOT;
+    client->closing_last = PF_NO_SLOT;
     for (uint32_t slot = layout->max_sockets; slot-- > 0;) {
         struct pf_sock *sock = &client->socks[slot];
         sock->slot = slot;

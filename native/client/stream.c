@@ -16,8 +16,9 @@ static bool may_allocate(const struct pf_client *client, const struct pf_sock *s
     return after <= sock->send_limit && after <= (share > 65536 ? share : 65536);
 }
 
-/* A block for `bytes`, charged to the socket, or PF_ARENA_NONE. Caller holds the lock. */
-static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t bytes) {
+/* A block for `bytes`, charged to the socket, or PF_ARENA_NONE. Caller holds the lock; *ring as of
+ * pf_sweep_closing. */
+static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t bytes, bool *ring) {
     uint32_t block = pf_arena_block_bytes(bytes);
     for (int attempt = 0; attempt < 2; attempt++) {
         if (may_allocate(client, sock, block)) {
@@ -29,7 +30,7 @@ static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t by
         }
         if (attempt == 0) {
             pf_reap(client, sock);
-            pf_sweep_closing(client);
+            *ring |= pf_sweep_closing(client, PF_SWEEP_SOME);
         }
     }
     return PF_ARENA_NONE;
@@ -50,16 +51,19 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
         return -EBADF;
     }
     uint32_t generation = sock->generation;
-    uint32_t offset = grab(client, sock, length);
+    bool ring = false;
+    uint32_t offset = grab(client, sock, length, &ring);
     pf_unlock(client);
     if (offset == PF_ARENA_NONE) {
+        if (ring) {
+            pf_ring(client);
+        }
         return -ENOBUFS;
     }
     /* Outside the lock: a long copy of one thread must not hold up another's short one. */
     memcpy(client->c2b + client->layout.c2b_arena + offset, data, length);
     struct pf_sqe sqe = {.opcode = PF_OP_WRITE, .offset = offset, .length = length};
     uint32_t block = pf_arena_block_bytes(length);
-    bool ring = false;
     int64_t result = -EBADF;
     pf_lock(client);
     if (sock->phase == PF_SLOT_OPEN && sock->generation == generation) {

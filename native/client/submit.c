@@ -32,9 +32,11 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     if (sock->open_error) {
         return sock->open_error;
     }
-    if (sock->pending_free_count == 0) {
+    /* One entry is kept for the close: a socket can always be let go. */
+    uint32_t kept = sqe->opcode == PF_OP_CLOSE ? 0 : 1;
+    if (sock->pending_free_count <= kept) {
         pf_reap(client, sock);
-        if (sock->pending_free_count == 0) {
+        if (sock->pending_free_count <= kept) {
             return -EAGAIN;
         }
     }
@@ -70,17 +72,16 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
         return -EPIPE;
     }
     pf_lock(client);
-    if (client->free_slots == PF_NO_SLOT || client->closing_slots != PF_NO_SLOT) {
-        pf_sweep_closing(client);
-    }
-    if (client->free_slots == PF_NO_SLOT) {
+    bool swept =
+        pf_sweep_closing(client, client->free_slots == PF_NO_SLOT ? UINT32_MAX : PF_SWEEP_SOME);
+    struct pf_sock *sock =
+        client->free_slots == PF_NO_SLOT ? NULL : &client->socks[client->free_slots];
+    if (!sock || !make_tables(client, sock)) {
         pf_unlock(client);
-        return -EMFILE;
-    }
-    struct pf_sock *sock = &client->socks[client->free_slots];
-    if (!make_tables(client, sock)) {
-        pf_unlock(client);
-        return -ENOMEM;
+        if (swept) {
+            pf_ring(client);
+        }
+        return sock ? -ENOMEM : -EMFILE;
     }
     client->free_slots = sock->next;
     sock->generation++;
@@ -92,9 +93,10 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     sock->send_used = 0;
     sock->send_limit = PF_DEFAULT_SEND_LIMIT;
     pf_store_relaxed(&sock->fifo_count, 0);
+    pf_store_release(&sock->c2b->accepts_taken, pf_load_acquire(&sock->b2c->accepts));
     int64_t result = pf_submit_locked(client, sock, sqe, PF_DELIVER_NONE, 0, &ring);
     pf_unlock(client);
-    if (ring) {
+    if (ring || swept) {
         pf_ring(client);
     }
     return result < 0 ? (int)result : (int)sock->slot;
@@ -128,7 +130,6 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
 
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
     bool ring = false;
-    int64_t result = 0;
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     if (!sock || sock->released) {
@@ -136,29 +137,32 @@ int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
         return -EBADF;
     }
     pf_reap(client, sock);
+    sock->released = true;
+    sock->close_flags = (uint8_t)flags;
+    sock->mirror_armed = false;
     if (sock->phase == PF_SLOT_OPEN) {
-        sock->open_error = 0; /* a socket that failed to open is still closed */
-        struct pf_sqe sqe = {.opcode = PF_OP_CLOSE, .flags = (uint8_t)flags};
-        result = pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring);
-        if (result > 0) {
-            sock->phase = PF_SLOT_CLOSING;
-        }
+        ring = pf_close_locked(client, sock);
     }
-    if (result >= 0) {
-        sock->released = true;
-        sock->mirror_armed = false;
-        if (sock->phase == PF_SLOT_CLOSED) {
-            pf_slot_recycle(client, sock);
-        } else {
-            sock->next = client->closing_slots;
-            client->closing_slots = slot;
-        }
+    if (sock->phase == PF_SLOT_CLOSED) {
+        pf_slot_recycle(client, sock);
+    } else {
+        pf_closing_add(client, sock);
     }
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
-    return result < 0 ? (int)result : 0;
+    return 0;
+}
+
+bool pf_close_locked(struct pf_client *client, struct pf_sock *sock) {
+    bool ring = false;
+    struct pf_sqe sqe = {.opcode = PF_OP_CLOSE, .flags = sock->close_flags};
+    sock->open_error = 0; /* a socket that failed to open is still closed */
+    if (pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring) > 0) {
+        sock->phase = PF_SLOT_CLOSING;
+    }
+    return ring;
 }
 
 uint32_t pf_socket_generation(struct pf_client *client, uint32_t slot) {

@@ -74,6 +74,14 @@ int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t se
     return 0;
 }
 
+/* The mirror of a listener is readable while connections wait that the program has not been given.
+ */
+static void note_accept(struct pf_sock *sock, const struct pf_done *done) {
+    if (done->opcode == PF_OP_ACCEPT && done->result >= 0) {
+        pf_store_release(&sock->c2b->accepts_taken, sock->c2b->accepts_taken + 1);
+    }
+}
+
 /* Takes one completion of the socket, reaping if needed. Returns 1, 0 or -EBADF. */
 static int take(struct pf_client *client, uint32_t slot, struct pf_done *out) {
     pf_lock(client);
@@ -89,6 +97,7 @@ static int take(struct pf_client *client, uint32_t slot, struct pf_done *out) {
     if (sock->fifo_count > 0) {
         *out = sock->fifo[sock->fifo_head];
         sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
+        note_accept(sock, out);
         pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
         got = 1;
     }
@@ -174,6 +183,7 @@ int pf_poll_any(struct pf_client *client, struct pf_done *out) {
             if (sock->fifo_count > 0) {
                 *out = sock->fifo[sock->fifo_head];
                 sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
+                note_accept(sock, out);
                 pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
                 got = 1;
                 if (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) {

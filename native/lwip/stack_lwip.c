@@ -15,7 +15,7 @@
 #include "lwip/tcp.h"
 #include "lwip/timeouts.h"
 
-enum { STAGED_MAX = 32, COLLECT_PER_DRIVER = 16 };
+enum { STAGED_MAX = 32768, COLLECT_PER_DRIVER = 16 };
 
 struct staged_frame {
     struct pbuf *pbuf;
@@ -196,11 +196,7 @@ static int classify(const struct pf_driver *driver, const struct pbuf *frame) {
 void stk_collect_frames(void) {
     for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
         for (int i = 0; i < COLLECT_PER_DRIVER; i++) {
-            bool room = true;
-            for (int p = 0; p < PF_PRIORITIES; p++) {
-                room = room && stages[p].tail - stages[p].head < STAGED_MAX;
-            }
-            struct pbuf *frame = room ? driver->ops->receive(driver) : NULL;
+            struct pbuf *frame = driver->ops->receive(driver);
             if (!frame) {
                 break;
             }
@@ -210,6 +206,12 @@ void stk_collect_frames(void) {
                 continue;
             }
             struct stage *stage = &stages[classify(driver, frame)];
+            if (stage->tail - stage->head == STAGED_MAX) {
+                /* As a full NIC queue: to wait for room would hide better frames behind this one. */
+                pbuf_free(frame);
+                frames_dropped++;
+                continue;
+            }
             stage->frames[stage->tail++ % STAGED_MAX] = (struct staged_frame){frame, driver};
         }
     }

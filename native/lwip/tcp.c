@@ -11,6 +11,7 @@
 #include "lwip/priv/tcp_priv.h"
 
 enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
+enum { RX_BLOCK_BYTES = 4096 };
 
 struct stk_conn {
     struct tcp_pcb *pcb; /* NULL: gone, `error` tells why */
@@ -22,9 +23,13 @@ struct stk_conn {
     bool flow_known;
     bool v6only;
     uint8_t family;
+    bool local_peer; /* the peer is in this stack */
     bool at_end; /* the peer's FIN came */
     bool finished;
-    struct pbuf *rx; /* received and not read; the first `rx_offset` bytes are read */
+    /* Received and not read, linked by `next` alone; the first `rx_offset` bytes are read. */
+    struct pbuf *rx;
+    struct pbuf *rx_last;
+    uint32_t rx_spare; /* room in rx_last for small segments */
     uint32_t rx_offset;
     uint32_t rx_bytes;
     struct stk_conn *listener; /* in whose queue this connection waits */
@@ -38,6 +43,7 @@ struct stk_conn {
 
 static void flow_add(struct stk_conn *conn) {
     struct tcp_pcb *pcb = conn->pcb;
+    conn->local_peer = pf_addr_is_local(&pcb->remote_ip);
     memset(&conn->flow, 0, sizeof(conn->flow));
     conn->flow.local_port = pcb->local_port;
     conn->flow.remote_port = pcb->remote_port;
@@ -65,8 +71,61 @@ static void rx_drop(struct stk_conn *conn) {
         pbuf_free(conn->rx);
         conn->rx = NULL;
     }
+    conn->rx_last = NULL;
+    conn->rx_spare = 0;
     conn->rx_bytes = 0;
     conn->rx_offset = 0;
+}
+
+static void rx_link(struct stk_conn *conn, struct pbuf *p) {
+    if (conn->rx) {
+        conn->rx_last->next = p;
+    } else {
+        conn->rx = p;
+    }
+    while (p->next) {
+        p = p->next;
+    }
+    conn->rx_last = p;
+    conn->rx_spare = 0;
+}
+
+/* Small segments behind others are copied together: else a window full of single bytes, which nobody
+ * reads, would hold a frame for each. */
+static void rx_append(struct stk_conn *conn, struct pbuf *p) {
+    u16_t bytes = p->tot_len;
+    conn->rx_bytes += bytes;
+    if (conn->rx && bytes <= RX_BLOCK_BYTES / 4 && conn->rx_spare < bytes) {
+        struct pbuf *block = pbuf_alloc(PBUF_RAW, RX_BLOCK_BYTES, PBUF_RAM);
+        if (block) {
+            block->len = 0;
+            rx_link(conn, block);
+            conn->rx_spare = RX_BLOCK_BYTES;
+        }
+    }
+    if (conn->rx_spare < bytes) {
+        rx_link(conn, p);
+        return;
+    }
+    struct pbuf *last = conn->rx_last;
+    (void)pbuf_copy_partial(p, (uint8_t *)last->payload + last->len, bytes, 0);
+    last->len = (u16_t)(last->len + bytes);
+    conn->rx_spare -= bytes;
+    pbuf_free(p);
+}
+
+/* Both directions are over and every byte is acknowledged: lwIP keeps the pcb through TIME_WAIT, and
+ * frees it without telling anybody. */
+static void leave_to_time_wait(struct stk_conn *conn) {
+    struct tcp_pcb *pcb = conn->pcb;
+    if (conn->at_end && conn->finished && stk_tcp_drained(conn) &&
+        (pcb->state == CLOSING || pcb->state == TIME_WAIT)) {
+        tcp_arg(pcb, NULL);
+        tcp_err(pcb, NULL);
+        tcp_sent(pcb, NULL);
+        flow_drop(conn);
+        conn->pcb = NULL;
+    }
 }
 
 static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error) {
@@ -81,12 +140,13 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error
     }
     if (!p) {
         conn->at_end = true;
+        leave_to_time_wait(conn);
     } else {
-        conn->rx_bytes += p->tot_len;
-        if (conn->rx) {
-            pbuf_cat(conn->rx, p);
-        } else {
-            conn->rx = p;
+        rx_append(conn, p);
+        if (conn->local_peer) {
+            /* On this machine an ACK costs less than a microsecond, and whoever waits for a write to
+             * complete waits for it. */
+            tcp_set_flags(pcb, TF_ACK_NOW);
         }
     }
     if (conn->owner) {
@@ -98,6 +158,9 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error
 static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     struct stk_conn *conn = arg;
     (void)pcb;
+    if (conn) {
+        leave_to_time_wait(conn);
+    }
     if (conn && conn->owner) {
         pf_events->acknowledged(conn->owner, bytes);
     }
@@ -401,11 +464,13 @@ uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit) {
         conn->rx_offset += piece;
         if (conn->rx_offset == first->len) {
             conn->rx = first->next;
-            if (conn->rx) {
-                pbuf_ref(conn->rx);
-            }
+            first->next = NULL;
             pbuf_free(first);
             conn->rx_offset = 0;
+            if (!conn->rx) {
+                conn->rx_last = NULL;
+                conn->rx_spare = 0;
+            }
         }
     }
     conn->rx_bytes -= done;

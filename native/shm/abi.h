@@ -136,10 +136,11 @@ struct pf_socket_c2b {
     uint32_t sq_tail;
     uint32_t cq_head;
     uint32_t rx_tail;
-    uint32_t waiting;   /* number of threads that sleep on pf_socket_b2c.event */
-    uint32_t read_arm;  /* mirror: bumped when the client has taken the readable token */
-    uint32_t write_arm; /* mirror: bumped when the client has made it unwritable */
-    uint32_t pad[10];
+    uint32_t waiting;       /* number of threads that sleep on pf_socket_b2c.event */
+    uint32_t read_arm;      /* mirror: bumped when the client has taken the readable token */
+    uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
+    uint32_t accepts_taken; /* listener: accepts handed to the program, of pf_socket_b2c.accepts */
+    uint32_t pad[9];
 };
 
 /* B2C: the first page: what was granted. Written once, before the client sees it. */
@@ -189,7 +190,7 @@ struct pf_socket_b2c {
     int32_t error;  /* errno that ended the connection, 0 if none */
     uint32_t generation;
     uint32_t priority;
-    uint32_t accepts;     /* listener: connections that wait, for the mirror */
+    uint32_t accepts;     /* listener: connections reported, modulo 2^32, for the mirror */
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
     uint32_t pad0[3];

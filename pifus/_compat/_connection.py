@@ -136,7 +136,7 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
             return errno.EINPROGRESS
         code = _wait(endpoint, handle, timeout)
         if timeout is not None and code == 0:
-            # To the kernel this was a non-blocking connect: the next one says once that it succeeded.
+            # To the kernel this connect was non-blocking: the next one tells how it ended.
             endpoint.connect_told = False
         return code
     finally:

@@ -7,6 +7,7 @@ functions serve a subclass of the C class and, put there by `pifus.monkey`, the 
 
 from __future__ import annotations
 
+import _socket as _c
 import errno
 import operator
 import os
@@ -14,8 +15,6 @@ import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-
-import _socket as _c
 
 from pifus._compat import _table
 
@@ -53,29 +52,34 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     __slots__ = ()
 
     def __init__(
-        self, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None
+        self,
+        family: int = -1,
+        type: int = -1,  # noqa: A002
+        proto: int = -1,
+        fileno: Any = None,
     ) -> None:
+        kind = type
         if fileno is not None:
             endpoint = _table.adopt(fileno) if isinstance(fileno, int) else None
             if endpoint is not None:
                 family = endpoint.family if family == -1 else family
-                type = endpoint.type if type == -1 else type
+                kind = endpoint.type if kind == -1 else kind
                 proto = _c.IPPROTO_TCP if proto == -1 else proto
-            _C.__init__(self, family, type, proto, fileno)
+            _C.__init__(self, family, kind, proto, fileno)
             if endpoint is not None and _gettimeout(self) == 0:
                 endpoint.arm()
             return
         family = _c.AF_INET if family == -1 else family
-        type = _c.SOCK_STREAM if type == -1 else type
+        kind = _c.SOCK_STREAM if kind == -1 else kind
         proto = 0 if proto == -1 else proto
-        if not _is_for_stack(family, type, proto):
-            _C.__init__(self, family, type, proto)
+        if not _is_for_stack(family, kind, proto):
+            _C.__init__(self, family, kind, proto)
             _table.forget(_fileno(self))
             return
         _load()
-        fd, endpoint = _endpoint.make(int(family), int(type) & ~_TYPE_FLAGS, int(proto))
+        fd, endpoint = _endpoint.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
         try:
-            _C.__init__(self, family, type, proto, fd)
+            _C.__init__(self, family, kind, proto, fd)
         except BaseException:
             _table.drop(fd)
             os.close(fd)
@@ -332,7 +336,9 @@ def _load() -> None:
     if "_endpoint" not in globals():
         from pifus._compat import _connection, _options, _rules, _stream
         from pifus._core import _address
-        from pifus._compat import _endpoint
+
+        # Last: it tells that the others are there.
+        from pifus._compat import _endpoint  # isort: skip
 
 
 def _native(endpoint: Endpoint, address: Any, call: str) -> CData:

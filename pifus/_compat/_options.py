@@ -1,4 +1,4 @@
-"""Socket options: one table tells which the stack does, which are only remembered, which are asked."""
+"""Socket options: a table tells which the stack does, and which are only remembered."""
 
 from __future__ import annotations
 

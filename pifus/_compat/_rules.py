@@ -1,14 +1,13 @@
-"""Which addresses belong to the stack, and how a socket whose address does not goes to the kernel."""
+"""Which addresses belong to the stack; a socket with another one goes to the kernel."""
 
 from __future__ import annotations
 
+import _socket as _c
 import contextlib
 import ipaddress
 import os
 import socket as _names
 from typing import TYPE_CHECKING, Any
-
-import _socket as _c
 
 from pifus._compat import _table
 
@@ -36,7 +35,7 @@ def is_for_stack(endpoint: Endpoint, native: CData) -> bool:
 
 
 def to_kernel(endpoint: Endpoint, fd: int) -> None:
-    """Puts a socket of the kernel in the place of a fresh socket of the stack, under the same number.
+    """Puts a socket of the kernel in the place of a fresh one of the stack, under its number.
 
     Raises:
         OSError: the kernel has none.

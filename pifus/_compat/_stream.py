@@ -40,7 +40,7 @@ _send: Callable[..., int] = lib.pf_send
 
 
 def _nowait(flags: int, timeout: float | None) -> bool:
-    """MSG_DONTWAIT is for blocking sockets: with a time-out, the interpreter waits before it asks."""
+    """MSG_DONTWAIT is for blocking sockets: with a time-out the interpreter waits first."""
     return timeout == 0 or (timeout is None and bool(flags & MSG_DONTWAIT))
 
 

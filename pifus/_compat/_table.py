@@ -34,7 +34,7 @@ def register(fd: int, endpoint: Endpoint) -> None:
 
 
 def adopt(fd: int) -> Endpoint | None:
-    """The endpoint of a descriptor for which a Python object is being made, if it is one of ours."""
+    """The endpoint of a descriptor that gets a Python object, if it is one of ours."""
     if not _by_inode:
         return None
     try:

@@ -99,7 +99,7 @@ class Channel:
 
 
 def _receive(connection: socket.socket, descriptors: int) -> tuple[bytes, list[int]]:
-    """One packet and the descriptors with it, closed on exec (socket.recv_fds ignores its flags)."""
+    """One packet, and its descriptors closed on exec: socket.recv_fds ignores its flags."""
     fds = array.array("i")
     space = socket.CMSG_LEN(descriptors * fds.itemsize)
     size = _protocol.MESSAGE_BYTES_MAX + 1

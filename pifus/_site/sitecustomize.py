@@ -5,11 +5,12 @@ that the interpreter would have imported otherwise.
 """
 
 import os
+import pathlib
 import sys
 
 
 def _patch() -> None:
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    root = str(pathlib.Path(__file__).resolve().parents[2])
     before = list(sys.path)
     try:
         try:
@@ -22,7 +23,7 @@ def _patch() -> None:
             sys.path.extend(places)
             from pifus import monkey
         monkey.patch()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the program must start, and be told
         print(f"pifus run: {sys.executable} uses the kernel's sockets: {error}", file=sys.stderr)
     finally:
         sys.path[:] = before
@@ -32,8 +33,8 @@ def _chain() -> None:
     import importlib.machinery
     import importlib.util
 
-    here = os.path.dirname(os.path.abspath(__file__))
-    path = [place for place in sys.path if os.path.abspath(place or ".") != here]
+    here = pathlib.Path(__file__).resolve().parent
+    path = [place for place in sys.path if pathlib.Path(place or ".").resolve() != here]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", path)
     if spec is None or spec.loader is None:
         return

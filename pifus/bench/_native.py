@@ -143,6 +143,13 @@ class NativeClient:
         check(lib.pf_socket_state(self.handle, slot, state), "state")
         return int(state.local.port)
 
+    def listen_for_echo(self) -> tuple[int, int]:
+        """Makes a listener for pf_bench_echo_server on the stack's loopback: slot and port."""
+        listener = self.socket("high")
+        port = self.listen(listener, ("127.0.0.1", 0), 1100)
+        check(lib.pf_bench_echo_accept(self.handle, listener), "accept")
+        return listener, port
+
     def accept(self, listener: int, priority: str = "medium") -> int:
         """Waits for a connection; returns its slot."""
         done = self._operation(listener, lib.PF_OP_ACCEPT, "accept")
@@ -187,9 +194,7 @@ class NativeClient:
         address: tuple[str, int] | None = None,
     ) -> CData:
         raw = ffi.NULL if address is None else _native_address(address)
-        op = lib.pf_submit(
-            self.handle, slot, opcode, flags, 0, 0, length, raw, lib.PF_DELIVER_CALL
-        )
+        op = lib.pf_submit(self.handle, slot, opcode, flags, 0, 0, length, raw, lib.PF_DELIVER_CALL)
         check(op, what)
         done = ffi.new("struct pf_done *")
         got = check(lib.pf_await(self.handle, slot, op, _CONTROL_NS, done), what)

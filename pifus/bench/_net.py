@@ -135,11 +135,11 @@ class Veth:
                     raise
 
 
-def ready(state: State) -> None:
+def ready(_state: State) -> None:
     """In a worker: nothing; it lives, and in its namespace, once this is answered."""
 
 
-def configure(state: State, name: str, address: str, offload: bool) -> None:
+def configure(_state: State, name: str, address: str, offload: bool) -> None:
     """In the worker of a namespace: brings its end of the pair up."""
     run_tool("ip", "address", "add", f"{address}/30", "dev", name)
     run_tool("ip", "link", "set", name, "up")

@@ -73,10 +73,11 @@ def python_nops(state: State, seconds: float) -> Samples:
 
 def floor(state: State, kind: str, cpus: tuple[int, int], seconds: float) -> Samples:
     """The same without pifus: see native/bench/floors.h."""
-    count = state.get(("count", kind, cpus), _FIRST_COUNT)
+    key = f"count {kind} {cpus}"
+    count = state.get(key, _FIRST_COUNT)
     samples = _native.floor(_FLOORS[kind], count, *cpus)
     middle = sorted(samples.stored)[len(samples.stored) // 2] + 20
-    state["count", kind, cpus] = min(max(int(seconds * 1e9 / middle), 100), _COUNT_MAX)
+    state[key] = min(max(int(seconds * 1e9 / middle), 100), _COUNT_MAX)
     return samples
 
 

@@ -1,4 +1,4 @@
-"""`pifus bench priority`: clients of three priorities at a saturated backend (thesis, Table 6.2)."""
+"""`pifus bench priority`: clients of three priorities at a saturated backend (Table 6.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pifus.bench import _native
-from pifus.bench._bench import lib
+from pifus.bench._bench import ffi, lib
 from pifus.bench._run import Backend, Progress, Turn, Worker, take_turns
 from pifus.bench._stats import Result, Row, Samples
 from pifus.bench._worker import State
@@ -81,7 +81,7 @@ def stall(state: State, seconds: float) -> None:
 def unstall(state: State) -> None:
     """Reads everything that was written, so that the peer counts as reading again."""
     client: _native.NativeClient = state["client"]
-    buffer = _native.ffi.new("char[]", _STALL_CHUNK)
+    buffer = ffi.new("char[]", _STALL_CHUNK)
     quiet_ns = 50_000_000
     while lib.pf_recv(client.handle, state["reader"], buffer, _STALL_CHUNK, 0, quiet_ns) > 0:
         pass
@@ -116,9 +116,7 @@ def run(seconds: float, progress: Progress) -> Result:
     with contextlib.ExitStack() as stack:
         progress("starting", 0.0)
         plain = Contest(stack, "--profile", "powersave")
-        shared = Contest(
-            stack, "--profile", "powersave", "--min-share-low", str(_MIN_SHARE_LOW)
-        )
+        shared = Contest(stack, "--profile", "powersave", "--min-share-low", str(_MIN_SHARE_LOW))
         stalling = stack.enter_context(Worker())
         stalling.call(open_stalling, backend=plain.backend.path)
 

@@ -1,4 +1,4 @@
-"""`pifus bench wire`: writers of three priorities to kernel readers over TAP (thesis, Table 6.3)."""
+"""`pifus bench wire`: writers of three priorities to kernel readers over TAP (Table 6.3)."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def run(seconds: float, progress: Progress) -> Result:
             start_ns = time.monotonic_ns() + int(_START_SECONDS * 1e9)
             for name in names:
                 address = (tap.host, ports[name])
-                writers[name].start(
-                    write, address=address, start_ns=start_ns, seconds=turn_seconds
-                )
+                writers[name].start(write, address=address, start_ns=start_ns, seconds=turn_seconds)
             found: Found = {f"ack.{name}{suffix}": writers[name].result() for name in names}
             for name in names:
                 times = readers[name].call(_peer.arrivals, count=1)

@@ -1,1 +1,1 @@
-from socket import *
+from socket import *  # noqa: F403

@@ -81,6 +81,15 @@ def pair(net: ModuleType, listener: Any, closing: Callable[[Any], Any]) -> tuple
     return client, server
 
 
+def errno_of(call: Callable[..., Any], *arguments: Any) -> int | None:
+    """The errno of the OSError that a call raises."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno
+    return pytest.fail("no OSError was raised")
+
+
 def receive_exactly(sock: Any, count: int) -> bytes:
     """So many bytes, or fewer if the stream ends."""
     parts = []

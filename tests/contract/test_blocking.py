@@ -10,15 +10,22 @@ import signal
 import socket as names
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.contract.conftest import PATIENCE_SECONDS, python_environment, receive_exactly
+from tests.contract.conftest import (
+    PATIENCE_SECONDS,
+    errno_of,
+    python_environment,
+    receive_exactly,
+)
 
 Pair = tuple[Any, Any]
 Spawn = Callable[..., Future[Any]]
@@ -49,7 +56,7 @@ def check_times_out(call: Callable[[], Any], seconds: float) -> None:
 
 
 def test_calls_time_out(pair: Pair, listener: Any) -> None:
-    client, server = pair
+    client, _ = pair
     client.settimeout(0.2)
     check_times_out(lambda: client.recv(1), 0.2)
     check_times_out(lambda: client.recv_into(bytearray(1)), 0.2)
@@ -86,7 +93,7 @@ def test_the_time_out_is_remembered(net: ModuleType, listener: Any) -> None:
 
 
 def test_nothing_to_do_would_block(pair: Pair, listener: Any) -> None:
-    client, server = pair
+    client, _ = pair
     for sock in (client, listener):
         sock.setblocking(False)
     with pytest.raises(BlockingIOError) as caught:
@@ -244,9 +251,7 @@ def test_a_pending_connect_is_not_writable(net: ModuleType, closing: Any) -> Non
         pytest.fail("all connects were answered")
     assert sock.connect_ex(listener.getsockname()) == errno.EALREADY
     assert sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR) == 0
-    with pytest.raises(OSError) as caught:
-        sock.getpeername()
-    assert caught.value.errno == errno.ENOTCONN
+    assert errno_of(sock.getpeername) == errno.ENOTCONN
     with pytest.raises(BlockingIOError):
         sock.recv(1)
     with pytest.raises(BlockingIOError):
@@ -305,8 +310,22 @@ try:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
-CALLS = {"recv": "server.recv(1)", "recv with a time-out": "(server.settimeout(60), server.recv(1))[1]"}
+CALLS = {
+    "recv": "server.recv(1)",
+    "recv with a time-out": "(server.settimeout(60), server.recv(1))[1]",
+}
 INTERRUPTED = {**CALLS, "accept": "listener.accept()", "sendall": "server.sendall(b'x' * 10**8)"}
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until the process was seen asleep several times: in the call that it was about to make."""
+    asleep = 0
+    beat = threading.Event()
+    while asleep < 5:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        assert state not in "ZX"
+        asleep = asleep + 1 if state == "S" else 0
+        beat.wait(0.005)
 
 
 @contextlib.contextmanager
@@ -315,12 +334,16 @@ def blocked(net: ModuleType, call: str) -> Any:
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env=python_environment(), text=True
     )
+    guard = threading.Timer(PATIENCE_SECONDS, process.kill)
+    guard.start()
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        wait_until_asleep(process.pid)
         yield process
         assert process.wait(PATIENCE_SECONDS) == 0
     finally:
+        guard.cancel()
         process.kill()
         process.wait()
         process.stdout.close()

@@ -11,15 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import PATIENCE_SECONDS
+from tests.contract.conftest import PATIENCE_SECONDS, errno_of
 
 Pair = tuple[Any, Any]
-
-
-def errno_of(call: Callable[..., Any], *arguments: Any) -> int | None:
-    with pytest.raises(OSError) as caught:
-        call(*arguments)
-    return caught.value.errno
 
 
 def test_both_ends_know_their_names(pair: Pair, listener: Any) -> None:
@@ -83,9 +77,7 @@ def test_ipv6_loopback(net: ModuleType, closing: Callable[[Any], Any]) -> None:
 
 
 def test_a_dual_stack_listener_takes_both(net: ModuleType, closing: Callable[[Any], Any]) -> None:
-    listener = closing(
-        net.create_server(("::", 0), family=names.AF_INET6, dualstack_ipv6=True)
-    )
+    listener = closing(net.create_server(("::", 0), family=names.AF_INET6, dualstack_ipv6=True))
     port = listener.getsockname()[1]
     for host, seen in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")):
         with net.create_connection((host, port), PATIENCE_SECONDS) as client:

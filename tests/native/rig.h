@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/socket.h>
 
 #include "backend/backend_api.h"
@@ -243,9 +244,9 @@ static inline int rig_differs(const uint8_t *data, uint64_t seed, uint64_t at, u
 
 extern uint32_t tcp_ticks;
 
-/* lwIP's slow clock, two minutes on: connections in TIME_WAIT are over at its next tick. */
+/* lwIP's slow clock, minutes on: connections in TIME_WAIT are over at its next tick. */
 __attribute__((no_sanitize("thread"))) static inline void rig_skip_time_wait(void) {
-    (void)__atomic_fetch_add(&tcp_ticks, 250, __ATOMIC_RELAXED);
+    (void)__atomic_fetch_add(&tcp_ticks, 2000, __ATOMIC_RELAXED);
 }
 
 static inline uint64_t rig_descriptors(void) {

@@ -141,6 +141,24 @@ static void round_trip_overflow(void) {
     REQUIRE(accepted->rto > 0);
 }
 
+static void syn_in_time_wait(void) {
+    enum { FLAGS = ETHERNET_HEADER + IPV4_HEADER + 13, NEW_ISN = PEER_ISN + 100000 };
+    establish();
+    struct tcp_pcb *former = accepted;
+    REQUIRE(tcp_close(former) == ERR_OK);
+    receive_segment(&(struct segment){.port = OUR_PORT,
+                                      .flags = TCP_ACK | TCP_FIN,
+                                      .seq = PEER_ISN + 1,
+                                      .ack = our_next + 1,
+                                      .window = PEER_WINDOW});
+    REQUIRE(former->state == TIME_WAIT);
+    receive_segment(&(struct segment){
+        .port = OUR_PORT, .flags = TCP_SYN, .seq = NEW_ISN, .window = PEER_WINDOW});
+    REQUIRE((get16(FLAGS - 1) & 0x3f) == (TCP_SYN | TCP_ACK));
+    REQUIRE(get32(ETHERNET_HEADER + IPV4_HEADER + 8) == NEW_ISN + 1);
+    REQUIRE(tcp_tw_pcbs == NULL);
+}
+
 static void arp_runt(void) {
     start_stack(false);
     for (size_t length = 1; length < SIZEOF_ETHARP_HDR; length++) {
@@ -359,6 +377,7 @@ static const struct test {
     {"option_without_length", option_without_length},
     {"persist_timer_with_empty_queue", persist_timer_with_empty_queue},
     {"round_trip_overflow", round_trip_overflow},
+    {"syn_in_time_wait", syn_in_time_wait},
     {"arp_runt", arp_runt},
     {"ip_id_counter", ip_id_counter},
     {"reassembly_without_fragment", reassembly_without_fragment},
