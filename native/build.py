@@ -34,7 +34,7 @@ RELEASE = REPOSITORY / "build" / "native" / "release"
 # never contains the backend or lwIP.
 CLIENT_PARTS = ("shm", "futex", "client")
 STACK_PARTS = ("shm", "futex", "backend", "lwip", "core")
-ALL_PARTS = ("shm", "futex", "client", "backend", "lwip", "core")
+ALL_PARTS = ("shm", "futex", "client", "backend", "lwip", "bench", "core")
 # The loops of `pifus bench`, over the client.
 BENCH_PARTS = (*CLIENT_PARTS, "bench")
 
@@ -272,7 +272,7 @@ def write_compile_commands(variant: Variant) -> None:
     """For clang-tidy and editors; in the directory of the variant."""
     entries = [
         {"directory": str(REPOSITORY), "file": str(item.source), "arguments": list(item.command)}
-        for item in units(variant, [*ALL_PARTS, "bench"])
+        for item in units(variant, ALL_PARTS)
         if NATIVE in item.source.parents
     ]
     for source in sorted((REPOSITORY / "tests" / "native").glob("*.c")):

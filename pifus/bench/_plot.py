@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pifus.bench._stats import Result, Row, quantile
+from pifus.bench._stats import Result, Row, Samples, quantile
 
 # Points of a curve: enough for the paper, few enough for the drawing.
 _POINTS = 1500
@@ -229,3 +229,35 @@ def _lines(plt: Any, result: Result) -> Any:
     axes.set_title(result.title, loc="left")
     axes.legend()
     return figure
+
+
+def draw_tails(title: str, found: Mapping[str, Samples], path: Path) -> None:
+    """Which share of the times was longer than so long, down to the rarest, on log axes.
+
+    Raises:
+        PlotError: matplotlib is missing.
+    """
+    plt = _matplotlib()
+    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    for index, (name, samples) in enumerate(found.items()):
+        times = sorted(samples.stored)
+        shares = [1 - position / len(times) for position in range(len(times))]
+        label = f"{name}: p50 {quantile(times, 0.5) / 1000:.0f} us, p99 "
+        label += f"{quantile(times, 0.99) / 1000:,.0f} us"
+        axes.step(
+            [time / 1000 for time in times],
+            shares,
+            color=_color(plt, index),
+            label=label,
+            linewidth=1.6,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _plain_numbers(axes.xaxis)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.10%}".rstrip("0%").rstrip(".") + " %")
+    axes.set_xlabel("round trip, us")
+    axes.set_ylabel("share that took longer")
+    axes.set_title(title, loc="left")
+    axes.legend(loc="upper right")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

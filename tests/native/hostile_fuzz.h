@@ -1,4 +1,5 @@
-/* Structure-aware fuzzing of submissions: sequences that a client could send, with some fields wrong. */
+/* Structure-aware fuzzing of submissions: sequences that a client could send, with some fields
+ * wrong. */
 #ifndef PF_TESTS_HOSTILE_FUZZ_H
 #define PF_TESTS_HOSTILE_FUZZ_H
 
@@ -75,8 +76,8 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
         own->generation++;
         sqe.opcode = fuzz_random(fuzz, 3) ? PF_OP_OPEN : PF_OP_ADOPT;
         sqe.flags = fuzz_random(fuzz, 2) ? PF_FAMILY_IPV4 : PF_FAMILY_IPV6;
-        sqe.token = sqe.opcode == PF_OP_OPEN ? fuzz_random(fuzz, 3)
-                                             : fuzz->tokens[fuzz_random(fuzz, 8)];
+        sqe.token =
+            sqe.opcode == PF_OP_OPEN ? fuzz_random(fuzz, 3) : fuzz->tokens[fuzz_random(fuzz, 8)];
         sqe.length = fuzz_random(fuzz, 2) ? 4096 : 0;
     } else if (sqe.opcode == PF_OP_CLOSE) {
         if (fuzz_random(fuzz, 3)) {
@@ -205,7 +206,8 @@ static inline void fuzz_reap(struct fuzz *fuzz) {
             continue;
         }
         for (; own->cq_head != tail; own->cq_head++) {
-            const struct pf_cqe *cqe = &raw_cq(raw, slot)[own->cq_head & (raw->layout.cq_depth - 1)];
+            const struct pf_cqe *cqe =
+                &raw_cq(raw, slot)[own->cq_head & (raw->layout.cq_depth - 1)];
             if (cqe->opcode == PF_OP_ACCEPT && cqe->result == 0) {
                 fuzz->tokens[fuzz_random(fuzz, 8)] = cqe->token;
             } else if (cqe->opcode == PF_OP_CLOSE && fuzz_random(fuzz, 50)) {
@@ -253,7 +255,8 @@ static inline void fuzz_batch(struct fuzz *fuzz, uint32_t odds, uint32_t words) 
         fuzz_words(fuzz);
     }
     fuzz->pushed += burst;
-    /* Until it is taken up, or the session has ended, or clearly never will be (a damaged index). */
+    /* Until it is taken up, or the session has ended, or clearly never will be (a damaged index).
+     */
     uint64_t end = pf_now_ns() + 2000000;
     while (fuzz_taken(raw) - before < burst && !raw_ended(raw) && pf_now_ns() < end) {
         raw_ring(raw);

@@ -1,5 +1,5 @@
-/* A backend in this process, over the loopback driver, and clients of it: what the tests of the core
- * as a whole share. One rig per process, as lwIP's state is global. */
+/* A backend in this process, over the loopback driver, and clients of it: what the tests of the
+ * core as a whole share. One rig per process, as lwIP's state is global. */
 #ifndef PF_TESTS_RIG_H
 #define PF_TESTS_RIG_H
 

@@ -1,10 +1,14 @@
 /* bench/floors.c: it measures, it ends, it leaves nothing behind. */
 #define _GNU_SOURCE
-/* Not part of a library: the benchmark extension compiles it, and so does this test. */
-#include "bench/floors.c"
-
+#include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/mman.h>
 
+#include "bench/floors.h"
 #include "check.h"
 
 typedef int (*floor_function)(uint32_t *samples_ns, uint32_t count, int cpu_a, int cpu_b);

@@ -1,8 +1,8 @@
-/* Clients come and go, killed at random moments, and the backend goes: whoever stays loses nothing, and
- * everything comes back.
+/* Clients come and go, killed at random moments, and the backend goes: whoever stays loses nothing,
+ * and everything comes back.
  *
- * Client processes are children of a nursery, forked before there is any thread. PIFUS_KILLS sets their
- * number. */
+ * Client processes are children of a nursery, forked before there is any thread. PIFUS_KILLS sets
+ * their number. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>

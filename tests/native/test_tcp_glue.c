@@ -1,5 +1,5 @@
-/* native/lwip/tcp.c and stack_lwip.c by themselves, one step at a time: what only shows at one moment of
- * a connection's life. */
+/* native/lwip/tcp.c and stack_lwip.c by themselves, one step at a time: what only shows at one
+ * moment of a connection's life. */
 #include "backend/stack.h"
 
 #include <errno.h>
