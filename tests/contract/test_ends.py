@@ -9,6 +9,7 @@ import select
 import socket as names
 import struct
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -319,11 +320,26 @@ def test_a_source_port_may_be_used_again(net: ModuleType, listener: Any) -> None
     """Even while the listener's side of the former connection is in TIME_WAIT."""
     source = ("127.0.0.1", 0)
     for _ in range(3):
-        with net.create_connection(listener.getsockname(), PATIENCE_SECONDS, source) as client:
+        with bound(net, source) as client:
+            client.connect(listener.getsockname())
             source = client.getsockname()
             server, _ = listener.accept()
             server.close()
             assert client.recv(1) == b""
+
+
+def bound(net: ModuleType, source: tuple[str, int]) -> Any:
+    """A socket bound to a port that may be in use until the last acknowledgement has come."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        sock = net.socket()
+        try:
+            sock.bind(source)
+            return sock
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise
 
 
 def test_slots_are_used_again(net: ModuleType, listener: Any) -> None:

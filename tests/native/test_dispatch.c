@@ -552,31 +552,6 @@ static void test_accept_waits_for_room(void) {
     raw_detach(&rig, &raw, true);
 }
 
-/* Connections that were reset while they waited for their accept are not kept for ever. */
-static void test_queue_of_dead_connections(void) {
-    uint32_t listener = rig_listener(c, rig_addr(++port), 8);
-    for (int i = 0; i < 100; i++) {
-        uint32_t s = rig_socket(c, PF_FAMILY_IPV4, 0);
-        (void)connect_to(s, rig_addr(port));
-        rig_close(c, s, PF_CLOSE_ABORT);
-    }
-    uint32_t s = rig_socket(c, PF_FAMILY_IPV4, 0);
-    CHECK_EQ(connect_to(s, rig_addr(port)), 0);
-    struct pf_done done;
-    uint32_t before = 0;
-    for (;; before++) {
-        CHECK_EQ(rig_await(c, listener, RIG_SUBMIT(c, listener, PF_OP_ACCEPT, 0), &done), 0);
-        struct pf_socket_b2c state;
-        CHECK_EQ(pf_socket_state(c, s, &state), 0);
-        if (done.addr.port == state.local.port) {
-            break;
-        }
-    }
-    CHECK(before <= 8); /* the backlog bounds it */
-    rig_close(c, s, PF_CLOSE_ABORT);
-    rig_close(c, listener, 0);
-}
-
 int main(void) {
     check_random_init();
     check_watchdog(280);
@@ -600,7 +575,6 @@ int main(void) {
     RUN(test_queue_and_arena_full);
     RUN(test_exactly_once);
     RUN(test_accept_waits_for_room);
-    RUN(test_queue_of_dead_connections);
     rig_detach(&rig, &one, PF_ENDED_CLOSED);
     rig_settle(&rig, &start);
     rig_stop(&rig);

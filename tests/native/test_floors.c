@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "bench/floors.h"
+#include "futex/futex.h"
 #include "check.h"
 
 typedef int (*floor_function)(uint32_t *samples_ns, uint32_t count, int cpu_a, int cpu_b);

@@ -332,6 +332,36 @@ static void test_slots_come_back(void) {
     rig_settle(&rig, &start);
 }
 
+/* Connections that were reset while they waited for their accept are not kept for ever. */
+static void test_queue_of_dead_connections(void) {
+    struct rig_client own = rig_attach(&rig);
+    struct pf_client *c = own.client;
+    struct pf_addr addr = rig_addr(14);
+    uint32_t listener = rig_listener(c, addr, 8);
+    for (int i = 0; i < 100; i++) {
+        uint32_t s = rig_socket(c, PF_FAMILY_IPV4, 0);
+        (void)RIG_CALL(c, s, PF_OP_CONNECT, .addr = &addr);
+        rig_close(c, s, PF_CLOSE_ABORT);
+    }
+    uint32_t s = rig_socket(c, PF_FAMILY_IPV4, 0);
+    CHECK_EQ(RIG_CALL(c, s, PF_OP_CONNECT, .addr = &addr), 0);
+    struct pf_done done;
+    uint32_t before = 0;
+    for (;; before++) {
+        CHECK_EQ(rig_await(c, listener, RIG_SUBMIT(c, listener, PF_OP_ACCEPT, 0), &done), 0);
+        struct pf_socket_b2c state;
+        CHECK_EQ(pf_socket_state(c, s, &state), 0);
+        if (done.addr.port == state.local.port) {
+            break;
+        }
+    }
+    CHECK(before <= 8); /* the backlog bounds it */
+    rig_close(c, s, PF_CLOSE_ABORT);
+    rig_close(c, listener, 0);
+    rig_detach(&rig, &own, PF_ENDED_CLOSED);
+    rig_settle(&rig, &start);
+}
+
 static void test_bad_requests(void) {
     char error[300];
     struct pf_session_fds fds;
@@ -426,6 +456,7 @@ int main(void) {
     start = rig_counts(&rig);
     RUN(test_bad_requests);
     RUN(test_slots_come_back);
+    RUN(test_queue_of_dead_connections);
     RUN(test_last_words_arrive);
     RUN(test_many_sessions);
     RUN(test_peer_of_the_dead);
