@@ -178,6 +178,8 @@ class Client:
     def _adopt(self, handle: CData, token: int, listener: Socket) -> Socket:
         priority = listener.priority
         slot = lib.pf_socket_adopt(handle, token, priority)
+        if slot < 0:
+            lib.pf_accept_reject(handle, listener._slot, token)
         return self._register(handle, slot, listener.family, priority)
 
     def _register(self, handle: CData, slot: int, family: int, priority: Priority) -> Socket:

@@ -143,7 +143,7 @@ def _server(command: Sequence[str], directory: Path) -> Iterator[None]:
     Raises:
         OSError: it did not start.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         cwd=directory,
         env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": _python_path()},
@@ -152,35 +152,39 @@ def _server(command: Sequence[str], directory: Path) -> Iterator[None]:
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
-    )
-    assert process.stdout is not None
-    timer = threading.Timer(_START_SECONDS, process.kill)
-    timer.start()
-    try:
-        # Its first line says that it serves; at the end of the file it has died.
-        line = process.stdout.readline()
-        timer.cancel()
-        if "Serving HTTP" not in line:
-            assert process.stderr is not None
-            process.kill()
-            raise OSError(f"http.server did not start: {process.stderr.read().strip()[-500:]}")
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        timer = threading.Timer(_START_SECONDS, process.kill)
         # It writes a line for each request: nobody must have to wait for a reader.
-        drain = threading.Thread(target=_drain, args=(process.stderr,), daemon=True)
+        errors: list[str] = []
+        drain = threading.Thread(target=_drain, args=(process.stderr, errors))
+        timer.start()
         drain.start()
-        yield
-    finally:
-        timer.cancel()
-        process.terminate()
         try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            # Its first line says that it serves; at the end of the file it has died.
+            line = process.stdout.readline()
+            timer.cancel()
+            if "Serving HTTP" not in line:
+                process.kill()
+                drain.join()
+                raise OSError(f"http.server did not start: {''.join(errors)[-500:]}")
+            yield
+        finally:
+            timer.cancel()
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            drain.join()
 
 
-def _drain(stream: Any) -> None:
-    while stream.read(4096):
-        pass
+def _drain(stream: Any, lines: list[str]) -> None:
+    for line in stream:
+        # What it says before it serves is what matters if it does not.
+        if len(lines) < 20:
+            lines.append(line)
 
 
 def _python_path() -> str:

@@ -318,6 +318,13 @@ static bool cancel_in(struct pf_bsock *sock, struct pf_op_queue *queue, int opco
 
 static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
+    if (sqe->flags & PF_SQE_REJECT) {
+        struct stk_conn *conn = pf_session_claim(sock->session, sqe->token);
+        if (conn) {
+            stk_tcp_abort(conn);
+        }
+        return conn ? 0 : -ENOENT;
+    }
     if (cancel_in(sock, &sock->recvs, PF_OP_RECV, sqe->token)) {
         return 0;
     }

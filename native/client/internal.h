@@ -38,6 +38,7 @@ struct pf_pending {
     uint8_t opcode;
     uint8_t delivery;
     uint8_t state;
+    bool counted;        /* one of the user's operations, of which there are at most queue_depth */
     struct pf_done done; /* of a PF_DELIVER_CALL operation */
 };
 
@@ -70,6 +71,7 @@ struct pf_sock {
     uint32_t fifo_capacity;
     uint32_t fifo_head;
     uint32_t fifo_count;
+    uint32_t user_ops; /* under way */
     uint32_t send_used;
     uint32_t send_limit;
     int mirror_fd;

@@ -64,6 +64,8 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
         sock->send_used -= pending->block_bytes;
         pending->offset = PF_ARENA_NONE;
     }
+    sock->user_ops -= pending->counted;
+    pending->counted = false;
     if ((done->opcode == PF_OP_OPEN || done->opcode == PF_OP_ADOPT) && done->result < 0) {
         sock->open_error = done->result;
     }

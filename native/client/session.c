@@ -186,7 +186,9 @@ uint32_t pf_client_max_sockets(const struct pf_client *client) {
     return client->layout.max_sockets;
 }
 
-uint32_t pf_client_queue_depth(const struct pf_client *client) { return client->layout.sq_depth; }
+uint32_t pf_client_queue_depth(const struct pf_client *client) {
+    return client->layout.sq_depth / 2;
+}
 
 uint64_t pf_client_arena_free(struct pf_client *client) {
     pf_lock(client);

@@ -40,6 +40,13 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
             return -EAGAIN;
         }
     }
+    bool counted = delivery != PF_DELIVER_NONE;
+    if (counted && sqe->opcode != PF_OP_CLOSE && sock->user_ops >= client->layout.sq_depth / 2) {
+        pf_reap(client, sock);
+        if (sock->user_ops >= client->layout.sq_depth / 2) {
+            return -EAGAIN;
+        }
+    }
     uint32_t index = sock->pending_free[sock->pending_free_count - 1];
     uint64_t op_id = ((sock->op_counter + 1) << 16) | index;
     sqe->op_id = op_id;
@@ -62,6 +69,8 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     }
     sock->op_counter++;
     sock->pending_free_count--;
+    sock->user_ops += counted;
+    pending->counted = counted;
     *ring = pf_hint(client, sock);
     return (int64_t)op_id;
 }
@@ -89,6 +98,7 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     sock->adopted = adopted;
     sock->released = false;
     sock->open_error = 0;
+    sock->user_ops = 0;
     sock->priority = priority;
     sock->send_used = 0;
     sock->send_limit = PF_DEFAULT_SEND_LIMIT;
@@ -241,6 +251,12 @@ int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags
         pf_ring(client);
     }
     return result;
+}
+
+int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token) {
+    int64_t result = pf_submit(client, listener, PF_OP_CANCEL, PF_SQE_REJECT, token, 0, 0, NULL,
+                               PF_DELIVER_NONE);
+    return result < 0 ? (int)result : 0;
 }
 
 int64_t pf_nop(struct pf_client *client, uint32_t slot) {

@@ -48,7 +48,10 @@ enum pf_opcode {
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
 
-enum pf_sqe_flags { PF_SQE_MULTISHOT = 1 };
+enum pf_sqe_flags {
+    PF_SQE_MULTISHOT = 1,
+    PF_SQE_REJECT = 2 /* cancel: token is of an accept whose connection nobody will adopt */
+};
 enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
 enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
 

@@ -69,7 +69,10 @@ int pf_region_plan(const struct pf_region_request *request, struct pf_b2c_header
     header->abi_version = PF_ABI_VERSION;
     header->max_sockets = request->max_sockets;
     header->hint_entries = hints;
-    header->sq_depth = request->queue_depth;
+    /* Twice: beside the user's operations there are our own (open, mirror, close), and a submission
+     * queue as deep as the completion queue can never be full of operations that have a completion
+     * slot. */
+    header->sq_depth = 2 * request->queue_depth;
     header->cq_depth = 2 * request->queue_depth;
     header->rx_bytes = request->rx_bytes;
     header->arena_bytes = request->arena_bytes;
@@ -151,7 +154,7 @@ int pf_region_check(const struct pf_b2c_header *header, uint64_t c2b_bytes, uint
             header->abi_version, header->magic, PF_ABI_VERSION, PF_MAGIC);
         return -EPROTO;
     }
-    struct pf_region_request request = {header->max_sockets, header->sq_depth, header->rx_bytes,
+    struct pf_region_request request = {header->max_sockets, header->sq_depth / 2, header->rx_bytes,
                                         header->arena_bytes};
     struct pf_b2c_header expected;
     if (pf_region_plan(&request, &expected, error, error_bytes) != 0) {

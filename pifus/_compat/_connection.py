@@ -89,6 +89,7 @@ def accept(endpoint: Endpoint, timeout: float | None) -> tuple[int, _address.Add
 def _adopt(listener: Endpoint, handle: CData, done: CData) -> tuple[int, _address.Address | None]:
     slot = lib.pf_socket_adopt(handle, done.token, listener.priority)
     if slot < 0:
+        lib.pf_accept_reject(handle, listener.slot, done.token)
         raise _errors.os_error(-slot)
     try:
         mirror_id, fd = listener.session.take_mirror()

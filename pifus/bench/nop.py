@@ -23,9 +23,9 @@ ROWS = (
     "floor.futex.free",
 )
 _FLOORS = {"spin": lib.pf_floor_spin, "futex": lib.pf_floor_futex}
-# The count that the first turn of a floor has; later ones have as many as fit into their time.
-_FIRST_COUNT = 2000
-_COUNT_MAX = 200_000
+# What a round of a floor may take, before anything is known.
+_FIRST_ROUND_NS = 50_000.0
+_COUNT_MAX = 10_000
 # So many rounds between two looks at the time, in Python.
 _BATCH = 64
 
@@ -72,13 +72,20 @@ def python_nops(state: State, seconds: float) -> Samples:
 
 
 def floor(state: State, kind: str, cpus: tuple[int, int], seconds: float) -> Samples:
-    """The same without pifus: see native/bench/floors.h."""
-    key = f"count {kind} {cpus}"
-    count = state.get(key, _FIRST_COUNT)
-    samples = _native.floor(_FLOORS[kind], count, *cpus)
-    middle = sorted(samples.stored)[len(samples.stored) // 2] + 20
-    state[key] = min(max(int(seconds * 1e9 / middle), 100), _COUNT_MAX)
-    return samples
+    """The same without pifus: see native/bench/floors.h.
+
+    They run for a number of rounds, not for a time: few at once, because a round may suddenly take
+    as long as a time slice.
+    """
+    key = f"round {kind} {cpus}"
+    found = Samples()
+    end = time.monotonic_ns() + int(seconds * 1e9)
+    while (left := end - time.monotonic_ns()) > 0:
+        count = int(left / state.get(key, _FIRST_ROUND_NS))
+        samples = _native.floor(_FLOORS[kind], min(max(count, 100), _COUNT_MAX), *cpus)
+        state[key] = samples.sum_ns / samples.total + 20
+        found.add(samples)
+    return found
 
 
 # ---- the benchmark ----

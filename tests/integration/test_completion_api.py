@@ -319,6 +319,26 @@ def test_all_sockets_in_use(backend: BackendProcess) -> None:
         client.socket().nop()
 
 
+def test_connection_that_cannot_be_adopted_is_reset(backend: BackendProcess) -> None:
+    with pifus.Client(backend.path, max_sockets=1) as small, pifus.Client(backend.path) as other:
+        listener = small.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.wait(SECONDS).check()
+        listener.listen()
+        listener.wait(SECONDS).check()
+        listener.accept()
+        address = listener.local_address
+        assert address is not None
+        peer = other.socket()
+        peer.connect(address)
+        peer.wait(SECONDS).check()
+        with pytest.raises(OSError, match="[Tt]oo many|in use"):
+            listener.wait(SECONDS).check()
+        peer.recv(1)
+        with pytest.raises(ConnectionResetError):
+            peer.wait(SECONDS).check()
+
+
 def test_wait_any_serves_more_than_128_sockets(client: pifus.Client) -> None:
     socks = [client.socket() for _ in range(300)]
     ops = {(sock, sock.nop()) for sock in socks}

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 C_FILE_LINES = 600
-PYTHON_FILE_LINES = 450  # about 400, with some grace
+PYTHON_FILE_LINES = 460  # about 400, with some grace
 FUNCTION_LINES = 70
 
 
@@ -46,7 +46,7 @@ def test_c_files_are_small(path: Path) -> None:
 @pytest.mark.parametrize("path", python_files(), ids=name_of)
 def test_python_files_are_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= PYTHON_FILE_LINES or path.name == "build.py"
+    assert len(text.splitlines()) <= PYTHON_FILE_LINES
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1

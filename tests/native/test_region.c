@@ -80,7 +80,7 @@ static void check_layout(const struct pf_b2c_header *h, const struct pf_region_r
     CHECK_EQ(h->magic, PF_MAGIC);
     CHECK_EQ(h->abi_version, PF_ABI_VERSION);
     CHECK_EQ(h->max_sockets, request->max_sockets);
-    CHECK_EQ(h->sq_depth, request->queue_depth);
+    CHECK_EQ(h->sq_depth, 2 * request->queue_depth);
     CHECK(h->cq_depth >= h->sq_depth);
     CHECK_EQ(h->cq_depth & (h->cq_depth - 1), 0);
     CHECK_EQ(h->rx_bytes, request->rx_bytes);
