@@ -130,6 +130,12 @@ struct pf_mirror {
     int fd;
 };
 
+/* Hints taken and not yet published as taken. */
+struct pf_taken_hints {
+    uint32_t count;
+    uint32_t slots[PF_HINTS_PER_VISIT];
+};
+
 struct pf_session {
     struct pf_backend *backend;
     uint64_t id;
@@ -141,6 +147,7 @@ struct pf_session {
     struct pf_b2c_control *b2c_control;
     struct pf_hint_consumer hints[PF_PRIORITIES];
     struct pf_hint_producer events[PF_PRIORITIES];
+    struct pf_taken_hints taken[PF_PRIORITIES];
     struct pf_bsock *socks;
     uint32_t live_socks;
     struct pf_ready_ring ready[PF_PRIORITIES];
@@ -293,6 +300,7 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
 bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
                     const struct pf_addr *peer, bool more);
 uint32_t pf_cq_room(struct pf_bsock *sock);
+bool pf_cq_takes_more(struct pf_bsock *sock);
 /* The client is to notice a change of this socket. */
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */

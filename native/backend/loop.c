@@ -28,9 +28,49 @@ static void prefetch(const struct pf_bsock *sock) {
     __builtin_prefetch(sock->b2c, 1);
 }
 
+static void look_at(struct pf_session *session, int p, uint32_t slot) {
+    struct pf_bsock *sock = &session->socks[slot];
+    if (sock->phase == PF_SOCK_NONE && !sock->ready) {
+        uint32_t best = session->granted.best_priority;
+        sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
+    }
+    prefetch(sock);
+    pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
+}
+
+/* Tells the client that its hints were taken, and looks at those slots once more: what it added
+ * since came without a hint. Done a step later than taking them, because this costs a round trip
+ * between two cores, and the first submission need not wait for it. */
+static void publish_taken(struct pf_session *session, int p) {
+    struct pf_taken_hints *taken = &session->taken[p];
+    uint32_t count = taken->count;
+    taken->count = 0;
+    pf_hint_publish(&session->hints[p]);
+    for (uint32_t h = 0; h < count; h++) {
+        look_at(session, p, taken->slots[h]);
+    }
+}
+
+static void take_of(struct pf_session *session, int p) {
+    struct pf_taken_hints *taken = &session->taken[p];
+    int count = pf_hint_take(&session->hints[p], taken->slots, PF_HINTS_PER_VISIT);
+    if (count < 0) {
+        pf_session_violation(session, "hint ring tail out of range");
+        return;
+    }
+    session->noise = 0;
+    for (int h = 0; h < count; h++) {
+        if (taken->slots[h] >= session->layout.max_sockets) {
+            pf_session_violation(session, "hint for a slot that does not exist");
+            return;
+        }
+        taken->count++;
+        look_at(session, p, taken->slots[h]);
+    }
+}
+
 /* Takes new hints of all clients. Returns whether there was any. */
 static bool take_hints(struct pf_backend *backend) {
-    uint32_t slots[PF_HINTS_PER_VISIT];
     bool any = false;
     for (uint32_t i = 0; i < backend->session_count; i++) {
         struct pf_session *session = backend->sessions[i];
@@ -38,28 +78,12 @@ static bool take_hints(struct pf_backend *backend) {
             continue;
         }
         for (int p = 0; p < PF_PRIORITIES; p++) {
-            if (!pf_hint_waiting(&session->hints[p])) {
-                continue;
-            }
-            int count = pf_hint_pop(&session->hints[p], slots, PF_HINTS_PER_VISIT);
-            any = true;
-            if (count < 0) {
-                pf_session_violation(session, "hint ring tail out of range");
-                break;
-            }
-            session->noise = 0;
-            for (int h = 0; h < count; h++) {
-                if (slots[h] >= session->layout.max_sockets) {
-                    pf_session_violation(session, "hint for a slot that does not exist");
-                    break;
-                }
-                struct pf_bsock *sock = &session->socks[slots[h]];
-                if (sock->phase == PF_SOCK_NONE && !sock->ready) {
-                    uint32_t best = session->granted.best_priority;
-                    sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
-                }
-                prefetch(sock);
-                pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
+            if (session->taken[p].count > 0) {
+                publish_taken(session, p);
+                any = true;
+            } else if (pf_hint_waiting(&session->hints[p])) {
+                take_of(session, p);
+                any = true;
             }
         }
     }

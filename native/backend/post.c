@@ -50,9 +50,16 @@ uint32_t pf_cq_room(struct pf_bsock *sock) {
     return used + sock->inflight < depth ? depth - used - sock->inflight : 0;
 }
 
+/* Completions that nobody reserved a slot for may take a quarter of the CQ: the client has no way
+ * to know of them, and must be able to submit as many operations as its queue is deep. */
+bool pf_cq_takes_more(struct pf_bsock *sock) {
+    uint32_t used = sock->cq_tail - pf_load_acquire(&sock->c2b->cq_head);
+    return pf_cq_room(sock) > 0 && used < sock->session->layout.cq_depth / 4;
+}
+
 bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
                     const struct pf_addr *peer, bool more) {
-    if (more && pf_cq_room(sock) == 0) {
+    if (more && !pf_cq_takes_more(sock)) {
         return false;
     }
     struct pf_cqe cqe = {

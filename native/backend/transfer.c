@@ -227,7 +227,7 @@ void pf_accept_report(struct pf_bsock *sock) {
         return;
     }
     while ((op = pf_op_first(sock, &sock->accepts)) && stk_tcp_acceptable(sock->conn)) {
-        if ((sock->multishot && pf_cq_room(sock) == 0) ||
+        if ((sock->multishot && !pf_cq_takes_more(sock)) ||
             sock->session->unadopted_count == PF_MAX_UNADOPTED) {
             if (!(sock->state & PF_STATE_WANTS_HINT)) {
                 pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);

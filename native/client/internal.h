@@ -2,11 +2,11 @@
 #ifndef PF_CLIENT_INTERNAL_H
 #define PF_CLIENT_INTERNAL_H
 
-#include <pthread.h>
 #include <stdbool.h>
 
 #include "client/client_api.h"
 #include "futex/doorbell.h"
+#include "futex/pi_lock.h"
 #include "futex/spin.h"
 #include "shm/arena.h"
 #include "shm/hint_ring.h"
@@ -81,7 +81,7 @@ struct pf_sock {
 };
 
 struct pf_client {
-    pthread_mutex_t lock;
+    struct pf_pi_lock lock;
     int control_fd;
     int doorbell_fd;
     struct pf_b2c_header layout; /* checked copy */
@@ -105,9 +105,9 @@ struct pf_client {
     uint32_t wake_any; /* bumped by pf_wake_any */
 };
 
-static inline void pf_lock(struct pf_client *client) { (void)pthread_mutex_lock(&client->lock); }
+static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }
 static inline void pf_unlock(struct pf_client *client) {
-    (void)pthread_mutex_unlock(&client->lock);
+    pf_pi_release(&client->lock);
 }
 
 /* The socket in `slot`, or NULL when none is open there. Caller holds the lock. */

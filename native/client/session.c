@@ -12,15 +12,6 @@
 
 #include "client/internal.h"
 
-static void make_lock(struct pf_client *client) {
-    pthread_mutexattr_t attributes;
-    (void)pthread_mutexattr_init(&attributes);
-    /* A low-priority thread must not hold up a real-time thread of the same program. */
-    (void)pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT);
-    (void)pthread_mutex_init(&client->lock, &attributes);
-    (void)pthread_mutexattr_destroy(&attributes);
-}
-
 static void make_slots(struct pf_client *client) {
     const struct pf_b2c_header *layout = &client->layout;
     client->free_slots = PF_NO_SLOT;
@@ -107,7 +98,6 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
         (void)snprintf(error, error_bytes, "out of memory");
         return NULL;
     }
-    make_lock(client);
     client->control_fd = control_fd;
     client->doorbell_fd = -1;
     int bad = map_regions(client, c2b_fd, b2c_fd, public_fd, error, error_bytes);
@@ -158,7 +148,6 @@ void pf_client_detach(struct pf_client *client) {
     if (client->doorbell_fd >= 0) {
         (void)close(client->doorbell_fd);
     }
-    (void)pthread_mutex_destroy(&client->lock);
     free(client);
 }
 

@@ -207,7 +207,8 @@ void stk_collect_frames(void) {
             }
             struct stage *stage = &stages[classify(driver, frame)];
             if (stage->tail - stage->head == STAGED_MAX) {
-                /* As a full NIC queue: to wait for room would hide better frames behind this one. */
+                /* As a full NIC queue: to wait for room would hide better frames behind this one.
+                 */
                 pbuf_free(frame);
                 frames_dropped++;
                 continue;

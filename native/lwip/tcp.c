@@ -9,9 +9,9 @@
 #include "lwip/errmap.h"
 #include "lwip/internal.h"
 #include "lwip/priv/tcp_priv.h"
+#include "lwip/rx_queue.h"
 
 enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
-enum { RX_BLOCK_BYTES = 4096 };
 
 struct stk_conn {
     struct tcp_pcb *pcb; /* NULL: gone, `error` tells why */
@@ -24,14 +24,9 @@ struct stk_conn {
     bool v6only;
     uint8_t family;
     bool local_peer; /* the peer is in this stack */
-    bool at_end; /* the peer's FIN came */
+    bool at_end;     /* the peer's FIN came */
     bool finished;
-    /* Received and not read, linked by `next` alone; the first `rx_offset` bytes are read. */
-    struct pbuf *rx;
-    struct pbuf *rx_last;
-    uint32_t rx_spare; /* room in rx_last for small segments */
-    uint32_t rx_offset;
-    uint32_t rx_bytes;
+    struct pf_rx_queue rx;
     struct stk_conn *listener; /* in whose queue this connection waits */
     struct stk_conn *queue_first;
     struct stk_conn *queue_last;
@@ -66,56 +61,8 @@ static void flow_drop(struct stk_conn *conn) {
 
 /* ---- lwIP's callbacks ---- */
 
-static void rx_drop(struct stk_conn *conn) {
-    if (conn->rx) {
-        pbuf_free(conn->rx);
-        conn->rx = NULL;
-    }
-    conn->rx_last = NULL;
-    conn->rx_spare = 0;
-    conn->rx_bytes = 0;
-    conn->rx_offset = 0;
-}
-
-static void rx_link(struct stk_conn *conn, struct pbuf *p) {
-    if (conn->rx) {
-        conn->rx_last->next = p;
-    } else {
-        conn->rx = p;
-    }
-    while (p->next) {
-        p = p->next;
-    }
-    conn->rx_last = p;
-    conn->rx_spare = 0;
-}
-
-/* Small segments behind others are copied together: else a window full of single bytes, which nobody
- * reads, would hold a frame for each. */
-static void rx_append(struct stk_conn *conn, struct pbuf *p) {
-    u16_t bytes = p->tot_len;
-    conn->rx_bytes += bytes;
-    if (conn->rx && bytes <= RX_BLOCK_BYTES / 4 && conn->rx_spare < bytes) {
-        struct pbuf *block = pbuf_alloc(PBUF_RAW, RX_BLOCK_BYTES, PBUF_RAM);
-        if (block) {
-            block->len = 0;
-            rx_link(conn, block);
-            conn->rx_spare = RX_BLOCK_BYTES;
-        }
-    }
-    if (conn->rx_spare < bytes) {
-        rx_link(conn, p);
-        return;
-    }
-    struct pbuf *last = conn->rx_last;
-    (void)pbuf_copy_partial(p, (uint8_t *)last->payload + last->len, bytes, 0);
-    last->len = (u16_t)(last->len + bytes);
-    conn->rx_spare -= bytes;
-    pbuf_free(p);
-}
-
-/* Both directions are over and every byte is acknowledged: lwIP keeps the pcb through TIME_WAIT, and
- * frees it without telling anybody. */
+/* Both directions are over and every byte is acknowledged: lwIP keeps the pcb through TIME_WAIT,
+ * and frees it without telling anybody. */
 static void leave_to_time_wait(struct stk_conn *conn) {
     struct tcp_pcb *pcb = conn->pcb;
     if (conn->at_end && conn->finished && stk_tcp_drained(conn) &&
@@ -142,10 +89,10 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error
         conn->at_end = true;
         leave_to_time_wait(conn);
     } else {
-        rx_append(conn, p);
+        pf_rx_append(&conn->rx, p);
         if (conn->local_peer) {
-            /* On this machine an ACK costs less than a microsecond, and whoever waits for a write to
-             * complete waits for it. */
+            /* On this machine an ACK costs less than a microsecond, and whoever waits for a write
+             * to complete waits for it. */
             tcp_set_flags(pcb, TF_ACK_NOW);
         }
     }
@@ -180,7 +127,7 @@ static void leave_queue(struct stk_conn *conn) {
     if (!conn->queue_next) {
         conn->listener->queue_last = before;
     }
-    rx_drop(conn);
+    pf_rx_drop(&conn->rx);
     free(conn);
 }
 
@@ -454,32 +401,12 @@ void stk_tcp_push(struct stk_conn *conn) {
 }
 
 uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit) {
-    uint32_t done = 0;
-    while (conn->rx && done < limit) {
-        struct pbuf *first = conn->rx;
-        uint32_t left = first->len - conn->rx_offset;
-        uint32_t piece = left < limit - done ? left : limit - done;
-        memcpy(buffer + done, (const uint8_t *)first->payload + conn->rx_offset, piece);
-        done += piece;
-        conn->rx_offset += piece;
-        if (conn->rx_offset == first->len) {
-            conn->rx = first->next;
-            first->next = NULL;
-            pbuf_free(first);
-            conn->rx_offset = 0;
-            if (!conn->rx) {
-                conn->rx_last = NULL;
-                conn->rx_spare = 0;
-            }
-        }
-    }
-    conn->rx_bytes -= done;
-    return done;
+    return pf_rx_take(&conn->rx, buffer, limit);
 }
 
-uint32_t stk_tcp_unread(const struct stk_conn *conn) { return conn->rx_bytes; }
+uint32_t stk_tcp_unread(const struct stk_conn *conn) { return conn->rx.bytes; }
 
-bool stk_tcp_at_end(const struct stk_conn *conn) { return conn->at_end && conn->rx_bytes == 0; }
+bool stk_tcp_at_end(const struct stk_conn *conn) { return conn->at_end && conn->rx.bytes == 0; }
 
 void stk_tcp_credit(struct stk_conn *conn, uint32_t bytes) {
     while (bytes > 0 && conn->pcb && !conn->listening) {
@@ -525,7 +452,7 @@ static void forget(struct stk_conn *conn) {
         }
     }
     flow_drop(conn);
-    rx_drop(conn);
+    pf_rx_drop(&conn->rx);
 }
 
 static void close_listener(struct stk_conn *conn) {
@@ -548,7 +475,7 @@ void stk_tcp_close(struct stk_conn *conn) {
             tcp_abort(pcb);
         }
     }
-    rx_drop(conn);
+    pf_rx_drop(&conn->rx);
     free(conn);
 }
 
@@ -560,7 +487,7 @@ void stk_tcp_abort(struct stk_conn *conn) {
         forget(conn);
         tcp_abort(pcb);
     }
-    rx_drop(conn);
+    pf_rx_drop(&conn->rx);
     free(conn);
 }
 

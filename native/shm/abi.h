@@ -183,7 +183,6 @@ struct pf_b2c_control {
 
 /* B2C: one per socket slot. */
 struct pf_socket_b2c {
-    uint32_t sq_head;
     uint32_t cq_tail;
     uint32_t event; /* futex: changes with each completion, arrival, change of state */
     uint32_t rx_head;
@@ -196,10 +195,11 @@ struct pf_socket_b2c {
     uint32_t accepts;     /* listener: connections reported, modulo 2^32, for the mirror */
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
-    uint32_t pad0[3];
+    uint32_t pad0[4];
     struct pf_addr local;
     struct pf_addr peer;
-    uint32_t pad1[4];
+    uint32_t sq_head; /* apart from the line that a spinning client looks at */
+    uint32_t pad1[3];
 };
 
 struct pf_public {

@@ -65,9 +65,10 @@ static inline bool pf_hint_waiting(const struct pf_hint_consumer *consumer) {
     return pf_load_relaxed(consumer->shared_tail) != consumer->head;
 }
 
-/* Takes up to `limit` hints. Returns how many, or -1 when the producer's index is impossible. The
- * caller checks the slot numbers. */
-static inline int pf_hint_pop(struct pf_hint_consumer *consumer, uint32_t *slots, uint32_t limit) {
+/* Takes up to `limit` hints, without saying so to the producer yet: until pf_hint_publish it pushes
+ * no other hint for these slots. Returns how many, or -1 when the producer's index is impossible.
+ * The caller checks the slot numbers. */
+static inline int pf_hint_take(struct pf_hint_consumer *consumer, uint32_t *slots, uint32_t limit) {
     uint32_t tail = pf_load_acquire(consumer->shared_tail);
     uint32_t used = tail - consumer->head;
     if (used > consumer->entries) {
@@ -81,8 +82,21 @@ static inline int pf_hint_pop(struct pf_hint_consumer *consumer, uint32_t *slots
         slots[i] = pf_load_relaxed(&consumer->ring[(consumer->head + i) & (consumer->entries - 1)]);
     }
     consumer->head += count;
-    pf_store_fence(consumer->shared_head, consumer->head);
     return (int)count;
+}
+
+/* After this, look at the slots that were taken: also if they have been looked at before. */
+static inline void pf_hint_publish(struct pf_hint_consumer *consumer) {
+    pf_store_fence(consumer->shared_head, consumer->head);
+}
+
+/* Takes and publishes: now look at the slots. */
+static inline int pf_hint_pop(struct pf_hint_consumer *consumer, uint32_t *slots, uint32_t limit) {
+    int count = pf_hint_take(consumer, slots, limit);
+    if (count > 0) {
+        pf_hint_publish(consumer);
+    }
+    return count;
 }
 
 #endif

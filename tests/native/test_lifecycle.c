@@ -209,7 +209,7 @@ static void stop_bystander(struct process *process) {
 
 static void test_kills(void) {
     const char *text = getenv("PIFUS_KILLS");
-    int kills = text ? atoi(text) : DEFAULT_KILLS;
+    int kills = text ? (int)strtol(text, NULL, 10) : DEFAULT_KILLS;
     struct process bystander = spawn(ROLE_BYSTANDER);
     for (int i = 0; i < kills; i++) {
         struct process one = spawn(ROLE_VICTIM);
@@ -265,7 +265,8 @@ static void test_last_words_arrive(void) {
     struct rig_client reader = rig_attach(&rig);
     for (int i = 0; i < 5; i++) {
         struct rig_client writer = rig_attach(&rig);
-        struct rig_pair p = rig_connect(writer.client, reader.client, rig_addr(9), 0);
+        struct rig_pair p =
+            rig_connect(writer.client, reader.client, rig_addr((uint16_t)(20 + i)), 0);
         CHECK(pf_write(writer.client, p.near, data, BYTES, PF_DELIVER_NONE) > 0);
         rig_detach(&rig, &writer, PF_ENDED_CLOSED);
         rig_recv_all(reader.client, p.far, got, BYTES);
