@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "backend/internal.h"
@@ -54,9 +55,12 @@ static int open_descriptors(struct pf_backend *backend) {
     backend->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     backend->command_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     backend->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    backend->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = OTHER_EVENT};
     if (backend->epoll_fd < 0 || backend->command_fd < 0 || backend->event_fd < 0 ||
+        backend->timer_fd < 0 ||
         epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, backend->command_fd, &event) != 0 ||
+        epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, backend->timer_fd, &event) != 0 ||
         getrandom(&backend->random_state, sizeof(backend->random_state), 0) !=
             sizeof(backend->random_state)) {
         return -errno;
@@ -81,6 +85,7 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
     backend->epoll_fd = -1;
     backend->command_fd = -1;
     backend->event_fd = -1;
+    backend->timer_fd = -1;
     (void)pthread_mutex_init(&backend->lock, NULL);
     int bad = open_descriptors(backend);
     bad = bad ? bad : pf_guard_install();
@@ -199,7 +204,7 @@ void pf_backend_free(struct pf_backend *backend) {
         pf_region_unmap(backend->public_region, 4096);
     }
     int descriptors[] = {backend->public_fd, backend->epoll_fd, backend->command_fd,
-                         backend->event_fd};
+                         backend->event_fd, backend->timer_fd};
     for (unsigned i = 0; i < sizeof(descriptors) / sizeof(descriptors[0]); i++) {
         if (descriptors[i] >= 0) {
             (void)close(descriptors[i]);

@@ -200,6 +200,7 @@ struct pf_backend {
     struct pf_public *public_region;
     int public_fd;
     int epoll_fd;
+    int timer_fd;   /* wakes the stack thread when the stack's next timer is due */
     int command_fd; /* eventfd: wakes the stack thread */
     int event_fd;   /* eventfd: wakes the control thread */
     pthread_t thread;
@@ -224,6 +225,8 @@ struct pf_backend {
     bool frame_turn;
     uint64_t now_ns;
     uint64_t next_timer_ns;
+    uint64_t next_busy_timer_ns;
+    uint64_t armed_ns; /* when timer_fd fires */
     uint64_t next_tick_ns;
     struct pf_bsock *wake_first;
     struct pf_session *wake_sessions;

@@ -7,11 +7,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "backend/internal.h"
 
 #define TICK_NS UINT64_C(100000000)
+#define BUSY_TIMER_NS UINT64_C(10000000)
+#define TIMER_SLACK_NS UINT64_C(2000000) /* the stack counts in milliseconds */
 #define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
 
 /* The lines that serving this socket will need, fetched side by side instead of one after another:
@@ -270,6 +273,31 @@ static bool any_muted(const struct pf_backend *backend) {
     return false;
 }
 
+/* A step may start a timer that is due earlier than those known before: asked again before each
+ * sleep, and while busy at least this often. */
+static void set_next_timer(struct pf_backend *backend, uint64_t now_ns) {
+    uint64_t ms = stk_next_timer_ms();
+    backend->next_timer_ns = now_ns + (ms < 1000 ? ms : 1000) * 1000000;
+    if (backend->next_timer_ns > now_ns + BUSY_TIMER_NS) {
+        backend->next_busy_timer_ns = now_ns + BUSY_TIMER_NS;
+    } else {
+        backend->next_busy_timer_ns = backend->next_timer_ns;
+    }
+}
+
+/* One timer descriptor, set anew only when the deadline has moved: cheaper than a time-out of each
+ * sleep. */
+static void arm_timer(struct pf_backend *backend, uint64_t until_ns) {
+    uint64_t armed = backend->armed_ns;
+    if (armed > backend->now_ns && armed <= until_ns && until_ns - armed < TIMER_SLACK_NS) {
+        return;
+    }
+    struct itimerspec spec = {.it_value = {.tv_sec = (time_t)(until_ns / 1000000000U),
+                                           .tv_nsec = (long)(until_ns % 1000000000U)}};
+    (void)timerfd_settime(backend->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
+    backend->armed_ns = until_ns;
+}
+
 static void sleep_until_news(struct pf_backend *backend) {
     struct epoll_event events[32];
     pf_doorbell_announce(&backend->public_region->sleeping);
@@ -277,19 +305,16 @@ static void sleep_until_news(struct pf_backend *backend) {
     bool news = take_hints(backend) || pf_load_acquire(&backend->commands_pending) ||
                 stk_frames_pending() || pf_load_acquire(&backend->stop);
     if (!news) {
-        uint64_t now = pf_now_ns();
-        uint64_t until = backend->next_timer_ns < backend->next_tick_ns ? backend->next_timer_ns
-                                                                        : backend->next_tick_ns;
-        bool tick_needed = backend->closing_first || backend->any_stalled || any_muted(backend);
-        if (!tick_needed) {
-            until = backend->next_timer_ns;
+        set_next_timer(backend, backend->now_ns);
+        uint64_t until = backend->next_timer_ns;
+        bool muted = any_muted(backend);
+        bool tick_needed = backend->closing_first || backend->any_stalled || muted;
+        if (tick_needed && backend->next_tick_ns < until) {
+            until = backend->next_tick_ns;
         }
-        int timeout_ms = until <= now ? 0 : (int)((until - now + 999999) / 1000000);
-        if (any_muted(backend) && timeout_ms > 1) {
-            timeout_ms = 1;
-        }
+        arm_timer(backend, until);
         publish_counts(backend);
-        int count = epoll_wait(backend->epoll_fd, events, 32, timeout_ms);
+        int count = epoll_wait(backend->epoll_fd, events, 32, muted ? 1 : -1);
         for (int i = 0; i < count; i++) {
             if (events[i].data.u64 < UINT64_MAX / 2) {
                 count_noise(backend, events[i].data.u64);
@@ -301,11 +326,9 @@ static void sleep_until_news(struct pf_backend *backend) {
 }
 
 static void timers(struct pf_backend *backend) {
-    if (backend->now_ns >= backend->next_timer_ns) {
+    if (backend->now_ns >= backend->next_busy_timer_ns) {
         stk_timers();
-        uint32_t ms = stk_next_timer_ms();
-        backend->next_timer_ns =
-            backend->now_ns + (ms > 1000 ? UINT64_C(1000000000) : (uint64_t)ms * 1000000);
+        set_next_timer(backend, backend->now_ns);
     }
     if (backend->now_ns >= backend->next_tick_ns) {
         backend->next_tick_ns = backend->now_ns + TICK_NS;

@@ -5,8 +5,8 @@
  * Each function forks, passes a token to and fro over a shared page `count` times, and writes the
  * round-trip times in nanoseconds (one reading of the clock included) to `samples_ns`. The caller's
  * thread runs on `cpu_a` and the child on `cpu_b`; -1: wherever the scheduler likes. The child is
- * reaped and the caller's affinity is put back in any case. 0, or -errno: -EINVAL (count, processor),
- * -EPIPE (the child died), -ETIMEDOUT (no round for ten seconds). */
+ * reaped and the caller's affinity is put back in any case. 0, or -errno: -EINVAL (count,
+ * processor), -EPIPE (the child died), -ETIMEDOUT (no round for ten seconds). */
 
 /* Both sides look at the word all the time. */
 int pf_floor_spin(uint32_t *samples_ns, uint32_t count, int cpu_a, int cpu_b);

@@ -106,9 +106,7 @@ struct pf_client {
 };
 
 static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }
-static inline void pf_unlock(struct pf_client *client) {
-    pf_pi_release(&client->lock);
-}
+static inline void pf_unlock(struct pf_client *client) { pf_pi_release(&client->lock); }
 
 /* The socket in `slot`, or NULL when none is open there. Caller holds the lock. */
 static inline struct pf_sock *pf_sock_get(struct pf_client *client, uint32_t slot) {

@@ -101,7 +101,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
     client->control_fd = control_fd;
     client->doorbell_fd = -1;
     int bad = map_regions(client, c2b_fd, b2c_fd, public_fd, error, error_bytes);
-    if (!bad) {
+    if (!bad && client->layout.max_sockets > 0) { /* as pf_region_check has made sure */
         client->socks = calloc(client->layout.max_sockets, sizeof(*client->socks));
         bad = client->socks ? pf_arena_init(&client->arena, client->layout.arena_bytes) : -ENOMEM;
         if (bad) {

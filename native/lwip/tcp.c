@@ -552,8 +552,11 @@ int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value) {
         conn->v6only = value != 0;
         return conn->family == PF_FAMILY_IPV6 ? 0 : -ENOPROTOOPT;
     case PF_OPT_TOS:
+        if (value > 255) {
+            return -EINVAL;
+        }
         pcb->tos = (u8_t)value;
-        return value > 255 ? -EINVAL : 0;
+        return 0;
     case PF_OPT_TTL:
         if (value < 1 || value > 255) {
             return -EINVAL;

@@ -46,7 +46,8 @@ class Config:
     max_clients: int = 1024
     max_clients_per_user: int = 512
     max_sockets: int = 16384
-    max_pcbs: int = 20000
+    # Half of the pool: the rest is for connections that wait to be accepted or in TIME_WAIT.
+    max_pcbs: int = 10000
     max_client_bytes: int = 1 << 33
     best_priority: str = "high"
     mode: int = 0o600

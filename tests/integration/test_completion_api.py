@@ -359,7 +359,7 @@ def test_connection_that_cannot_be_adopted_is_reset(backend: BackendProcess) -> 
         peer = other.socket()
         peer.connect(address)
         peer.wait(SECONDS).check()
-        with pytest.raises(OSError, match="[Tt]oo many|in use"):
+        with pytest.raises(OSError, match=r"[Tt]oo many|in use"):
             listener.wait(SECONDS).check()
         peer.recv(1)
         with pytest.raises(ConnectionResetError):

@@ -9,8 +9,8 @@
 #include <sys/mman.h>
 
 #include "bench/floors.h"
-#include "futex/futex.h"
 #include "check.h"
+#include "futex/futex.h"
 
 typedef int (*floor_function)(uint32_t *samples_ns, uint32_t count, int cpu_a, int cpu_b);
 
