@@ -141,8 +141,7 @@ static void round_trip_overflow(void) {
     REQUIRE(accepted->rto > 0);
 }
 
-static void syn_in_time_wait(void) {
-    enum { FLAGS = ETHERNET_HEADER + IPV4_HEADER + 13, NEW_ISN = PEER_ISN + 100000 };
+static void enter_time_wait(void) {
     establish();
     struct tcp_pcb *former = accepted;
     REQUIRE(tcp_close(former) == ERR_OK);
@@ -152,6 +151,21 @@ static void syn_in_time_wait(void) {
                                       .ack = our_next + 1,
                                       .window = PEER_WINDOW});
     REQUIRE(former->state == TIME_WAIT);
+}
+
+static void reset_in_time_wait(void) {
+    enter_time_wait();
+    static const uint32_t off_by[] = {1, 3, 2}; /* PEER_ISN + 2 is what comes next */
+    for (size_t i = 0; i < 3; i++) {
+        receive_segment(
+            &(struct segment){.port = OUR_PORT, .flags = TCP_RST, .seq = PEER_ISN + off_by[i]});
+        REQUIRE((tcp_tw_pcbs == NULL) == (off_by[i] == 2));
+    }
+}
+
+static void syn_in_time_wait(void) {
+    enum { FLAGS = ETHERNET_HEADER + IPV4_HEADER + 13, NEW_ISN = PEER_ISN + 100000 };
+    enter_time_wait();
     receive_segment(&(struct segment){
         .port = OUR_PORT, .flags = TCP_SYN, .seq = NEW_ISN, .window = PEER_WINDOW});
     REQUIRE((get16(FLAGS - 1) & 0x3f) == (TCP_SYN | TCP_ACK));
@@ -378,6 +392,7 @@ static const struct test {
     {"persist_timer_with_empty_queue", persist_timer_with_empty_queue},
     {"round_trip_overflow", round_trip_overflow},
     {"syn_in_time_wait", syn_in_time_wait},
+    {"reset_in_time_wait", reset_in_time_wait},
     {"arp_runt", arp_runt},
     {"ip_id_counter", ip_id_counter},
     {"reassembly_without_fragment", reassembly_without_fragment},
