@@ -81,13 +81,7 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     struct stk_conn *conn = pf_session_claim(session, sqe->token);
     (void)op;
     set_priority(sock, sqe->offset);
-    int error = conn ? 0 : -EINVAL;
-    if (conn && stk_tcp_error(conn)) {
-        error = -stk_tcp_error(conn);
-        stk_tcp_close(conn);
-        conn = NULL;
-    }
-    int result = start(sock, sqe, conn, error);
+    int result = start(sock, sqe, conn, conn ? 0 : -EINVAL);
     if (result != 0) {
         return result;
     }
@@ -98,6 +92,10 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     stk_tcp_set_owner(conn, sock);
     (void)stk_tcp_set_option(conn, PF_OPT_PRIORITY, sock->priority);
     pf_rx_flush(sock); /* what came before the adoption */
+    if (stk_tcp_error(conn)) {
+        /* Ended meanwhile: as with the kernel, its bytes are read first, then its error. */
+        pf_sock_broken(sock, stk_tcp_error(conn));
+    }
     return 0;
 }
 

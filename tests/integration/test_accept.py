@@ -55,3 +55,31 @@ def test_connection_that_cannot_be_adopted_is_reset(backend: BackendProcess) -> 
         peer.recv(1)
         with pytest.raises(ConnectionResetError):
             peer.wait(SECONDS).check()
+
+
+def test_bytes_before_a_reset_are_read_before_it_shows(client: pifus.Client) -> None:
+    listener = client.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.wait(SECONDS).check()
+    listener.listen()
+    listener.wait(SECONDS).check()
+    address = listener.local_address
+    assert address is not None
+    listener.accept()
+    peer = client.socket()
+    peer.connect(address)
+    peer.wait(SECONDS).check()
+    peer.write(b"bye")
+    peer.wait(SECONDS).check()
+    peer.close(abort=True)
+    peer.wait(SECONDS).check()
+    # Only now is the connection taken up.
+    accepted = listener.wait(SECONDS).check().accepted
+    assert accepted is not None
+    accepted.recv(10)
+    assert accepted.wait(SECONDS).check().data == b"bye"
+    accepted.recv(10)
+    with pytest.raises(ConnectionResetError):
+        accepted.wait(SECONDS).check()
+    accepted.release()
+    listener.release()
