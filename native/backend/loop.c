@@ -369,6 +369,8 @@ void *pf_loop(void *argument) {
     stk_adopt_thread();
     pf_spin_reset(&backend->spin);
     while (!pf_load_acquire(&backend->stop)) {
+        /* First: it sets off the loads of what the next step needs, and the clock is read meanwhile. */
+        (void)take_hints(backend);
         backend->now_ns = pf_now_ns();
         if (pf_load_relaxed(&backend->commands_pending)) {
             pf_commands_run(backend);
@@ -376,7 +378,6 @@ void *pf_loop(void *argument) {
         if (backend->any_doomed) {
             end_doomed(backend);
         }
-        (void)take_hints(backend);
         timers(backend);
         int p = choose(backend);
         if (p < 0 || ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
