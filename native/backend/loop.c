@@ -369,7 +369,7 @@ void *pf_loop(void *argument) {
     stk_adopt_thread();
     pf_spin_reset(&backend->spin);
     while (!pf_load_acquire(&backend->stop)) {
-        /* First: it sets off the loads of what the next step needs, and the clock is read meanwhile. */
+        /* First: it sets off the loads that the next step waits for. */
         (void)take_hints(backend);
         backend->now_ns = pf_now_ns();
         if (pf_load_relaxed(&backend->commands_pending)) {

@@ -26,7 +26,9 @@ void pf_pi_wait(struct pf_pi_lock *lock) {
     while (syscall(SYS_futex, &lock->owner, FUTEX_LOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0) !=
            0) {
     }
+    /* After whoever let go: by passing it on, or, just before the kernel looked, by itself. */
     (void)pf_load_acquire(&lock->handoff);
+    (void)pf_load_acquire(&lock->owner);
 }
 
 void pf_pi_pass_on(struct pf_pi_lock *lock) {
