@@ -26,12 +26,11 @@ void pf_pi_wait(struct pf_pi_lock *lock) {
     while (syscall(SYS_futex, &lock->owner, FUTEX_LOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0) !=
            0) {
     }
-    /* After whoever let go: by passing it on, or, just before the kernel looked, by itself. */
-    (void)pf_load_acquire(&lock->handoff);
+    /* The kernel orders us behind whoever let go; this tells the compiler and the race detector. */
     (void)pf_load_acquire(&lock->owner);
 }
 
 void pf_pi_pass_on(struct pf_pi_lock *lock) {
-    (void)pf_add_fetch(&lock->handoff, 1);
+    (void)pf_add_fetch(&lock->owner, 0); /* a release that changes nothing: see above */
     (void)syscall(SYS_futex, &lock->owner, FUTEX_UNLOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0);
 }

@@ -10,8 +10,7 @@
 #include "shm/atomics.h"
 
 struct pf_pi_lock {
-    uint32_t owner;   /* thread id, as the kernel wants it; 0: free */
-    uint32_t handoff; /* orders what the threads do when the kernel passes the lock on */
+    uint32_t owner; /* thread id, as the kernel wants it; 0: free */
 };
 
 /* This thread's id; 0: not asked for yet. Made anew in a forked child. */
