@@ -340,8 +340,7 @@ class Endpoint:
             return
         abort = self.lingers == (1, 0)
         flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
-        while lib.pf_socket_release(handle, self.slot, flags) == EAGAIN:
-            time.sleep(0.0005)  # the queue is full of writes
+        lib.pf_socket_release(handle, self.slot, flags)
 
 
 def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:

@@ -165,8 +165,8 @@ class Socket(SocketBase):
     def close(self, abort: bool = False) -> int:
         """Submits the close; other operations under way are cancelled, written bytes still sent.
 
-        It completes when the peer has everything (after 30 s at most); with its completion the
-        socket is gone. `release` does the same for who does not want to know.
+        It completes when the peer has everything (or 60 s after its last sign); with its completion
+        the socket is gone. `release` does the same for who does not want to know.
 
         Args:
             abort: reset the connection instead, at once.
