@@ -51,6 +51,7 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
                 delivery=lib.PF_DELIVER_QUEUE,
             )
         endpoint.listening = True
+        endpoint.never_writable(handle)
     finally:
         endpoint.leave()
 

@@ -294,6 +294,8 @@ class Endpoint:
                 lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
+            if self.listening:
+                self.never_writable(handle)
             if settle and (self.connected or self.listening):
                 self.call(handle, lib.PF_OP_NOP)
         finally:
@@ -304,6 +306,11 @@ class Endpoint:
         handle = self.session.handle
         if self.attached and handle is not None and not self.closed and self.fds:
             lib.pf_mirror_move(handle, self.slot, self.fds[0])
+
+    def never_writable(self, handle: CData) -> None:
+        """A listener has no room for bytes: whoever polls for it must not be told of any."""
+        if self.armed:
+            lib.pf_mirror_rearm_write(handle, self.slot)
 
     def read_done(self, handle: CData) -> None:
         """After reading: an empty socket must not look readable."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import _socket as _c
 import errno
-import operator
 import os
 import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _table
+from pifus._compat import _arguments, _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -85,6 +84,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             os.close(fd)
             raise
         if _gettimeout(self) == 0:
+            os.set_blocking(fd, False)
             endpoint.arm()
 
     def __del__(self) -> None:
@@ -158,7 +158,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.listen(self, backlog)
         else:
-            _connection.listen(endpoint, operator.index(backlog))
+            _connection.listen(endpoint, _arguments.c_int(backlog))
 
     def _accept(self) -> tuple[int, Any]:
         endpoint = _find(_fileno(self))
@@ -202,7 +202,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.shutdown(self, how)
         else:
-            _connection.shutdown(endpoint, operator.index(how))
+            _connection.shutdown(endpoint, _arguments.c_int(how))
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -274,8 +274,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg(self, bufsize, ancbufsize, flags)
-        if bufsize < 0:
+        if _arguments.c_size(bufsize) < 0:
             raise ValueError("negative buffer size in recvmsg()")
+        _arguments.ancillary_size(ancbufsize)
         return _stream.recv(endpoint, bufsize, flags, _gettimeout(self)), [], 0, None
 
     def recvmsg_into(
@@ -285,6 +286,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg_into(self, buffers, ancbufsize, flags)
+        _arguments.ancillary_size(ancbufsize)
         got = _stream.recvmsg_into(endpoint, buffers, flags, _gettimeout(self))
         return got, [], 0, None
 
@@ -310,7 +312,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return _C.sendto(self, data, *flags_address)
         if not 1 <= len(flags_address) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_address)} given)")
-        flags = operator.index(flags_address[0]) if len(flags_address) == 2 else 0
+        flags = _arguments.c_int(flags_address[0]) if len(flags_address) == 2 else 0
         return _stream.send(endpoint, data, flags, _gettimeout(self))
 
     def sendmsg(
@@ -327,6 +329,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             if address is None:
                 return _C.sendmsg(self, buffers, ancdata, flags)
             return _C.sendmsg(self, buffers, ancdata, flags, address)
+        if ancdata != () or address is not None:
+            name = () if address is None else (address,)
+            _arguments.refuse(endpoint.family, "sendmsg", (), ancdata, flags, *name)
         return _stream.sendmsg(endpoint, buffers, flags, _gettimeout(self))
 
 
@@ -342,7 +347,11 @@ def _load() -> None:
 
 
 def _native(endpoint: Endpoint, address: Any, call: str) -> CData:
-    return _address.to_native(endpoint.family, address, call)
+    try:
+        return _address.to_native(endpoint.family, address, call)
+    except (TypeError, ValueError, OverflowError):
+        _arguments.refuse(endpoint.family, call, address)
+        raise
 
 
 def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int) -> bool:

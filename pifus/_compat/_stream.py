@@ -7,7 +7,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _connection
+from pifus._compat import _arguments, _connection
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -46,6 +46,8 @@ def _nowait(flags: int, timeout: float | None) -> bool:
 
 def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
     """`socket.recv`."""
+    if type(size) is not int or size > _arguments.SSIZE_MAX:
+        size = _arguments.c_size(size)
     if size < 0:
         raise ValueError("negative buffersize in recv")
     if flags & MSG_WAITALL and size > _TAKE_MAX:

@@ -11,4 +11,4 @@ from pifus._compat import _sendfile
 from pifus.compat import _execute
 
 _execute.run_over(sys.modules[__name__], pifus.compat_socket)
-_sendfile.refuse(sys.modules[__name__], setattr)
+_sendfile.refuse(sys.modules[__name__])

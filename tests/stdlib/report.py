@@ -120,7 +120,7 @@ def write_docs(directory: Path, page: Path) -> None:
         "over the kernel's sockets and over a loopback backend (patched before the module is"
         " imported). A cell says how many of the",
         "tests that pass over the kernel pass over the stack; in brackets, how many of them made"
-        " sockets of the stack at all. A test that takes more than 60 s",
+        " sockets of the stack at all. A test that takes more than 30 s",
         "is ended and counts as a failure.",
         "",
         "| module | " + " | ".join(versions) + " |",

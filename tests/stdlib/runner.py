@@ -23,7 +23,7 @@ from pifus._launcher import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("child.py")
-TEST_SECONDS = 60.0
+TEST_SECONDS = 30.0
 MODULE_SECONDS = 900.0
 # An aborted process writes its stacks; this long, then it is killed.
 DUMP_SECONDS = 5.0
