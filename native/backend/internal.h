@@ -74,13 +74,14 @@ struct pf_bsock {
     uint8_t family;
     bool v6only;
     bool bound;
+    bool port_chosen; /* by the program: it stays bound when a connect fails */
     bool multishot; /* the oldest accept stays */
     bool tx_finish; /* FIN after the last write */
     bool tx_finished;
     bool rx_shut;
     bool tx_stalled;  /* the stack was out of memory: the tick tries again */
     bool tx_progress; /* for the mirror: there is room to write again */
-    bool mirror_ended;
+    uint8_t mirror_ended; /* PF_SHUT_*: what the mirror shows to be over */
     uint32_t work; /* enum pf_work */
     uint32_t sq_head;
     uint32_t cq_tail;
@@ -123,6 +124,8 @@ struct pf_ready_ring {
 struct pf_unadopted {
     uint64_t token;
     struct stk_conn *conn; /* NULL: free entry */
+    const struct pf_bsock *listener;
+    uint32_t number; /* of the listener's accepts */
 };
 
 struct pf_mirror {
@@ -256,7 +259,9 @@ void pf_session_violation(struct pf_session *session, const char *what);
 void pf_session_reap(struct pf_session *session);
 void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command);
 int pf_session_take_mirror(struct pf_session *session, uint64_t id);
-uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn);
+uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn);
+/* Resets the connections that were reported to the client and never handed to the program. */
+void pf_session_drop_accepts(const struct pf_bsock *listener);
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
 
 /* guard.c */

@@ -89,6 +89,26 @@ static bool mirror_readable(const struct pf_bsock *sock) {
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
 }
 
+/* What is over for the socket is over for the descriptor: RDHUP, and HUP when it is both. */
+static void mirror_end(struct pf_bsock *sock) {
+    uint8_t over = 0;
+    if (sock->state & (PF_STATE_EOF | PF_STATE_ERROR)) {
+        over |= PF_SHUT_READ;
+    }
+    if (sock->state & (PF_STATE_TX_CLOSED | PF_STATE_ERROR)) {
+        over |= PF_SHUT_WRITE;
+    }
+    over &= (uint8_t)~sock->mirror_ended;
+    sock->mirror_ended |= over;
+    /* This end's directions are the other end's, crossed. */
+    if (over & PF_SHUT_READ) {
+        (void)shutdown(sock->mirror_fd, SHUT_WR);
+    }
+    if (over & PF_SHUT_WRITE) {
+        (void)shutdown(sock->mirror_fd, SHUT_RD);
+    }
+}
+
 /* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
  * there is room to write; each at most once per arming by the client. */
 static void mirror_update(struct pf_bsock *sock) {
@@ -99,7 +119,7 @@ static void mirror_update(struct pf_bsock *sock) {
         pf_store_release(&sock->b2c->read_token, arm);
     }
     arm = pf_load_acquire(&sock->c2b->write_arm);
-    if (arm != sock->write_token && (sock->tx_progress || (sock->state & PF_STATE_ERROR))) {
+    if (arm != sock->write_token && (sock->tx_progress || (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)))) {
         char drain[4096];
         /* Bounded: the other end may be filled as fast as this drains it. */
         for (int i = 0; i < 64; i++) {
@@ -111,10 +131,7 @@ static void mirror_update(struct pf_bsock *sock) {
         sock->tx_progress = false;
         pf_store_release(&sock->b2c->write_token, arm);
     }
-    if (!sock->mirror_ended && (sock->state & (PF_STATE_EOF | PF_STATE_ERROR))) {
-        sock->mirror_ended = true;
-        (void)shutdown(sock->mirror_fd, sock->state & PF_STATE_ERROR ? SHUT_RDWR : SHUT_WR);
-    }
+    mirror_end(sock);
 }
 
 static void flush_sock(struct pf_bsock *sock) {

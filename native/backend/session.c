@@ -268,7 +268,8 @@ int pf_session_take_mirror(struct pf_session *session, uint64_t id) {
     return fd;
 }
 
-uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn) {
+uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn) {
+    struct pf_session *session = listener->session;
     struct pf_backend *backend = session->backend;
     /* xorshift64: tokens need not be secret, a client only ever reaches its own; they must not be
      * confused with an earlier one of the same entry. */
@@ -282,12 +283,29 @@ uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn) {
             entry->token = (backend->random_state & ~(uint64_t)(PF_MAX_UNADOPTED - 1)) |
                            (index % PF_MAX_UNADOPTED);
             entry->conn = conn;
+            entry->listener = listener;
+            entry->number = listener->b2c->accepts;
             session->unadopted_count++;
             return entry->token;
         }
     }
     stk_tcp_abort(conn); /* the caller has looked: there is room */
     return 0;
+}
+
+void pf_session_drop_accepts(const struct pf_bsock *listener) {
+    struct pf_session *session = listener->session;
+    /* Of what the program has taken, each may be adopted yet, or rejected. */
+    uint32_t taken = pf_load_acquire(&listener->c2b->accepts_taken);
+    if (listener->b2c->accepts == taken) {
+        return;
+    }
+    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++) {
+        struct pf_unadopted *entry = &session->unadopted[i];
+        if (entry->conn && entry->listener == listener && (int32_t)(entry->number - taken) >= 0) {
+            stk_tcp_abort(pf_session_claim(session, entry->token));
+        }
+    }
 }
 
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {

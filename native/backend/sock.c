@@ -57,13 +57,14 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->phase = PF_SOCK_NONE;
     sock->v6only = false;
     sock->bound = false;
+    sock->port_chosen = false;
     sock->multishot = false;
     sock->tx_finish = false;
     sock->tx_finished = false;
     sock->rx_shut = false;
     sock->tx_stalled = false;
     sock->tx_progress = false;
-    sock->mirror_ended = false;
+    sock->mirror_ended = 0;
     sock->work = 0;
     sock->error = 0;
     sock->tx_written = 0;
@@ -158,6 +159,9 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     enum pf_sock_phase phase = sock->phase;
+    if (phase == PF_SOCK_LISTENING) {
+        pf_session_drop_accepts(sock);
+    }
     sock->phase = PF_SOCK_CLOSING;
     sock->close_deadline_ns = sock->session->backend->now_ns + PF_ORPHAN_NS;
     if (sock->conn && phase == PF_SOCK_CONNECTED && !abort) {
@@ -165,7 +169,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
          * that they were read. */
         bool unread =
             sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) || stk_tcp_unread(sock->conn) > 0;
-        if (!unread || sock->rx_shut) {
+        if (!unread) {
             sock->tx_finish = true;
             closing_list(sock);
             pf_ready_add(sock, PF_WORK_TX | PF_WORK_CLOSE);
@@ -188,6 +192,14 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
 
 /* Ends the close when nothing of the connection refers to the client's memory any more. */
 void pf_sock_check_close(struct pf_bsock *sock) {
+    if (sock->phase == PF_SOCK_CONNECTED && sock->conn && sock->work & PF_WORK_ABORT) {
+        struct stk_conn *conn = sock->conn;
+        sock->conn = NULL;
+        sock->work &= ~(uint32_t)PF_WORK_ABORT;
+        stk_tcp_abort(conn);
+        pf_sock_broken(sock, ECONNRESET);
+        return;
+    }
     if (sock->phase != PF_SOCK_CLOSING) {
         return;
     }

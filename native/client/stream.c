@@ -141,11 +141,11 @@ int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
 
 /* Why there is nothing to read. Caller holds the lock. */
 static int64_t rx_nothing(const struct pf_sock *sock, uint32_t state) {
+    if (state & PF_STATE_EOF) { /* it came before the error, which is left to who writes */
+        return 0;
+    }
     if (state & PF_STATE_ERROR) {
         return -sock->b2c->error;
-    }
-    if (state & PF_STATE_EOF) {
-        return 0;
     }
     return state & (PF_STATE_CONNECTED) ? -EAGAIN : -ENOTCONN;
 }

@@ -139,6 +139,8 @@ static void on_error(void *arg, err_t error) {
     int number = pf_errno_of(error);
     if (error == ERR_RST && conn->connecting) {
         number = ECONNREFUSED;
+    } else if (error == ERR_RST && conn->at_end && !conn->finished) {
+        number = EPIPE; /* as Linux says: the end came first, so only a writer is concerned */
     } else if (error == ERR_CLSD) {
         number = 0; /* both sides closed in good order */
     }
@@ -222,6 +224,8 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
 }
 
 void stk_tcp_set_owner(struct stk_conn *conn, void *owner) { conn->owner = owner; }
+
+bool stk_tcp_gone(const struct stk_conn *conn) { return !conn->pcb; }
 
 int stk_tcp_error(const struct stk_conn *conn) { return conn->pcb ? 0 : conn->error; }
 

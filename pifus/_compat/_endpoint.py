@@ -93,8 +93,10 @@ class Endpoint:
         fds: the descriptors by which this process knows it.
         connect_op: the connect under way, 0 if there is none.
         connected: a connect succeeded, or it came out of an accept.
-        connect_failed: the last connect failed: as the kernel does, another one may be tried.
-        connect_told: the program knows how its connect ended.
+        failed: the last connect failed, and none was tried since.
+        stage: what the program asked for and has been told, a constant of `_connecting`.
+        shut: PF_SHUT_* of the directions that the program has ended.
+        mirror_spent: the mirror descriptor shows the end of a former connection.
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
         busy: one entry for each thread that is inside a C call with this slot.
@@ -108,24 +110,26 @@ class Endpoint:
         "bound",
         "busy",
         "closed",
-        "connect_failed",
         "connect_op",
-        "connect_told",
         "connected",
         "error_told",
+        "failed",
         "family",
         "fds",
         "inode",
         "lingers",
         "listening",
         "mirror_id",
+        "mirror_spent",
         "options",
         "peer",
         "pending_error",
         "priority",
         "proto",
         "session",
+        "shut",
         "slot",
+        "stage",
         "type",
         "unreleased",
     )
@@ -152,8 +156,10 @@ class Endpoint:
         self.accept_op = 0
         self.connect_op = 0
         self.connected = False
-        self.connect_failed = False
-        self.connect_told = False
+        self.failed = False
+        self.stage = 0
+        self.shut = 0
+        self.mirror_spent = False
         self.error_told = False
         self.pending_error = 0
         self.peer: _address.Address | None = None
@@ -274,7 +280,7 @@ class Endpoint:
     def is_fresh(self) -> bool:
         """True before any bind, connect or listen."""
         return not (
-            self.bound or self.connected or self.connect_op or self.listening or self.connect_told
+            self.bound or self.connected or self.failed or self.listening or self.stage
         )
 
     # ---- the mirror ----

@@ -20,7 +20,7 @@ from pifus._compat import _arguments, _table
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from pifus._compat import _connection, _endpoint, _options, _rules, _stream
+    from pifus._compat import _connecting, _connection, _endpoint, _options, _rules, _stream
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
     from pifus._core._client import CData
@@ -176,7 +176,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             native = _native(endpoint, address, "connect")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connection.connect(endpoint, native, _gettimeout(self))
+                code = _connecting.connect(endpoint, native, _gettimeout(self))
                 if code is None:
                     raise TimeoutError("timed out")
                 if code:
@@ -192,7 +192,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             native = _native(endpoint, address, "connect_ex")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connection.connect(endpoint, native, _gettimeout(self))
+                code = _connecting.connect(endpoint, native, _gettimeout(self))
                 return errno.EAGAIN if code is None else code
         return _C.connect_ex(self, address)
 
@@ -202,7 +202,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.shutdown(self, how)
         else:
-            _connection.shutdown(endpoint, _arguments.c_int(how))
+            _connecting.shutdown(endpoint, _arguments.c_int(how))
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -277,7 +277,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if _arguments.c_size(bufsize) < 0:
             raise ValueError("negative buffer size in recvmsg()")
         _arguments.ancillary_size(ancbufsize)
-        return _stream.recv(endpoint, bufsize, flags, _gettimeout(self)), [], 0, None
+        return _stream.recvmsg(endpoint, bufsize, flags, _gettimeout(self)), [], 0, None
 
     def recvmsg_into(
         self, buffers: Iterable[WriteableBuffer], ancbufsize: int = 0, flags: int = 0, /
@@ -337,9 +337,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _address, _connection, _endpoint, _options, _rules, _stream
+    global _address, _connecting, _connection, _endpoint, _options, _rules, _stream
     if "_endpoint" not in globals():
-        from pifus._compat import _connection, _options, _rules, _stream
+        from pifus._compat import _connecting, _connection, _options, _rules, _stream
         from pifus._core import _address
 
         # Last: it tells that the others are there.

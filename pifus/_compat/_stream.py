@@ -7,7 +7,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _arguments, _connection
+from pifus._compat import _arguments, _connecting
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -29,6 +29,7 @@ MSG_ERRQUEUE: Final = int(_names.MSG_ERRQUEUE)
 _TAKE_MAX: Final = 262144
 # One C call takes so much: between calls signal handlers run.
 _SEND_MAX: Final = 1 << 20
+_IOV_MAX: Final = 1024
 _JOIN_MAX: Final = 65536
 # What these say is no news of the connection.
 _STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.EPROTO})
@@ -95,13 +96,13 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         raise _errors.os_error(errno.EINVAL)
     if flags & MSG_ERRQUEUE:
         raise _errors.os_error(errno.EAGAIN)
+    if size == 0:
+        return 0
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
     try:
-        if endpoint.connect_op:
-            _connection.finish(endpoint, handle, nowait, end)
-        if size == 0:
+        if not endpoint.connected and not _connecting.ready(endpoint, handle, nowait, end):
             return 0
         done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end)
         if flags & MSG_WAITALL and not flags & MSG_PEEK:
@@ -137,7 +138,7 @@ def _receive(
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
         if got == 0:
-            return 0
+            return _at_end(endpoint, handle) if endpoint.shut else 0
         if got == EAGAIN:
             if nowait:
                 endpoint.read_done(handle)
@@ -152,9 +153,11 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     """The connection ended with an errno: it is told once, then there is only the end."""
     code = -result
     if code in _STATELESS:
+        handle = endpoint.session.handle
+        if code == errno.EPIPE and handle is not None and not endpoint.error_told:
+            # An error of the connection that is told in this way, too, is told.
+            endpoint.error_told = endpoint.state(handle).error == errno.EPIPE
         raise endpoint.error(result)
-    if endpoint.connect_failed:
-        raise _errors.os_error(errno.EPIPE if writing else errno.ENOTCONN)
     if not endpoint.error_told:
         endpoint.error_told = True
         raise _errors.os_error(code)
@@ -163,13 +166,37 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     return 0
 
 
+def _at_end(endpoint: Endpoint, handle: CData) -> int:
+    """The end of the stream, which the program itself may have brought about: an error is told."""
+    if endpoint.shut & lib.PF_SHUT_READ and not endpoint.error_told:
+        state = endpoint.state(handle)
+        if state.state & lib.PF_STATE_ERROR and state.error != errno.EPIPE:
+            return _ended(endpoint, -state.error, writing=False)
+    return 0
+
+
+def recvmsg(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
+    """The bytes of `socket.recvmsg`: for none at all it waits, too, until there are some."""
+    if size == 0:
+        recv(endpoint, 1, flags | MSG_PEEK, timeout)
+        return b""
+    return recv(endpoint, size, flags, timeout)
+
+
 def recvmsg_into(
     endpoint: Endpoint, buffers: Iterable[WriteableBuffer], flags: int, timeout: float | None
 ) -> int:
     """Scatters into several buffers: waits for the first bytes only."""
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    if any(view.readonly for view in views):
+        raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
+    if len(views) > _IOV_MAX:
+        raise _errors.os_error(errno.EMSGSIZE)
+    if not any(view.nbytes for view in views):
+        recvmsg(endpoint, 0, flags, timeout)
+        return 0
     total = 0
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
+    for view in views:
         if view.nbytes == 0:
             continue
         if total and not flags & MSG_WAITALL:
@@ -214,8 +241,8 @@ def _transmit(
     sent = 0
     handle = endpoint.enter()
     try:
-        if endpoint.connect_op:
-            _connection.finish(endpoint, handle, nowait, end)
+        if not endpoint.connected:
+            _connecting.ready(endpoint, handle, nowait, end, writing=True)
         while True:
             try:
                 sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)
@@ -261,6 +288,8 @@ def sendmsg(
 ) -> int:
     """Gathers several buffers into one send."""
     views = [memoryview(buffer) for buffer in buffers]
+    if len(views) > _IOV_MAX:
+        raise _errors.os_error(errno.EMSGSIZE)
     total = sum(view.nbytes for view in views)
     if len(views) == 1:
         return send(endpoint, views[0], flags, timeout)
