@@ -123,7 +123,7 @@ static int reopen(struct pf_bsock *sock) {
     sock->tx_acked = 0;
     sock->rx_credited = sock->rx_head;
     pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
-    sock->bound = sock->bound && (sock->port_chosen || sock->phase == PF_SOCK_LISTENING);
+    sock->bound = sock->bound && sock->port_chosen;
     sock->phase = PF_SOCK_OPEN;
     if (sock->bound) {
         (void)stk_tcp_set_option(conn, PF_OPT_REUSEADDR, 1);

@@ -119,7 +119,8 @@ static void mirror_update(struct pf_bsock *sock) {
         pf_store_release(&sock->b2c->read_token, arm);
     }
     arm = pf_load_acquire(&sock->c2b->write_arm);
-    if (arm != sock->write_token && (sock->tx_progress || (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)))) {
+    if (arm != sock->write_token &&
+        (sock->tx_progress || (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)))) {
         char drain[4096];
         /* Bounded: the other end may be filled as fast as this drains it. */
         for (int i = 0; i < 64; i++) {

@@ -7,32 +7,10 @@
 #include <string.h>
 
 #include "lwip/errmap.h"
-#include "lwip/internal.h"
 #include "lwip/priv/tcp_priv.h"
-#include "lwip/rx_queue.h"
+#include "lwip/tcp_conn.h"
 
-enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
-
-struct stk_conn {
-    struct tcp_pcb *pcb; /* NULL: gone, `error` tells why */
-    void *owner;
-    int priority;
-    int error;
-    bool listening;
-    bool connecting;
-    bool flow_known;
-    bool v6only;
-    uint8_t family;
-    bool local_peer; /* the peer is in this stack */
-    bool at_end;     /* the peer's FIN came */
-    bool finished;
-    struct pf_rx_queue rx;
-    struct stk_conn *listener; /* in whose queue this connection waits */
-    struct stk_conn *queue_first;
-    struct stk_conn *queue_last;
-    struct stk_conn *queue_next;
-    struct pf_flow_key flow;
-};
+enum { BACKLOG_MAX = 4096 };
 
 /* ---- flows ---- */
 
@@ -229,38 +207,9 @@ bool stk_tcp_gone(const struct stk_conn *conn) { return !conn->pcb; }
 
 int stk_tcp_error(const struct stk_conn *conn) { return conn->pcb ? 0 : conn->error; }
 
-static int bind_ephemeral(struct stk_conn *conn, const ip_addr_t *ip) {
-    for (int i = 0; i < EPHEMERAL_TRIES; i++) {
-        uint32_t span = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1;
-        u16_t port = (u16_t)(EPHEMERAL_FIRST + pf_lwip_random() % span);
-        err_t error = tcp_bind(conn->pcb, ip, port);
-        if (error != ERR_USE) {
-            return -pf_errno_of(error);
-        }
-    }
-    /* Crowded: let lwIP search one by one. */
-    return -pf_errno_of(tcp_bind(conn->pcb, ip, 0));
-}
-
-int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr) {
-    ip_addr_t ip;
-    if (!conn->pcb || conn->listening || conn->pcb->state != CLOSED || conn->pcb->local_port) {
-        return -EINVAL;
-    }
-    if (!pf_addr_to_lwip(addr, !conn->v6only, &ip)) {
-        return -EAFNOSUPPORT;
-    }
-    if (!pf_addr_is_local(&ip)) {
-        return -EADDRNOTAVAIL;
-    }
-    if (addr->port == 0) {
-        return bind_ephemeral(conn, &ip);
-    }
-    return -pf_errno_of(tcp_bind(conn->pcb, &ip, addr->port));
-}
-
 int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
-    u8_t limit = (u8_t)(backlog < 1 ? 1 : backlog > 255 ? 255 : backlog);
+    /* As on Linux: one more than asked for, and an administrator's limit. */
+    u16_t limit = (u16_t)(backlog < BACKLOG_MAX ? backlog + 1 : BACKLOG_MAX);
     err_t error = ERR_OK;
     if (conn->listening) {
         tcp_backlog_set(conn->pcb, limit);
@@ -268,6 +217,12 @@ int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
     }
     if (!conn->pcb || conn->pcb->state != CLOSED) {
         return -EINVAL;
+    }
+    /* Since the bind, another socket may have become a listener: reusing an address does not go so
+     * far. */
+    if (conn->pcb->local_port &&
+        pf_tcp_in_use(conn->pcb, &conn->pcb->local_ip, conn->pcb->local_port)) {
+        return -EADDRINUSE;
     }
     struct tcp_pcb *listener = tcp_listen_with_backlog_and_err(conn->pcb, limit, &error);
     if (!listener) {
@@ -305,7 +260,7 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
     }
     if (conn->pcb->local_port == 0) {
         ip_addr_t any = IP_IS_V4_VAL(ip) ? *IP4_ADDR_ANY : *IP6_ADDR_ANY;
-        int result = bind_ephemeral(conn, &any);
+        int result = pf_tcp_bind_ephemeral(conn, &any);
         if (result != 0) {
             return result;
         }
@@ -335,29 +290,6 @@ struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
         tcp_backlog_accepted(conn->pcb);
     }
     return conn;
-}
-
-void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer) {
-    const struct tcp_pcb *pcb = conn->pcb;
-    memset(peer, 0, sizeof(*peer));
-    if (!pcb) {
-        /* Gone before it was taken up: what is known is what it was called. */
-        memset(local, 0, sizeof(*local));
-        local->family = conn->family;
-        local->port = conn->flow.local_port;
-        peer->family = conn->family;
-        peer->port = conn->flow.remote_port;
-        memcpy(peer->ip, conn->flow.remote, sizeof(peer->ip));
-        return;
-    }
-    pf_addr_from_lwip(&pcb->local_ip, pcb->local_port, local);
-    if (!conn->listening && pcb->remote_port) {
-        pf_addr_from_lwip(&pcb->remote_ip, pcb->remote_port, peer);
-    }
-    if (conn->family == PF_FAMILY_IPV6 && ip_addr_isany(&pcb->local_ip)) {
-        local->family = PF_FAMILY_IPV6; /* the wildcard of a dual-stack socket */
-        memset(local->ip, 0, sizeof(local->ip));
-    }
 }
 
 /* ---- bytes ---- */

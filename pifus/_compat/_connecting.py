@@ -215,6 +215,10 @@ def shutdown(endpoint: Endpoint, how: int) -> None:
                 endpoint.listening = False
                 endpoint.accept_op = 0
                 endpoint.call(handle, lib.PF_OP_SHUTDOWN, flags=flags)
+                # The backend has reset what was reported here and not accepted.
+                done = ffi.new("struct pf_done *")
+                while lib.pf_poll(handle, endpoint.slot, done) == 1:
+                    pass
             return
         ended = reap(endpoint, handle)
         endpoint.shut |= flags

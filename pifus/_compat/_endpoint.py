@@ -279,9 +279,7 @@ class Endpoint:
 
     def is_fresh(self) -> bool:
         """True before any bind, connect or listen."""
-        return not (
-            self.bound or self.connected or self.failed or self.listening or self.stage
-        )
+        return not (self.bound or self.connected or self.failed or self.listening or self.stage)
 
     # ---- the mirror ----
 

@@ -32,9 +32,7 @@ def guarded(original: Callable[..., int]) -> Callable[..., int]:
     return sendfile
 
 
-def _to_stack(
-    endpoint: Endpoint, out_fd: int, in_fd: int, offset: int | None, count: int
-) -> int:
+def _to_stack(endpoint: Endpoint, out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     """Bytes of a file to a stack socket, as the kernel's sendfile: how many were sent.
 
     Raises:

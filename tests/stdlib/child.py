@@ -105,7 +105,7 @@ def stack_socket_counter():
 
 
 def main():
-    module, select, fd, done = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    module, select, skip, fd, done = sys.argv[1:]
     faulthandler.enable()
     counter = stack_socket_counter()
     from test import support
@@ -115,14 +115,18 @@ def main():
         support.use_resources["network"] = None
     support.verbose = 0
     with open(done, encoding="utf-8") as file:
-        skip = set(json.load(file))
-    with os.fdopen(fd, "w", encoding="utf-8") as stream:
+        ended = set(json.load(file))
+    with os.fdopen(int(fd), "w", encoding="utf-8") as stream:
         loader = unittest.TestLoader()
         tests = list(flatten(loader.loadTestsFromName("test." + module)))
         if loader.errors:
             sys.exit("\n".join(loader.errors))
-        pattern = re.compile(select)
-        chosen = [test for test in tests if pattern.search(test.id()) and test.id() not in skip]
+        wanted, unwanted = re.compile(select).search, re.compile(skip).search
+        chosen = [
+            test
+            for test in tests
+            if wanted(test.id()) and not unwanted(test.id()) and test.id() not in ended
+        ]
         warnings.simplefilter("default")
         reporter = Reporter(stream, counter)
         unittest.TestSuite(chosen).run(reporter)

@@ -19,17 +19,20 @@ def find(wanted: str | None) -> tuple[str, str]:
             the PATH, and pyenv's versions are tried.
     """
     if wanted is None:
-        places = [getattr(sys, "_base_executable", sys.executable)]
-    elif os.sep in wanted:
+        version = _version(sys.executable)
+        if version is None:
+            sys.exit("this interpreter has no `test` package: give --python, or set PIFUS_PYTHON")
+        return sys.executable, version
+    if os.sep in wanted:
         places = [wanted]
     else:
         places = [os.environ.get("PIFUS_PYTHON", ""), f"python{wanted}", *_pyenv(wanted)]
     for place in places:
         path = shutil.which(place) if place else None
         version = _version(path) if path else None
-        if path and version and (wanted is None or os.sep in wanted or version == wanted):
+        if path and version and (os.sep in wanted or version == wanted):
             return _with_cffi(path, version), version
-    sys.exit(f"no Python {wanted or ''} with the `test` package: set PIFUS_PYTHON to one")
+    sys.exit(f"no Python {wanted} with the `test` package: set PIFUS_PYTHON to one")
 
 
 def has_module(python: str, name: str) -> bool:

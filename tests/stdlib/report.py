@@ -10,6 +10,14 @@ from pathlib import Path
 from tests.stdlib.modules import JOBS
 from tests.stdlib.runner import ModuleRun
 
+INTRODUCTION = """\
+# CPython's own tests over the stack
+
+Written by `./dev stdlib-tests --write-docs`. Each module of the interpreter's test suite runs twice
+on one machine: over the kernel's sockets, and over a loopback backend, patched before the module is
+imported. A cell says how many of the tests that pass over the kernel pass over the stack; in
+brackets, how many of them made sockets of the stack. A test that takes more than 30 s is ended and
+counts as a failure."""
 EXPECTATIONS = Path(__file__).with_name("expectations.toml")
 
 
@@ -112,20 +120,8 @@ def write_docs(directory: Path, page: Path) -> None:
         key=lambda version: [int(part) for part in version.split(".")],
     )
     stores = [Store(directory, version) for version in versions]
-    lines = [
-        "# CPython's own tests over the stack",
-        "",
-        "Written by `./dev stdlib-tests --write-docs`. Each module of the interpreter's test suite"
-        " runs twice on one machine,",
-        "over the kernel's sockets and over a loopback backend (patched before the module is"
-        " imported). A cell says how many of the",
-        "tests that pass over the kernel pass over the stack; in brackets, how many of them made"
-        " sockets of the stack at all. A test that takes more than 30 s",
-        "is ended and counts as a failure.",
-        "",
-        "| module | " + " | ".join(versions) + " |",
-        "|---|" + "---:|" * len(versions),
-    ]
+    lines = [*INTRODUCTION.splitlines(), ""]
+    lines += ["| module | " + " | ".join(versions) + " |", "|---|" + "---:|" * len(versions)]
     totals = [[0, 0] for _ in stores]
     failures: dict[str, list[str]] = {}
     for job in JOBS:

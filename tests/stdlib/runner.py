@@ -1,4 +1,4 @@
-"""Runs modules of CPython's own tests over the kernel and over the stack, with a clock on each test.
+"""Runs modules of CPython's own tests, each test against a clock.
 
 A test that takes too long is ended with a dump of all stacks and counts as a failure; the rest of
 its module runs on in a fresh process.
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,10 +66,11 @@ class ModuleRun:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to run: a module below `test`, and a pattern that chooses among its tests."""
+    """What to run: a module below `test`, and patterns that choose among its tests."""
 
     module: str
     select: str = "."
+    skip: str | None = None
 
 
 @contextmanager
@@ -98,6 +99,18 @@ def child_environment(backend_path: str | None) -> dict[str, str]:
     base.pop("PYTHONPATH", None)
     base["PYTHONUNBUFFERED"] = "1"
     return base if backend_path is None else environment(base, backend_path)
+
+
+def run(python: str, job: Job, kind: str, log: Path) -> ModuleRun:
+    """Runs one module over "kernel" or "pifus", which gets a backend of its own."""
+    if kind == "kernel":
+        return run_module(python, job, None, log)
+    # Not the usual place: the path of a UNIX socket has to be short.
+    with (
+        tempfile.TemporaryDirectory(prefix="pifus-", dir="/tmp") as directory,
+        backend(Path(directory)) as path,
+    ):
+        return run_module(python, job, path, log)
 
 
 def run_module(
@@ -163,8 +176,9 @@ class _Process:
             work.mkdir()
             reader, writer = os.pipe()
             job = self._job
+            command = [self._python, str(CHILD), job.module, job.select, job.skip or "(?!)"]
             process = subprocess.Popen(
-                [self._python, str(CHILD), job.module, job.select, str(writer), str(done)],
+                [*command, str(writer), str(done)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,  # type: ignore[arg-type]
                 stderr=self._output,  # type: ignore[arg-type]
@@ -239,8 +253,6 @@ class _Process:
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """Whatever the tests left running goes with them."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

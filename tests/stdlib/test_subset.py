@@ -1,0 +1,50 @@
+"""A part of CPython's own tests that takes a few minutes; `./dev stdlib-tests` runs all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.stdlib import interpreters, report
+from tests.stdlib.runner import Job, run
+
+# TLS on the descriptor of a stack socket is not there yet.
+SKIP = r"(?i)ssl|tls|https"
+WANTED_PERCENT = 98.0
+JOBS = [
+    Job(
+        "test_socket",
+        r"(TCP|Connection|GeneralModule|FileObject|Sendfile|Nonblock|CreateServer|Inherit|TestExc)",
+        SKIP,
+    ),
+    Job("test_socketserver", "TCP|Misc", SKIP),
+    Job("test_select"),
+    Job("test_epoll"),
+    Job("test_asyncio.test_sock_lowlevel", skip=SKIP),
+    Job("test_asyncio.test_sendfile", skip=SKIP),
+    Job("test_asyncio.test_server", skip=SKIP),
+    Job("test_asyncio.test_streams", skip=SKIP),
+    Job("test_httplib", skip=SKIP),
+    Job("test_httpservers", skip=SKIP),
+    Job("test_xmlrpc", skip=SKIP),
+    Job("test_ftplib", skip=SKIP),
+    Job("test_poplib", skip=SKIP),
+]
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.module)
+def test_what_passes_over_the_kernel_passes_over_the_stack(job: Job, tmp_path: Path) -> None:
+    try:
+        python, version = interpreters.find(None)
+    except SystemExit as reason:
+        pytest.skip(str(reason))
+    runs = {kind: run(python, job, kind, tmp_path / kind) for kind in ("kernel", "pifus")}
+    score = report.compare(runs["kernel"], runs["pifus"])
+    assert not runs["pifus"].problem
+    assert score.kernel > 0
+    assert score.with_sockets > 0
+    known = report.expectations(version)
+    news = {name: words for name, words in score.failed.items() if name not in known}
+    assert not news
+    assert score.percent >= WANTED_PERCENT or set(score.failed) <= set(known)
