@@ -86,6 +86,7 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
         return result;
     }
     sock->phase = PF_SOCK_CONNECTED;
+    sock->was_connected = true;
     pf_sock_names(sock);
     sock->family = (uint8_t)sock->b2c->local.family;
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
@@ -117,6 +118,7 @@ static int reopen(struct pf_bsock *sock) {
     sock->tx_finish = false;
     sock->tx_finished = false;
     sock->rx_shut = false;
+    sock->was_connected = false;
     sock->mirror_ended = 0;
     /* The new connection's stream and window have nothing to do with the old one's. */
     sock->tx_written = 0;

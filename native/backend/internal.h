@@ -74,6 +74,7 @@ struct pf_bsock {
     uint8_t family;
     bool v6only;
     bool bound;
+    bool was_connected;
     bool port_chosen; /* by the program: it stays bound when a connect fails */
     bool multishot; /* the oldest accept stays */
     bool tx_finish; /* FIN after the last write */

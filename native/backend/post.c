@@ -89,9 +89,13 @@ static bool mirror_readable(const struct pf_bsock *sock) {
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
 }
 
-/* What is over for the socket is over for the descriptor: RDHUP, and HUP when it is both. */
+/* What is over for the socket is over for the descriptor: RDHUP, and HUP when it is both. Not after
+ * a connect that failed: another one may follow, and this cannot be taken back. */
 static void mirror_end(struct pf_bsock *sock) {
     uint8_t over = 0;
+    if (!sock->was_connected) {
+        return;
+    }
     if (sock->state & (PF_STATE_EOF | PF_STATE_ERROR)) {
         over |= PF_SHUT_READ;
     }

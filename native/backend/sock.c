@@ -58,6 +58,7 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->v6only = false;
     sock->bound = false;
     sock->port_chosen = false;
+    sock->was_connected = false;
     sock->multishot = false;
     sock->tx_finish = false;
     sock->tx_finished = false;

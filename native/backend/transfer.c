@@ -199,6 +199,7 @@ static void on_connected(void *owner) {
         return;
     }
     sock->phase = PF_SOCK_CONNECTED;
+    sock->was_connected = true;
     sock->tx_progress = true;
     pf_sock_names(sock);
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);

@@ -267,7 +267,13 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
             return sent ? (int64_t)sent : refused;
         }
         while (sent < length) {
-            uint32_t chunk = length - sent < PF_SEND_CHUNK ? length - sent : PF_SEND_CHUNK;
+            /* By its limit, and who does not wait gets no more of it than once: the peer may
+             * acknowledge as fast as this copies. */
+            uint32_t limit = sock->send_limit < PF_SEND_CHUNK ? sock->send_limit : PF_SEND_CHUNK;
+            uint32_t chunk = length - sent < limit ? length - sent : limit;
+            if (timeout_ns == 0 && sent >= sock->send_limit) {
+                break;
+            }
             int64_t result =
                 pf_write(client, slot, (const uint8_t *)data + sent, chunk, PF_DELIVER_NONE);
             if (result == -ENOBUFS || result == -EAGAIN) {

@@ -22,6 +22,10 @@ CONNECTING: Final = 1
 CONNECTED: Final = 2
 DISCONNECTING: Final = 3
 
+# What the mirror descriptor shows of an attempt before: a failure, or the end of a connection.
+STALE: Final = 1
+SPENT: Final = 2
+
 
 def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | None:
     """Connects: 0, an errno, or None when the time was up."""
@@ -52,14 +56,18 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
 
 
 def _start(endpoint: Endpoint, handle: CData, native: CData, nowait: bool) -> None:
-    again = endpoint.mirror_spent
+    again = endpoint.mirror_left
     if not again:
         _arm_unwritable(endpoint, handle, nowait)
     endpoint.stage = CONNECTING
     endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
     if again:
-        # Not before: the backend would put the end of the former connection into it, too.
-        _renew_mirror(endpoint, handle)
+        # Not before: it would show the end of the former connection.
+        endpoint.call(handle, lib.PF_OP_NOP)
+        if again == SPENT:
+            _renew_mirror(endpoint, handle)
+        endpoint.mirror_left = 0
+        endpoint.read_done(handle)
         _arm_unwritable(endpoint, handle, nowait)
 
 
@@ -87,12 +95,13 @@ def _verdict(endpoint: Endpoint, handle: CData) -> int:
     if endpoint.connected:
         _forget_bytes(endpoint, handle)
     endpoint.stage = UNCONNECTED
+    if endpoint.attached:
+        # Of a connection that was, it shows the end for ever.
+        endpoint.mirror_left = SPENT if endpoint.connected else STALE
     endpoint.connected = False
     endpoint.failed = False
     endpoint.error_told = False
     endpoint.shut = 0
-    # It shows the end of the former connection, for ever.
-    endpoint.mirror_spent = endpoint.attached
     return code
 
 
@@ -118,7 +127,6 @@ def _renew_mirror(endpoint: Endpoint, handle: CData) -> None:
     finally:
         os.close(fd)
     endpoint.mirror_id = mirror_id
-    endpoint.mirror_spent = False
     _table.renewed(endpoint)
     lib.pf_mirror_attach(handle, endpoint.slot, mirror_id, endpoint.fds[0])
     # Before it is asked for readiness: the question must not be answered in the former one.

@@ -96,7 +96,7 @@ class Endpoint:
         failed: the last connect failed, and none was tried since.
         stage: what the program asked for and has been told, a constant of `_connecting`.
         shut: PF_SHUT_* of the directions that the program has ended.
-        mirror_spent: the mirror descriptor shows the end of a former connection.
+        mirror_left: what the mirror descriptor shows of an earlier connect, of `_connecting`.
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
         busy: one entry for each thread that is inside a C call with this slot.
@@ -120,7 +120,7 @@ class Endpoint:
         "lingers",
         "listening",
         "mirror_id",
-        "mirror_spent",
+        "mirror_left",
         "options",
         "peer",
         "pending_error",
@@ -159,7 +159,7 @@ class Endpoint:
         self.failed = False
         self.stage = 0
         self.shut = 0
-        self.mirror_spent = False
+        self.mirror_left = 0
         self.error_told = False
         self.pending_error = 0
         self.peer: _address.Address | None = None

@@ -57,7 +57,7 @@ def _to_stack(endpoint: Endpoint, out_fd: int, in_fd: int, offset: int | None, c
             raise
         sent += part
         left -= part
-        if part < len(data):
+        if timeout == 0:
             break
     if offset is None:
         os.lseek(in_fd, start + sent, os.SEEK_SET)
