@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket as _names
 from collections.abc import Callable, Iterable
@@ -82,7 +83,12 @@ def recv_into(
         raise ValueError("negative buffersize in recv_into")
     if size > length:
         raise ValueError("buffer too small for requested bytes")
-    return receive(endpoint, native, size or length, flags, timeout)
+    try:
+        return receive(endpoint, native, size or length, flags, timeout)
+    except BaseException:
+        # The frames of a traceback would go on keeping the program from resizing its buffer.
+        ffi.release(native)
+        raise
 
 
 def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: float | None) -> int:
@@ -187,23 +193,31 @@ def recvmsg_into(
     endpoint: Endpoint, buffers: Iterable[WriteableBuffer], flags: int, timeout: float | None
 ) -> int:
     """Scatters into several buffers: waits for the first bytes only."""
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
-    if any(view.readonly for view in views):
-        raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
-    if len(views) > _IOV_MAX:
-        raise _errors.os_error(errno.EMSGSIZE)
-    if not any(view.nbytes for view in views):
-        recvmsg(endpoint, 0, flags, timeout)
-        return 0
+    with contextlib.ExitStack() as stack:
+        views = [stack.enter_context(memoryview(buffer).cast("B")) for buffer in buffers]
+        if any(view.readonly for view in views):
+            raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
+        if len(views) > _IOV_MAX:
+            raise _errors.os_error(errno.EMSGSIZE)
+        if any(view.nbytes for view in views):
+            return _scatter(endpoint, views, flags, timeout)
+    recvmsg(endpoint, 0, flags, timeout)
+    return 0
+
+
+def _scatter(
+    endpoint: Endpoint, views: Iterable[memoryview], flags: int, timeout: float | None
+) -> int:
     total = 0
     for view in views:
         if view.nbytes == 0:
             continue
         if total and not flags & MSG_WAITALL:
             flags |= MSG_DONTWAIT
+            timeout = 0 if timeout is not None else None
         try:
             got = recv_into(endpoint, view, 0, flags, timeout)
-        except (BlockingIOError, TimeoutError):
+        except OSError:
             if total:
                 break
             raise
@@ -254,6 +268,9 @@ def _transmit(
                 return sent
             if nowait and not strict:
                 return sent
+    except BaseException:
+        ffi.release(native)
+        raise
     finally:
         endpoint.leave()
 
@@ -287,14 +304,20 @@ def sendmsg(
     endpoint: Endpoint, buffers: Iterable[ReadableBuffer], flags: int, timeout: float | None
 ) -> int:
     """Gathers several buffers into one send."""
-    views = [memoryview(buffer) for buffer in buffers]
-    if len(views) > _IOV_MAX:
-        raise _errors.os_error(errno.EMSGSIZE)
-    total = sum(view.nbytes for view in views)
-    if len(views) == 1:
-        return send(endpoint, views[0], flags, timeout)
-    if total <= _JOIN_MAX:
-        return send(endpoint, b"".join(views), flags, timeout)
+    with contextlib.ExitStack() as stack:
+        views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
+        if len(views) > _IOV_MAX:
+            raise _errors.os_error(errno.EMSGSIZE)
+        if len(views) == 1:
+            return send(endpoint, views[0], flags, timeout)
+        if sum(view.nbytes for view in views) <= _JOIN_MAX:
+            return send(endpoint, b"".join(views), flags, timeout)
+        return _gather(endpoint, views, flags, timeout)
+
+
+def _gather(
+    endpoint: Endpoint, views: Iterable[memoryview], flags: int, timeout: float | None
+) -> int:
     sent = 0
     for view in views:
         if view.nbytes == 0:
