@@ -76,14 +76,14 @@ struct pf_bsock {
     bool bound;
     bool was_connected;
     bool port_chosen; /* by the program: it stays bound when a connect fails */
-    bool multishot; /* the oldest accept stays */
-    bool tx_finish; /* FIN after the last write */
+    bool multishot;   /* the oldest accept stays */
+    bool tx_finish;   /* FIN after the last write */
     bool tx_finished;
     bool rx_shut;
-    bool tx_stalled;  /* the stack was out of memory: the tick tries again */
-    bool tx_progress; /* for the mirror: there is room to write again */
+    bool tx_stalled;      /* the stack was out of memory: the tick tries again */
+    bool tx_progress;     /* for the mirror: there is room to write again */
     uint8_t mirror_ended; /* PF_SHUT_*: what the mirror shows to be over */
-    uint32_t work; /* enum pf_work */
+    uint32_t work;        /* enum pf_work */
     uint32_t sq_head;
     uint32_t cq_tail;
     uint32_t inflight; /* operations taken and not finally completed */
