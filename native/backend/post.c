@@ -39,6 +39,21 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
     put(sock, &cqe);
 }
 
+void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
+                  const struct pf_addr *source) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)result,
+        .opcode = PF_OP_RECV,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+        .addr = *source,
+    };
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
 /* Free entries of the CQ that no operation in flight has reserved. */
 uint32_t pf_cq_room(struct pf_bsock *sock) {
     uint32_t used = sock->cq_tail - pf_load_acquire(&sock->c2b->cq_head);
@@ -81,9 +96,10 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
 }
 
 static bool mirror_readable(const struct pf_bsock *sock) {
-    if (sock->phase == PF_SOCK_LISTENING) {
-        /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
-        return sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
+    bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
+        return reported;
     }
     return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));

@@ -75,7 +75,7 @@ static void on_acknowledged(void *owner, uint32_t bytes) {
 
 /* ---- receiving ---- */
 
-static uint32_t client_rx_tail(struct pf_bsock *sock) {
+uint32_t pf_rx_tail(struct pf_bsock *sock) {
     uint32_t tail = pf_load_acquire(&sock->c2b->rx_tail);
     if (sock->rx_head - tail > sock->rx_bytes) {
         pf_session_violation(sock->session, "receive ring tail out of range");
@@ -86,7 +86,7 @@ static uint32_t client_rx_tail(struct pf_bsock *sock) {
 
 /* Opens the window by what the client has consumed. */
 void pf_rx_credit(struct pf_bsock *sock) {
-    uint32_t tail = client_rx_tail(sock);
+    uint32_t tail = pf_rx_tail(sock);
     uint32_t consumed = tail - sock->rx_credited;
     if (consumed == 0 || consumed > sock->rx_head - sock->rx_credited) {
         return;
@@ -105,7 +105,7 @@ void pf_rx_credit(struct pf_bsock *sock) {
 void pf_rx_answer(struct pf_bsock *sock) {
     struct pf_op *op;
     while ((op = pf_op_first(sock, &sock->recvs))) {
-        uint32_t tail = client_rx_tail(sock);
+        uint32_t tail = pf_rx_tail(sock);
         if ((int32_t)(tail - sock->rx_assigned) > 0) {
             sock->rx_assigned = tail; /* the client took bytes without an operation */
         }
@@ -139,7 +139,7 @@ void pf_rx_flush(struct pf_bsock *sock) {
             stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
             continue;
         }
-        uint32_t tail = client_rx_tail(sock);
+        uint32_t tail = pf_rx_tail(sock);
         if (tail == sock->rx_head && sock->rx_base != sock->rx_head) {
             /* Empty: start again at the beginning, where the memory is warm and already there. The
              * client reads the base only after it has seen a later head. */
@@ -256,4 +256,6 @@ const struct stk_events pf_stack_events = {
     .readable = on_readable,
     .acknowledged = on_acknowledged,
     .failed = on_failed,
+    .datagram = pf_dgram_arrived,
+    .datagram_failed = pf_dgram_failed,
 };

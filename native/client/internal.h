@@ -64,6 +64,7 @@ struct pf_sock {
     uint8_t close_flags;
     bool in_ready;
     int open_error;
+    int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];
     struct pf_pending *pending; /* cq_depth entries, made at the first open */
     uint32_t *pending_free;
@@ -166,5 +167,9 @@ bool pf_close_locked(struct pf_client *client, struct pf_sock *sock);
 /* submit.c. Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring);
+
+/* stream.c. Copies `length` bytes into the arena and submits `sqe` for them. */
+int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
+                        const void *data, uint32_t length, int delivery);
 
 #endif

@@ -77,6 +77,9 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
     if ((done->opcode == PF_OP_OPEN || done->opcode == PF_OP_ADOPT) && done->result < 0) {
         sock->open_error = done->result;
     }
+    if (done->opcode == PF_OP_SENDTO && done->result < 0 && pending->delivery == PF_DELIVER_NONE) {
+        sock->send_error = -done->result;
+    }
     if (done->opcode == PF_OP_CLOSE) {
         sock->phase = PF_SLOT_CLOSED;
     }

@@ -56,7 +56,7 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     struct pf_pending *pending = &sock->pending[index];
     /* Not all of it: `done` is filled in at the end. */
     pending->op_id = op_id;
-    pending->offset = sqe->opcode == PF_OP_WRITE ? sqe->offset : PF_ARENA_NONE;
+    pending->offset = block_bytes ? sqe->offset : PF_ARENA_NONE;
     pending->block_bytes = block_bytes;
     pending->opcode = sqe->opcode;
     pending->delivery = (uint8_t)delivery;
@@ -101,6 +101,7 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     sock->adopted = adopted;
     sock->released = false;
     sock->open_error = 0;
+    sock->send_error = 0;
     sock->user_ops = 0;
     sock->priority = priority;
     sock->send_used = 0;
@@ -115,7 +116,8 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     return result < 0 ? (int)result : (int)sock->slot;
 }
 
-int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+static int open_kind(struct pf_client *client, int family, int kind, int priority,
+                     uint32_t rx_bytes) {
     if ((family != PF_FAMILY_IPV4 && family != PF_FAMILY_IPV6) || priority < 0 ||
         priority >= PF_PRIORITIES) {
         return -EINVAL;
@@ -126,8 +128,17 @@ int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t 
     struct pf_sqe sqe = {.opcode = PF_OP_OPEN,
                          .flags = (uint8_t)family,
                          .token = (uint64_t)priority,
+                         .offset = (uint32_t)kind,
                          .length = rx_bytes};
     return open_slot(client, &sqe, priority, false);
+}
+
+int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_STREAM, priority, rx_bytes);
+}
+
+int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_DATAGRAM, priority, rx_bytes);
 }
 
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
@@ -221,7 +232,7 @@ uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot) {
 int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
                   uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery) {
     if (opcode <= PF_OP_INVALID || opcode >= PF_OP_COUNT || opcode == PF_OP_OPEN ||
-        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE) {
+        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE || opcode == PF_OP_SENDTO) {
         return -EINVAL;
     }
     if (pf_client_ended(client)) {

@@ -8,6 +8,7 @@
 
 #include "backend/backend_api.h"
 #include "futex/futex.h"
+#include "lwip/datagram.h"
 #include "lwip/driver.h"
 #include "lwip/init.h"
 #include "lwip/internal.h"
@@ -114,7 +115,7 @@ int stk_init(const struct stk_events *events) {
     stk_adopt_thread();
     pf_events = events;
     lwip_init();
-    return 0;
+    return pf_udp_listen();
 }
 
 static int add_driver(struct pf_driver *driver) {

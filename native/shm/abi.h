@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 2
+#define PF_ABI_VERSION 3
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -23,18 +23,20 @@
 #define PF_MIN_ARENA_BYTES 65536
 #define PF_MAX_ARENA_BYTES 1073741824
 #define PF_MAX_WRITE_BYTES 1048576
+#define PF_MAX_DATAGRAM_BYTES 65507 /* over IPv6, 20 fewer */
 
 enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW = 2 };
 
 /* Operations. 0 is never valid, so that zeroed memory is not an operation. */
 enum pf_opcode {
     PF_OP_INVALID = 0,
-    PF_OP_OPEN = 1,    /* flags: family; token: priority; length: receive ring bytes (0: default) */
+    PF_OP_OPEN = 1,    /* flags: family; token: priority; length: receive ring bytes (0: default);
+                          offset: enum pf_kind */
     PF_OP_ADOPT = 2,   /* token: from the completion of an accept */
     PF_OP_BIND = 3,    /* addr */
     PF_OP_LISTEN = 4,  /* length: backlog */
     PF_OP_ACCEPT = 5,  /* flags: PF_SQE_MULTISHOT */
-    PF_OP_CONNECT = 6, /* addr */
+    PF_OP_CONNECT = 6, /* addr; datagrams: of no family to disconnect */
     PF_OP_WRITE = 7,   /* offset, length: a block of the send arena */
     PF_OP_RECV = 8,    /* length: at most so many bytes */
     PF_OP_SHUTDOWN = 9, /* flags: PF_SHUT_* */
@@ -43,8 +45,12 @@ enum pf_opcode {
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
-    PF_OP_COUNT = 15
+    PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of no
+                          family for the peer */
+    PF_OP_COUNT = 16
 };
+
+enum pf_kind { PF_KIND_STREAM = 0, PF_KIND_DATAGRAM = 1 };
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
 
@@ -69,7 +75,9 @@ enum pf_option {
     PF_OPT_PRIORITY = 8,  /* enum pf_priority */
     PF_OPT_TOS = 9,       /* 0..255 */
     PF_OPT_TTL = 10,      /* 1..255 */
-    PF_OPT_CORK = 11      /* 0 or 1 */
+    PF_OPT_CORK = 11,     /* 0 or 1 */
+    PF_OPT_REUSEPORT = 12, /* 0 or 1; datagrams: for sockets of one user */
+    PF_OPT_BROADCAST = 13  /* 0 or 1; datagrams */
 };
 
 /* Bits of pf_socket_b2c.state. */
@@ -122,7 +130,21 @@ struct pf_cqe {
     uint64_t token; /* accept: hand it to PF_OP_ADOPT; else: pf_hints_taken */
     uint64_t completed_ns; /* CLOCK_MONOTONIC: start of the backend's step that completed it */
     uint64_t picked_ns;  /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
-    struct pf_addr addr; /* accept: the peer */
+    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
+};
+
+/* What stands before each datagram in the receive ring; the next one follows at a multiple of
+ * eight bytes. Any of it may lie across the end of the ring. */
+struct pf_datagram {
+    uint32_t length;      /* bytes of payload, behind this */
+    uint32_t ifindex;     /* of the interface it came by */
+    uint64_t received_ns; /* CLOCK_REALTIME */
+    struct pf_addr source;
+    struct pf_addr destination;
+    uint8_t ttl; /* IPv6: hop limit */
+    uint8_t tos; /* IPv6: traffic class */
+    uint16_t pad0;
+    uint32_t pad1;
 };
 
 /* C2B: first line of the region: what the backend polls. */
@@ -143,7 +165,7 @@ struct pf_socket_c2b {
     uint32_t waiting;       /* number of threads that sleep on pf_socket_b2c.event */
     uint32_t read_arm;      /* mirror: bumped when the client has taken the readable token */
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
-    uint32_t accepts_taken; /* listener: accepts handed to the program, of pf_socket_b2c.accepts */
+    uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
     uint32_t pad[9];
 };
 
@@ -192,10 +214,11 @@ struct pf_socket_b2c {
     int32_t error;  /* errno that ended the connection, 0 if none */
     uint32_t generation;
     uint32_t priority;
-    uint32_t accepts;     /* listener: connections reported, modulo 2^32, for the mirror */
+    uint32_t accepts;     /* modulo 2^32; listener: connections reported; datagrams: errors */
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
-    uint32_t pad0[6];
+    uint32_t rx_dropped;  /* datagrams that found no room in the ring, modulo 2^32 */
+    uint32_t pad0[5];
     /* Apart from the line above, because these change with every operation, and that one is read
      * with every completion. */
     uint32_t event; /* futex: changes with each completion, arrival, change of state */
@@ -226,4 +249,5 @@ struct pf_public {
     uint64_t pbufs;
     uint64_t segments;
     uint64_t mirrors;
+    uint64_t datagrams_dropped; /* for want of room in a receive ring */
 };

@@ -7,7 +7,7 @@ import os
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _table
+from pifus._compat import _datagram, _table
 from pifus._compat._endpoint import EINTR, Endpoint, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -38,6 +38,8 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
     """`socket.listen`; from now on connections come in by themselves."""
     handle = endpoint.enter()
     try:
+        if endpoint.datagram:
+            raise _errors.os_error(errno.EOPNOTSUPP)
         if endpoint.connected or endpoint.connect_op:
             raise _errors.os_error(errno.EINVAL)
         result = endpoint.call(handle, lib.PF_OP_LISTEN, length=max(backlog, 1))
@@ -64,7 +66,7 @@ def accept(endpoint: Endpoint, timeout: float | None) -> tuple[int, _address.Add
     try:
         while True:
             if not endpoint.listening:
-                raise _errors.os_error(errno.EINVAL)
+                raise _errors.os_error(errno.EOPNOTSUPP if endpoint.datagram else errno.EINVAL)
             got = lib.pf_wait(handle, endpoint.slot, 0 if nowait else slice_ns(end), done)
             if endpoint.closed:
                 raise _errors.os_error(errno.EBADF)
@@ -112,6 +114,8 @@ def _adopt(listener: Endpoint, handle: CData, done: CData) -> tuple[int, _addres
 
 def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | None:
     """Connects: 0, an errno, or None when the time was up."""
+    if endpoint.datagram:
+        return _datagram.connect(endpoint, native)
     nowait = timeout == 0
     handle = endpoint.enter()
     try:
@@ -207,6 +211,8 @@ def finish(endpoint: Endpoint, handle: CData, nowait: bool, end: int | None) -> 
 
 def take_error(endpoint: Endpoint) -> int:
     """SO_ERROR: the errno that nobody was told of yet."""
+    if endpoint.datagram:
+        return _datagram.take_error(endpoint)
     handle = endpoint.enter()
     try:
         if endpoint.connect_op and not reap(endpoint, handle):
@@ -229,6 +235,9 @@ def shutdown(endpoint: Endpoint, how: int) -> None:
     flags = _HOW.get(how)
     if flags is None:
         raise _errors.os_error(errno.EINVAL)
+    if endpoint.datagram:
+        _datagram.shutdown(endpoint, flags)
+        return
     handle = endpoint.enter()
     try:
         if endpoint.listening:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket as _names
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
 
 if TYPE_CHECKING:
+    from pifus._compat._io import Io
     from pifus._core._client import CData
 
 # One C call waits at most so long, so that signal handlers run even when a signal came just before
@@ -86,6 +88,16 @@ def passed(end: int | None) -> bool:
     return end is not None and time.monotonic_ns() >= end
 
 
+def _io(datagram: bool) -> Io:
+    if datagram:
+        from pifus._compat import _datagram
+
+        return _datagram
+    from pifus._compat import _stream
+
+    return _stream
+
+
 class Endpoint:
     """A socket of the stack behind one or more descriptors of this process.
 
@@ -99,6 +111,9 @@ class Endpoint:
             only the end of the stream.
         busy: one entry for each thread that is inside a C call with this slot.
         options: values of options that are only remembered.
+        datagram: it is a UDP socket.
+        io: the module that sends and receives: _stream or _datagram.
+        reached: destinations to which a datagram left, as the bytes of a `struct pf_addr`.
     """
 
     __slots__ = (
@@ -112,10 +127,12 @@ class Endpoint:
         "connect_op",
         "connect_told",
         "connected",
+        "datagram",
         "error_told",
         "family",
         "fds",
         "inode",
+        "io",
         "lingers",
         "listening",
         "mirror_id",
@@ -124,6 +141,7 @@ class Endpoint:
         "pending_error",
         "priority",
         "proto",
+        "reached",
         "session",
         "slot",
         "type",
@@ -158,6 +176,9 @@ class Endpoint:
         self.pending_error = 0
         self.peer: _address.Address | None = None
         self.options: dict[tuple[int, int], int] = {}
+        self.datagram = kind == _names.SOCK_DGRAM
+        self.reached: set[bytes] = set()
+        self.io: Io = _io(self.datagram)
 
     # ---- calls into the core ----
 
@@ -256,6 +277,10 @@ class Endpoint:
         op = self.submit(
             handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
         )
+        return self.result_of(handle, op)
+
+    def result_of(self, handle: CData, op: int) -> int:
+        """Waits for the result of an operation that the backend answers at once."""
         done = ffi.new("struct pf_done *")
         while True:
             got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
@@ -294,7 +319,7 @@ class Endpoint:
                 lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
-            if settle and (self.connected or self.listening):
+            if settle and (self.connected or self.listening or self.datagram):
                 self.call(handle, lib.PF_OP_NOP)
         finally:
             self.leave()
@@ -355,7 +380,8 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
     priority = default_priority()
-    slot = lib.pf_socket_open(handle, _address.native_family(family), priority, 0)
+    open_socket = lib.pf_datagram_open if kind == _names.SOCK_DGRAM else lib.pf_socket_open
+    slot = open_socket(handle, _address.native_family(family), priority, 0)
     if slot < 0:
         os.close(fd)
         raise _errors.os_error(-slot)

@@ -87,6 +87,14 @@ OPTIONS: Final[dict[tuple[int, int], Option]] = {
     (IPV6, _names.IPV6_UNICAST_HOPS): Option(64, lib.PF_OPT_TTL, 1, 255),
 }
 
+# What is different for datagrams.
+DATAGRAM_OPTIONS: Final[dict[tuple[int, int], Option]] = {
+    (SOCKET, _names.SO_REUSEPORT): _switch(lib.PF_OPT_REUSEPORT),
+    (SOCKET, _names.SO_BROADCAST): _switch(lib.PF_OPT_BROADCAST),
+    _RCVBUF: Option(212992),
+    _SNDBUF: Option(212992),
+}
+
 _READ_ONLY: Final = frozenset(
     (SOCKET, int(name))
     for name in (
@@ -126,12 +134,14 @@ def _ask(endpoint: Endpoint, name: int) -> int:
     if name == _names.SO_DOMAIN:
         return endpoint.family
     if name == _names.SO_PROTOCOL:
-        return TCP
+        return int(_names.IPPROTO_UDP) if endpoint.datagram else TCP
     return int(endpoint.listening)
 
 
 def _find(endpoint: Endpoint, key: tuple[int, int]) -> Option:
     option = OPTIONS.get(key)
+    if endpoint.datagram:
+        option = DATAGRAM_OPTIONS.get(key, option) if key[0] != TCP else None
     if option is None or (key[0] == IPV6 and endpoint.family != _names.AF_INET6):
         if key[0] in (SOCKET, TCP, IP) or (key[0] == IPV6 and endpoint.family == _names.AF_INET6):
             raise _errors.os_error(errno.ENOPROTOOPT)
@@ -168,6 +178,7 @@ def setsockopt(
             if result < 0:
                 raise _errors.os_error(-result)
         endpoint.options[key] = number
+        endpoint.reached.clear()
     finally:
         endpoint.leave()
 

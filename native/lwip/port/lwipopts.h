@@ -29,12 +29,12 @@ void pf_lwip_check_thread(void);
 #define MEMP_NUM_TCP_PCB_LISTEN 4096
 #define MEMP_NUM_TCP_SEG 65535
 #define MEMP_NUM_PBUF 65535
-#define MEMP_NUM_REASSDATA 16
+#define MEMP_NUM_REASSDATA 64
 #define MEMP_NUM_FRAG_PBUF 256
 #define MEMP_NUM_ARP_QUEUE 256
 #define MEMP_NUM_ND6_QUEUE 256
 #define MEMP_NUM_SYS_TIMEOUT (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 8)
-#define MEMP_NUM_UDP_PCB 64
+#define MEMP_NUM_UDP_PCB 1 /* our endpoints are on no list of lwIP's */
 #define MEMP_NUM_RAW_PCB 16
 #define PBUF_POOL_SIZE 1024
 #define PBUF_POOL_BUFSIZE 1600
@@ -65,7 +65,8 @@ void pf_lwip_check_thread(void);
 #define IP_FORWARD 0
 #define IP_REASSEMBLY 1
 #define IP_FRAG 1
-#define IP_REASS_MAX_PBUFS 96
+/* Eleven of the largest datagrams at an MTU of 1500. */
+#define IP_REASS_MAX_PBUFS 512
 #define IPV6_FRAG_COPYHEADER 1
 #define LWIP_IPV6_NUM_ADDRESSES 4
 #define LWIP_IPV6_AUTOCONFIG 1

@@ -1,0 +1,40 @@
+/* UDP endpoints, as the files that implement them share them.
+ *
+ * lwIP only sends, reassembles and answers pings: which endpoint a datagram belongs to is decided
+ * here, by a table of ports instead of lwIP's list of all endpoints, and by the kernel's rules. */
+#ifndef PF_LWIP_DATAGRAM_H
+#define PF_LWIP_DATAGRAM_H
+
+#include "lwip/internal.h"
+#include "lwip/udp.h"
+
+struct stk_dgram {
+    struct udp_pcb pcb; /* on no list of lwIP's: what udp_sendto_if_src wants to know */
+    void *owner;
+    uint32_t user;
+    uint8_t family;
+    uint8_t priority;
+    bool v6only;
+    bool reuse_addr;
+    bool reuse_port;
+    bool connected;
+    bool port_chosen; /* by a bind: disconnecting keeps it */
+    bool addr_chosen;
+    uint16_t port; /* 0: not bound, on no chain */
+    uint16_t remote_port;
+    ip_addr_t local; /* type any: the wildcard of both families */
+    ip_addr_t remote;
+    struct stk_dgram *next; /* with the same port, the latest first */
+};
+
+/* The endpoints that share a port, which are few (PF_UDP_PER_PORT). */
+struct stk_dgram *pf_udp_chain(uint16_t port);
+/* Whether the endpoint takes datagrams to `local` from that sender, and how closely it fits; below
+ * 0: it does not. */
+int pf_udp_score(const struct stk_dgram *dgram, const ip_addr_t *local, const ip_addr_t *remote,
+                 uint16_t remote_port);
+
+/* datagram_input.c: has lwIP call us; once, after lwip_init(). 0 or -errno. */
+int pf_udp_listen(void);
+
+#endif
