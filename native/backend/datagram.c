@@ -190,9 +190,8 @@ int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     if (sock->state & PF_STATE_TX_CLOSED) {
         return -EPIPE;
     }
-    int result =
-        stk_udp_send(sock->dgram, to_peer ? NULL : &sqe->addr,
-                     session->c2b + session->layout.c2b_arena + sqe->offset, sqe->length);
+    int result = stk_udp_send(sock->dgram, to_peer ? NULL : &sqe->addr,
+                              session->c2b + session->layout.c2b_arena + sqe->offset, sqe->length);
     if (!sock->bound && result == 0) {
         sock->bound = true;
         pf_sock_names(sock);

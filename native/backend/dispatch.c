@@ -449,7 +449,8 @@ bool pf_dispatch_one(struct pf_bsock *sock) {
                        .length = sqe.length};
     sock->inflight++;
     bool datagram = sock->dgram && operations[sqe.opcode].datagram;
-    pf_handler handler = datagram ? operations[sqe.opcode].datagram : operations[sqe.opcode].handler;
+    pf_handler handler =
+        datagram ? operations[sqe.opcode].datagram : operations[sqe.opcode].handler;
     int result = handler(sock, &sqe, &op);
     if (result != PENDING) {
         pf_post(sock, &op, sqe.opcode, result);

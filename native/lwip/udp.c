@@ -259,8 +259,7 @@ static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t
     (void)pbuf_take(p, data, length);
     dgram->pcb.local_ip = route->from;
     dgram->pcb.local_port = dgram->port;
-    err_t error =
-        udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
+    err_t error = udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
     pbuf_free(p);
     return error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
 }

@@ -30,23 +30,23 @@ enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW
 /* Operations. 0 is never valid, so that zeroed memory is not an operation. */
 enum pf_opcode {
     PF_OP_INVALID = 0,
-    PF_OP_OPEN = 1,    /* flags: family; token: priority; length: receive ring bytes (0: default);
-                          offset: enum pf_kind */
-    PF_OP_ADOPT = 2,   /* token: from the completion of an accept */
-    PF_OP_BIND = 3,    /* addr */
-    PF_OP_LISTEN = 4,  /* length: backlog */
-    PF_OP_ACCEPT = 5,  /* flags: PF_SQE_MULTISHOT */
-    PF_OP_CONNECT = 6, /* addr; datagrams: of no family to disconnect */
-    PF_OP_WRITE = 7,   /* offset, length: a block of the send arena */
-    PF_OP_RECV = 8,    /* length: at most so many bytes */
+    PF_OP_OPEN = 1,     /* flags: family; token: priority; length: receive ring bytes (0: default);
+                           offset: enum pf_kind */
+    PF_OP_ADOPT = 2,    /* token: from the completion of an accept */
+    PF_OP_BIND = 3,     /* addr */
+    PF_OP_LISTEN = 4,   /* length: backlog */
+    PF_OP_ACCEPT = 5,   /* flags: PF_SQE_MULTISHOT */
+    PF_OP_CONNECT = 6,  /* addr; datagrams: of no family to disconnect */
+    PF_OP_WRITE = 7,    /* offset, length: a block of the send arena */
+    PF_OP_RECV = 8,     /* length: at most so many bytes */
     PF_OP_SHUTDOWN = 9, /* flags: PF_SHUT_* */
     PF_OP_CLOSE = 10,   /* flags: PF_CLOSE_ABORT */
     PF_OP_NOP = 11,
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
-    PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of no
-                          family for the peer */
+    PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
+                          no family for the peer */
     PF_OP_COUNT = 16
 };
 
@@ -65,17 +65,17 @@ enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
 enum pf_cqe_flags { PF_CQE_MORE = 1 };
 
 enum pf_option {
-    PF_OPT_NODELAY = 1,   /* 0 or 1; 1 unless set */
-    PF_OPT_KEEPALIVE = 2, /* 0 or 1 */
-    PF_OPT_KEEPIDLE = 3,  /* seconds */
-    PF_OPT_KEEPINTVL = 4, /* seconds */
-    PF_OPT_KEEPCNT = 5,   /* probes */
-    PF_OPT_REUSEADDR = 6, /* 0 or 1 */
-    PF_OPT_V6ONLY = 7,    /* 0 or 1 */
-    PF_OPT_PRIORITY = 8,  /* enum pf_priority */
-    PF_OPT_TOS = 9,       /* 0..255 */
-    PF_OPT_TTL = 10,      /* 1..255 */
-    PF_OPT_CORK = 11,     /* 0 or 1 */
+    PF_OPT_NODELAY = 1,    /* 0 or 1; 1 unless set */
+    PF_OPT_KEEPALIVE = 2,  /* 0 or 1 */
+    PF_OPT_KEEPIDLE = 3,   /* seconds */
+    PF_OPT_KEEPINTVL = 4,  /* seconds */
+    PF_OPT_KEEPCNT = 5,    /* probes */
+    PF_OPT_REUSEADDR = 6,  /* 0 or 1 */
+    PF_OPT_V6ONLY = 7,     /* 0 or 1 */
+    PF_OPT_PRIORITY = 8,   /* enum pf_priority */
+    PF_OPT_TOS = 9,        /* 0..255 */
+    PF_OPT_TTL = 10,       /* 1..255 */
+    PF_OPT_CORK = 11,      /* 0 or 1 */
     PF_OPT_REUSEPORT = 12, /* 0 or 1; datagrams: for sockets of one user */
     PF_OPT_BROADCAST = 13  /* 0 or 1; datagrams */
 };

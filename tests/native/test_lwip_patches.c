@@ -383,6 +383,39 @@ static void ip6_option_without_length(void) {
     REQUIRE(sent_count == 0);
 }
 
+/* Also behind an extension header; and nobody is told that there is no such port. */
+static void udp_input_hook(void) {
+    struct frame frame;
+    start_stack(true);
+    learn_peer();
+    sent_count = 0;
+    ethernet_header(&frame, 0x0800);
+    append16(&frame, 0x4500);
+    append16(&frame, IPV4_HEADER + 8);
+    append32(&frame, 0);
+    append16(&frame, 64 << 8 | 17);
+    append16(&frame, 0);
+    append(&frame, PEER_IPV4, sizeof(PEER_IPV4));
+    append(&frame, OUR_IPV4, sizeof(OUR_IPV4));
+    append16(&frame, PEER_PORT);
+    append16(&frame, CLOSED_PORT);
+    append16(&frame, 8);
+    append16(&frame, 0);
+    receive(&frame);
+    REQUIRE(link_hooks.udp == 1);
+    ipv6_header(&frame, OUR_IPV6, 60, 16);
+    append16(&frame, 17 << 8); /* destination options: padding only, then UDP */
+    append16(&frame, 1 << 8 | 4);
+    append32(&frame, 0);
+    append16(&frame, PEER_PORT);
+    append16(&frame, CLOSED_PORT);
+    append16(&frame, 8);
+    append16(&frame, 0);
+    receive(&frame);
+    REQUIRE(link_hooks.udp == 2);
+    REQUIRE(sent_count == 0);
+}
+
 static const struct test {
     const char *name;
     void (*run)(void);
@@ -406,6 +439,7 @@ static const struct test {
     {"ip6_runt", ip6_runt},
     {"ip6_extension_runt", ip6_extension_runt},
     {"ip6_option_without_length", ip6_option_without_length},
+    {"udp_input_hook", udp_input_hook},
 };
 
 static bool passes(const struct test *test) {
