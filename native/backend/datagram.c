@@ -228,6 +228,25 @@ int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const str
     return result;
 }
 
+int pf_dgram_group(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    struct pf_session *session = sock->session;
+    bool join = sqe->flags == PF_GROUP_JOIN;
+    (void)op;
+    if (sqe->flags > PF_GROUP_JOIN || sqe->token > UINT32_MAX) {
+        return -EINVAL;
+    }
+    if (join && session->groups == PF_MAX_GROUPS) {
+        return -ENOBUFS;
+    }
+    int result = stk_udp_group(sock->dgram, join, &sqe->addr, (uint32_t)sqe->token,
+                               (const uint8_t *)&sqe->offset);
+    if (result == 0) {
+        sock->groups = join ? sock->groups + 1 : sock->groups - 1;
+        session->groups = join ? session->groups + 1 : session->groups - 1;
+    }
+    return result;
+}
+
 int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)sock;
     (void)sqe;

@@ -400,6 +400,7 @@ static const struct {
     [PF_OP_SETOPT] = {do_setopt, NULL, NEEDS_SOCKET},
     [PF_OP_MIRROR] = {do_mirror, NULL, NEEDS_SOCKET},
     [PF_OP_SENDTO] = {pf_dgram_unsupported, pf_dgram_sendto, NEEDS_SOCKET},
+    [PF_OP_GROUP] = {pf_dgram_unsupported, pf_dgram_group, NEEDS_SOCKET},
 };
 _Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
                "every operation has a row");

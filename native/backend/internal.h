@@ -25,6 +25,7 @@
 #define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
 #define PF_MAX_MIRRORS_SLACK 256U
+#define PF_MAX_GROUPS 64U /* multicast groups of one application */
 
 enum pf_sock_phase {
     PF_SOCK_NONE = 0, /* the slot is empty */
@@ -106,6 +107,7 @@ struct pf_bsock {
     uint32_t read_token;
     uint32_t write_token;
     int mirror_fd;
+    uint32_t groups; /* multicast groups that the socket is in */
     pf_hint_mark event_mark[PF_PRIORITIES];
     bool wake;      /* on the list of sockets with news for the client */
     bool wake_hint; /* a completion was posted: tell waiters for any socket */
@@ -151,6 +153,7 @@ struct pf_session {
     struct pf_taken_hints taken[PF_PRIORITIES];
     struct pf_bsock *socks;
     uint32_t live_socks;
+    uint32_t groups; /* multicast groups of all its sockets */
     struct pf_ready_ring ready[PF_PRIORITIES];
     struct pf_session *ready_next[PF_PRIORITIES]; /* ring of sessions with ready sockets */
     struct pf_session *ready_prev[PF_PRIORITIES];
@@ -298,6 +301,7 @@ int pf_dgram_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
 int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_group(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
 void pf_dgram_failed(void *owner, int error);

@@ -167,6 +167,8 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     if (sock->dgram) { /* nothing in the stack refers to the client's memory */
         stk_udp_close(sock->dgram);
         sock->dgram = NULL;
+        sock->session->groups -= sock->groups;
+        sock->groups = 0;
     }
     sock->close_deadline_ns = sock->session->backend->now_ns + PF_ORPHAN_NS;
     if (sock->conn && phase == PF_SOCK_CONNECTED && !abort) {

@@ -130,6 +130,10 @@ bool stk_udp_disconnect(struct stk_dgram *dgram);
 int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_t *data,
                  uint32_t length);
 void stk_udp_close(struct stk_dgram *dgram);
+/* Joins or leaves a multicast group at an interface: by its index, else by an IPv4 address of it
+ * (four bytes, zeros: none), else the default one. */
+int stk_udp_group(struct stk_dgram *dgram, bool join, const struct pf_addr *group, uint32_t ifindex,
+                  const uint8_t *address4);
 int stk_udp_set_option(struct stk_dgram *dgram, uint32_t option, uint64_t value);
 void stk_udp_names(const struct stk_dgram *dgram, struct pf_addr *local, struct pf_addr *peer);
 /* Copies `length` bytes of the payload from `offset` on. */

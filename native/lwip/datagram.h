@@ -8,6 +8,8 @@
 #include "lwip/internal.h"
 #include "lwip/udp.h"
 
+struct pf_membership;
+
 struct stk_dgram {
     struct udp_pcb pcb; /* on no list of lwIP's: what udp_sendto_if_src wants to know */
     void *owner;
@@ -20,7 +22,11 @@ struct stk_dgram {
     bool connected;
     bool port_chosen; /* by a bind: disconnecting keeps it */
     bool addr_chosen;
-    uint16_t port; /* 0: not bound, on no chain */
+    bool no_loop;         /* multicast: do not give us our own */
+    uint8_t multicast_if; /* index of the interface to send by; 0: by the route */
+    uint8_t group_count;
+    struct pf_membership *groups; /* NULL: in none yet */
+    uint16_t port;                /* 0: not bound, on no chain */
     uint16_t remote_port;
     ip_addr_t local; /* type any: the wildcard of both families */
     ip_addr_t remote;
@@ -33,6 +39,16 @@ struct stk_dgram *pf_udp_chain(uint16_t port);
  * 0: it does not. */
 int pf_udp_score(const struct stk_dgram *dgram, const ip_addr_t *local, const ip_addr_t *remote,
                  uint16_t remote_port);
+
+/* multicast.c */
+enum { PF_GROUPS_PER_SOCKET = 20 }; /* as the kernel's igmp_max_memberships */
+/* By its index, else by an IPv4 address of it (zeros: none), else the one that is the default. */
+struct netif *pf_interface(uint32_t ifindex, const uint8_t *address4);
+/* The interface that a datagram to the group leaves by; NULL: none. */
+struct netif *pf_multicast_route(const struct stk_dgram *dgram, const ip_addr_t *to,
+                                 uint32_t scope);
+void pf_multicast_leave_all(struct stk_dgram *dgram);
+int pf_multicast_option(struct stk_dgram *dgram, uint32_t option, uint64_t value);
 
 /* datagram_input.c: has lwIP call us; once, after lwip_init(). 0 or -errno. */
 int pf_udp_listen(void);

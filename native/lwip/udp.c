@@ -6,6 +6,7 @@
 #include "lwip/datagram.h"
 #include "lwip/errmap.h"
 #include "lwip/netif.h"
+#include "lwip/netif_loopback.h"
 
 enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
 /* Endpoints of one port: each datagram to it looks at all of them. */
@@ -101,6 +102,7 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
         return -ENOMEM;
     }
     dgram->pcb.ttl = DEFAULT_TTL;
+    dgram->pcb.mcast_ttl = 1;
     dgram->owner = owner;
     dgram->user = user;
     dgram->family = (uint8_t)family;
@@ -112,6 +114,7 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
 
 void stk_udp_close(struct stk_dgram *dgram) {
     unlist(dgram);
+    pf_multicast_leave_all(dgram);
     free(dgram);
 }
 
@@ -162,9 +165,13 @@ struct route {
     ip_addr_t to;
     ip_addr_t from;
     struct netif *netif;
+    uint32_t scope; /* which link is meant; 0: not said */
 };
 
-static int destination(const struct stk_dgram *dgram, const struct pf_addr *addr, ip_addr_t *to) {
+static int destination(const struct stk_dgram *dgram, const struct pf_addr *addr,
+                       struct route *route) {
+    ip_addr_t *to = &route->to;
+    route->scope = addr->family == PF_FAMILY_IPV6 ? addr->scope_id : 0;
     if (!pf_addr_to_lwip(addr, false, to)) {
         return -EAFNOSUPPORT;
     }
@@ -190,14 +197,19 @@ static int find_route(const struct stk_dgram *dgram, struct route *route) {
         ip6_addr_islinklocal(ip_2_ip6(to))) {
         return -EINVAL; /* link-local of which link? */
     }
-    route->netif = ip_route(&dgram->local, to);
+    route->netif = ip_addr_ismulticast(to) ? pf_multicast_route(dgram, to, route->scope)
+                                           : ip_route(&dgram->local, to);
     if (!route->netif) {
         return -ENETUNREACH;
+    }
+    if (IP_IS_V6(to) && ip6_addr_lacks_zone(ip_2_ip6(to), IP6_MULTICAST)) {
+        ip6_addr_assign_zone(ip_2_ip6(&route->to), IP6_MULTICAST, route->netif);
     }
     if (fixed) {
         route->from = dgram->local;
         bool loops = ip_addr_isloopback(&route->from);
-        return loops && !pf_addr_is_local(to) ? -EINVAL : 0;
+        bool stays = pf_addr_is_local(to) || ip_addr_isloopback(netif_ip_addr4(route->netif));
+        return loops && !stays ? -EINVAL : 0;
     }
     if (IP_IS_V4(to)) {
         ip_addr_copy(route->from, *netif_ip_addr4(route->netif));
@@ -218,7 +230,7 @@ static int may_send(const struct stk_dgram *dgram, const struct route *route) {
 
 int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr) {
     struct route route = {0};
-    int result = destination(dgram, addr, &route.to);
+    int result = destination(dgram, addr, &route);
     result = result ? result : find_route(dgram, &route);
     result = result ? result : may_send(dgram, &route);
     result = result || dgram->port ? result : bind_ephemeral(dgram);
@@ -249,6 +261,16 @@ bool stk_udp_disconnect(struct stk_dgram *dgram) {
 
 /* ---- sending ---- */
 
+static enum pf_loop loop_of(const struct stk_dgram *dgram, const struct route *route) {
+    if (!ip_addr_ismulticast(&route->to)) {
+        return PF_LOOP_COPY; /* of a broadcast the sending host is one of those meant */
+    }
+    if (dgram->no_loop) {
+        return PF_LOOP_NEVER;
+    }
+    return dgram->pcb.mcast_ttl == 0 ? PF_LOOP_ONLY : PF_LOOP_COPY;
+}
+
 static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t port,
                     const uint8_t *data, uint16_t length) {
     struct pbuf *p = pbuf_alloc(PBUF_TRANSPORT, length, PBUF_RAM);
@@ -259,7 +281,9 @@ static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t
     (void)pbuf_take(p, data, length);
     dgram->pcb.local_ip = route->from;
     dgram->pcb.local_port = dgram->port;
+    pf_loop_several = loop_of(dgram, route);
     err_t error = udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
+    pf_loop_several = PF_LOOP_DEFAULT;
     pbuf_free(p);
     return error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
 }
@@ -273,7 +297,7 @@ int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_
         return -EMSGSIZE;
     }
     if (to) {
-        result = destination(dgram, to, &route.to);
+        result = destination(dgram, to, &route);
     } else if (dgram->connected) {
         route.to = dgram->remote;
     } else {
@@ -342,6 +366,10 @@ int stk_udp_set_option(struct stk_dgram *dgram, uint32_t option, uint64_t value)
         }
         *(option == PF_OPT_TOS ? &dgram->pcb.tos : &dgram->pcb.ttl) = (u8_t)value;
         return 0;
+    case PF_OPT_MULTICAST_TTL:
+    case PF_OPT_MULTICAST_LOOP:
+    case PF_OPT_MULTICAST_IF:
+        return pf_multicast_option(dgram, option, value);
     case PF_OPT_KEEPALIVE: /* the kernel takes it of any socket */
         return 0;
     default:

@@ -47,7 +47,9 @@ enum pf_opcode {
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
     PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
                           no family for the peer */
-    PF_OP_COUNT = 16
+    PF_OP_GROUP = 16,  /* flags: PF_GROUP_*; addr: the multicast group; token: index of the
+                          interface, 0: any; offset: or an IPv4 address of it, as on the wire */
+    PF_OP_COUNT = 17
 };
 
 enum pf_kind { PF_KIND_STREAM = 0, PF_KIND_DATAGRAM = 1 };
@@ -59,25 +61,29 @@ enum pf_sqe_flags {
     PF_SQE_REJECT = 2 /* cancel: token is of an accept whose connection nobody will adopt */
 };
 enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
+enum pf_group_flags { PF_GROUP_LEAVE = 0, PF_GROUP_JOIN = 1 };
 enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
 
 /* More completions of the same operation follow. */
 enum pf_cqe_flags { PF_CQE_MORE = 1 };
 
 enum pf_option {
-    PF_OPT_NODELAY = 1,    /* 0 or 1; 1 unless set */
-    PF_OPT_KEEPALIVE = 2,  /* 0 or 1 */
-    PF_OPT_KEEPIDLE = 3,   /* seconds */
-    PF_OPT_KEEPINTVL = 4,  /* seconds */
-    PF_OPT_KEEPCNT = 5,    /* probes */
-    PF_OPT_REUSEADDR = 6,  /* 0 or 1 */
-    PF_OPT_V6ONLY = 7,     /* 0 or 1 */
-    PF_OPT_PRIORITY = 8,   /* enum pf_priority */
-    PF_OPT_TOS = 9,        /* 0..255 */
-    PF_OPT_TTL = 10,       /* 1..255 */
-    PF_OPT_CORK = 11,      /* 0 or 1 */
-    PF_OPT_REUSEPORT = 12, /* 0 or 1; datagrams: for sockets of one user */
-    PF_OPT_BROADCAST = 13  /* 0 or 1; datagrams */
+    PF_OPT_NODELAY = 1,         /* 0 or 1; 1 unless set */
+    PF_OPT_KEEPALIVE = 2,       /* 0 or 1 */
+    PF_OPT_KEEPIDLE = 3,        /* seconds */
+    PF_OPT_KEEPINTVL = 4,       /* seconds */
+    PF_OPT_KEEPCNT = 5,         /* probes */
+    PF_OPT_REUSEADDR = 6,       /* 0 or 1 */
+    PF_OPT_V6ONLY = 7,          /* 0 or 1 */
+    PF_OPT_PRIORITY = 8,        /* enum pf_priority */
+    PF_OPT_TOS = 9,             /* 0..255 */
+    PF_OPT_TTL = 10,            /* 1..255 */
+    PF_OPT_CORK = 11,           /* 0 or 1 */
+    PF_OPT_REUSEPORT = 12,      /* 0 or 1; datagrams: for sockets of one user */
+    PF_OPT_BROADCAST = 13,      /* 0 or 1; datagrams */
+    PF_OPT_MULTICAST_TTL = 14,  /* 0..255; datagrams */
+    PF_OPT_MULTICAST_LOOP = 15, /* 0 or 1; datagrams */
+    PF_OPT_MULTICAST_IF = 16    /* index of an interface, 0: any; or, 32 bits up, an address */
 };
 
 /* Bits of pf_socket_b2c.state. */

@@ -7,6 +7,7 @@ import socket as _names
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from pifus._compat import _ancillary
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -96,12 +97,13 @@ def recvfrom(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -
 
 
 def recvmsg(
-    endpoint: Endpoint, size: int, _ancillary: int, flags: int, timeout: float | None
+    endpoint: Endpoint, size: int, room: int, flags: int, timeout: float | None
 ) -> tuple[bytes, list[Any], int, Any]:
     """`socket.recvmsg`."""
     data, info = _bytes(endpoint, size, flags, timeout)
     cut = MSG_TRUNC if info.length > size else 0
-    return data, [], cut, _source(endpoint, info)
+    messages, lost = _ancillary.collect(endpoint, info, room)
+    return data, messages, cut | lost, _source(endpoint, info)
 
 
 def recv_into(
@@ -124,7 +126,7 @@ def recvfrom_into(
 def recvmsg_into(
     endpoint: Endpoint,
     buffers: Iterable[WriteableBuffer],
-    _ancillary: int,
+    room: int,
     flags: int,
     timeout: float | None,
 ) -> tuple[int, list[Any], int, Any]:
@@ -132,15 +134,17 @@ def recvmsg_into(
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     if any(view.readonly for view in views):
         raise TypeError("recvmsg_into() argument 1 must be an iterable of single-segment buffers")
-    room = sum(view.nbytes for view in views)
-    data, info = _bytes(endpoint, room, flags & ~MSG_TRUNC, timeout)
+    size = sum(view.nbytes for view in views)
+    data, info = _bytes(endpoint, size, flags & ~MSG_TRUNC, timeout)
     at = 0
     for view in views:
         part = data[at : at + view.nbytes]
         view[: len(part)] = part
         at += len(part)
-    cut = MSG_TRUNC if info.length > room else 0
-    return (info.length if flags & MSG_TRUNC else len(data)), [], cut, _source(endpoint, info)
+    cut = MSG_TRUNC if info.length > size else 0
+    messages, lost = _ancillary.collect(endpoint, info, room)
+    got = info.length if flags & MSG_TRUNC else len(data)
+    return got, messages, cut | lost, _source(endpoint, info)
 
 
 def _source(endpoint: Endpoint, info: CData) -> Any:
@@ -241,12 +245,18 @@ def sendall(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float
 def sendmsg(
     endpoint: Endpoint,
     buffers: Iterable[ReadableBuffer],
-    _ancillary: Iterable[Any],
+    messages: Iterable[Any],
     flags: int,
     timeout: float | None,
     to: CData | None,
 ) -> int:
-    """`socket.sendmsg`: one datagram, gathered."""
+    """`socket.sendmsg`: one datagram, gathered.
+
+    Raises:
+        OSError: EOPNOTSUPP, ancillary data: what they would say can only be set by options.
+    """
+    if list(messages):
+        raise OSError(errno.EOPNOTSUPP, "ancillary data cannot be sent over the user-space stack")
     return sendto(endpoint, b"".join(memoryview(b) for b in buffers), flags, timeout, to)
 
 

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _connection
+from pifus._compat import _ancillary, _connection, _multicast
 from pifus._core import _errors
 from pifus._core._client import lib
 
@@ -93,6 +93,7 @@ DATAGRAM_OPTIONS: Final[dict[tuple[int, int], Option]] = {
     (SOCKET, _names.SO_BROADCAST): _switch(lib.PF_OPT_BROADCAST),
     _RCVBUF: Option(212992),
     _SNDBUF: Option(212992),
+    **{key: _switch() for key in _ancillary.SWITCHES},
 }
 
 _READ_ONLY: Final = frozenset(
@@ -118,6 +119,8 @@ def getsockopt(endpoint: Endpoint, level: int, name: int, size: int) -> int | by
     if key == _LINGER:
         raw = struct.pack("ii", *endpoint.lingers)
         return raw[:size] if size else endpoint.lingers[0]
+    if endpoint.datagram and key in _multicast.KEYS:
+        return _multicast.getsockopt(endpoint, key, size)
     if key in _READ_ONLY:
         value = _ask(endpoint, name)
     else:
@@ -154,6 +157,9 @@ def setsockopt(
 ) -> None:
     """`socket.setsockopt`."""
     key = (level, name)
+    if endpoint.datagram and key in _multicast.KEYS:
+        _multicast.setsockopt(endpoint, key, value)
+        return
     handle = endpoint.enter()
     try:
         if key == _LINGER:

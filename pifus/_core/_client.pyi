@@ -70,6 +70,9 @@ class _Constants(Protocol):
     PF_OP_SETOPT: int
     PF_OP_MIRROR: int
     PF_OP_SENDTO: int
+    PF_OP_GROUP: int
+    PF_GROUP_JOIN: int
+    PF_GROUP_LEAVE: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
     PF_FAMILY_IPV4: int
@@ -93,6 +96,9 @@ class _Constants(Protocol):
     PF_OPT_CORK: int
     PF_OPT_REUSEPORT: int
     PF_OPT_BROADCAST: int
+    PF_OPT_MULTICAST_TTL: int
+    PF_OPT_MULTICAST_LOOP: int
+    PF_OPT_MULTICAST_IF: int
     PF_STATE_OPEN: int
     PF_STATE_CONNECTED: int
     PF_STATE_LISTENING: int

@@ -38,6 +38,7 @@ class Opcode(IntEnum):
     CANCEL = lib.PF_OP_CANCEL
     SETOPT = lib.PF_OP_SETOPT
     SENDTO = lib.PF_OP_SENDTO
+    GROUP = lib.PF_OP_GROUP
 
 
 class Protocol(IntEnum):
@@ -63,6 +64,9 @@ class Option(IntEnum):
     CORK = lib.PF_OPT_CORK
     REUSEPORT = lib.PF_OPT_REUSEPORT
     BROADCAST = lib.PF_OPT_BROADCAST
+    MULTICAST_TTL = lib.PF_OPT_MULTICAST_TTL
+    MULTICAST_LOOP = lib.PF_OPT_MULTICAST_LOOP
+    MULTICAST_IF = lib.PF_OPT_MULTICAST_IF
 
 
 class SocketState(IntFlag):

@@ -6,9 +6,11 @@ import errno
 import os
 import random
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -179,3 +181,113 @@ def test_the_drop_in_over_the_wire(tap: Tap) -> None:
         theirs.sendto(b"answer", sender)
         assert child.communicate(timeout=SECONDS)[0] == "answer\n"
         assert child.returncode == 0
+
+
+# ---- multicast ----
+
+GROUP4 = "239.77.1.2"
+GROUP6 = "ff05::77"
+
+
+@pytest.fixture
+def drop_in(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Makes drop-in sockets of the TAP backend, in a process of their own session."""
+    import pifus.compat.socket as over
+    from pifus._compat import _endpoint
+
+    monkeypatch.setenv("PIFUS_BACKEND", tap.backend.path)
+    before, _endpoint._session = _endpoint._session, None
+    made = []
+
+    def make(family: int = socket.AF_INET) -> Any:
+        made.append(over.socket(family, socket.SOCK_DGRAM))
+        made[-1].settimeout(SECONDS)
+        return made[-1]
+
+    yield make
+    for sock in made:
+        sock.close()
+    ours, _endpoint._session = _endpoint._session, before
+    if ours is not None:
+        ours.close()
+
+
+def interface_of(tap: Tap) -> str:
+    done = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if f" {tap.host4}/" in line)
+    return line.split()[1]
+
+
+def test_multicast_from_the_kernel(drop_in: Callable[..., Any], tap: Tap) -> None:
+    ours = drop_in()
+    ours.bind((GROUP4, 0))
+    port = ours.getsockname()[1]
+    ours.setsockopt(
+        socket.IPPROTO_IP,
+        socket.IP_ADD_MEMBERSHIP,
+        socket.inet_aton(GROUP4) + socket.inet_aton(tap.stack4),
+    )
+    with kernel_socket(tap, 4) as theirs:
+        theirs.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(tap.host4))
+        theirs.sendto(b"x" * 5000, (GROUP4, port))
+        assert ours.recvfrom(10000) == (b"x" * 5000, theirs.getsockname())
+        theirs.sendto(b"another group", ("239.77.1.3", port))
+        theirs.sendto(b"after it", (GROUP4, port))
+        assert ours.recv(100) == b"after it"
+
+
+def test_multicast_to_the_kernel_and_to_ourselves(drop_in: Callable[..., Any], tap: Tap) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+        theirs.settimeout(SECONDS)
+        theirs.bind(("", 0))
+        port = theirs.getsockname()[1]
+        theirs.setsockopt(
+            socket.IPPROTO_IP,
+            socket.IP_ADD_MEMBERSHIP,
+            socket.inet_aton(GROUP4) + socket.inet_aton(tap.host4),
+        )
+        sender, member = drop_in(), drop_in()
+        member.bind(("", port))
+        member.setsockopt(
+            socket.IPPROTO_IP,
+            socket.IP_ADD_MEMBERSHIP,
+            socket.inet_aton(GROUP4) + socket.inet_aton(tap.stack4),
+        )
+        for size in (5, 4000):
+            sender.sendto(b"a" * size, (GROUP4, port))
+            assert theirs.recvfrom(10000)[0] == b"a" * size
+            data, source = member.recvfrom(10000)
+            assert (data, source) == (b"a" * size, (tap.stack4, sender.getsockname()[1]))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        sender.sendto(b"not to us", (GROUP4, port))
+        assert theirs.recv(100) == b"not to us"
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
+        sender.sendto(b"to us only", (GROUP4, port))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+        sender.sendto(b"to all", (GROUP4, port))
+        assert member.recv(100) == b"to us only"
+        assert member.recv(100) == b"to all"
+        assert theirs.recv(100) == b"to all"
+
+
+def test_multicast_over_ipv6(drop_in: Callable[..., Any], tap: Tap) -> None:
+    index = socket.if_nametoindex(interface_of(tap))
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as theirs:
+        theirs.settimeout(SECONDS)
+        theirs.bind(("::", 0))
+        port = theirs.getsockname()[1]
+        group = socket.inet_pton(socket.AF_INET6, GROUP6)
+        theirs.setsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("I", index)
+        )
+        theirs.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        theirs.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+        ours = drop_in(socket.AF_INET6)
+        ours.bind(("::", 0))
+        ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("I", 0))
+        ours.sendto(b"question", (GROUP6, port))
+        data, source = theirs.recvfrom(100)
+        assert (data, source[:2]) == (b"question", (tap.stack6, ours.getsockname()[1]))
+        theirs.sendto(b"answer", (GROUP6, ours.getsockname()[1]))
+        assert ours.recvfrom(100)[0] == b"answer"

@@ -97,8 +97,13 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
         if (fuzz_random(fuzz, 4) == 0) {
             sqe.addr.family = PF_FAMILY_NONE;
         }
+    } else if (sqe.opcode == PF_OP_GROUP) {
+        sqe.flags = (uint8_t)fuzz_random(fuzz, 2);
+        sqe.addr = fuzz_addr(fuzz);
+        memcpy(sqe.addr.ip, sqe.addr.family == PF_FAMILY_IPV4 ? "\xe0" : "\xff\x02", 2);
+        sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_SETOPT) {
-        sqe.offset = fuzz_random(fuzz, PF_OPT_BROADCAST + 2);
+        sqe.offset = fuzz_random(fuzz, PF_OPT_MULTICAST_IF + 2);
         sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_CANCEL) {
         sqe.token = fuzz->raw.next_op - fuzz_random(fuzz, 16);
