@@ -125,7 +125,9 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     } else if (backend->sockets >= backend->config.max_pcbs) {
         error = -ENOBUFS;
     } else {
-        error = stk_udp_open(sqe->flags, sock->priority, session->granted.uid, sock, &dgram);
+        bool ping = sqe->offset == PF_KIND_PING;
+        error = (ping ? stk_ping_open : stk_udp_open)(sqe->flags, sock->priority,
+                                                      session->granted.uid, sock, &dgram);
     }
     int started = pf_sock_start(sock, sqe->generation, bytes, 0);
     if (started != 0) {

@@ -53,7 +53,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     (void)op;
     set_priority(sock, sqe->token);
     sock->family = sqe->flags;
-    if (sqe->offset == PF_KIND_DATAGRAM) {
+    if (sqe->offset == PF_KIND_DATAGRAM || sqe->offset == PF_KIND_PING) {
         return pf_dgram_open(sock, sqe);
     }
     if (sqe->offset != PF_KIND_STREAM) {

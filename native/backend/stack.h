@@ -21,6 +21,7 @@ struct stk_dgram;
 struct stk_packet {
     struct pf_datagram header;
     const void *buffer; /* for stk_packet_copy */
+    uint16_t skip;      /* bytes of it in front of the payload */
 };
 
 struct stk_events {
@@ -121,6 +122,8 @@ void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf
 
 /* UDP. Sockets of one `user` may share a port by PF_OPT_REUSEPORT. */
 int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
+/* The same for ICMP echo requests and replies; ports are identifiers. */
+int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
 int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr);
 int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr);
 /* Takes back what connecting did. Returns whether the endpoint still has a port. */

@@ -57,6 +57,7 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 /* Sockets. A slot number, or -errno (-EMFILE: all slots in use). rx_bytes 0: the default. */
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
 /* Resets a connection that an accept of this listener reported and that will not be adopted. */
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token);

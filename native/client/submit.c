@@ -141,6 +141,10 @@ int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_
     return open_kind(client, family, PF_KIND_DATAGRAM, priority, rx_bytes);
 }
 
+int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_PING, priority, rx_bytes);
+}
+
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
     if (priority < 0 || priority >= PF_PRIORITIES) {
         return -EINVAL;

@@ -10,11 +10,15 @@
 
 struct pf_membership;
 
+/* Each has ports of its own. */
+enum pf_dgram_kind { PF_DGRAM_UDP, PF_DGRAM_PING4, PF_DGRAM_PING6, PF_DGRAM_KINDS };
+
 struct stk_dgram {
     struct udp_pcb pcb; /* on no list of lwIP's: what udp_sendto_if_src wants to know */
     void *owner;
     uint32_t user;
     uint8_t family;
+    uint8_t kind; /* enum pf_dgram_kind */
     uint8_t priority;
     bool v6only;
     bool reuse_addr;
@@ -26,7 +30,7 @@ struct stk_dgram {
     uint8_t multicast_if; /* index of the interface to send by; 0: by the route */
     uint8_t group_count;
     struct pf_membership *groups; /* NULL: in none yet */
-    uint16_t port;                /* 0: not bound, on no chain */
+    uint16_t port;                /* 0: not bound, on no chain; of pings: the identifier */
     uint16_t remote_port;
     ip_addr_t local; /* type any: the wildcard of both families */
     ip_addr_t remote;
@@ -34,7 +38,7 @@ struct stk_dgram {
 };
 
 /* The endpoints that share a port, which are few (PF_UDP_PER_PORT). */
-struct stk_dgram *pf_udp_chain(uint16_t port);
+struct stk_dgram *pf_dgram_chain(int kind, uint16_t port);
 /* Whether the endpoint takes datagrams to `local` from that sender, and how closely it fits; below
  * 0: it does not. */
 int pf_udp_score(const struct stk_dgram *dgram, const ip_addr_t *local, const ip_addr_t *remote,
@@ -49,6 +53,10 @@ struct netif *pf_multicast_route(const struct stk_dgram *dgram, const ip_addr_t 
                                  uint32_t scope);
 void pf_multicast_leave_all(struct stk_dgram *dgram);
 int pf_multicast_option(struct stk_dgram *dgram, uint32_t option, uint64_t value);
+
+/* ping.c. Sends the request in `p`, which begins with its ICMP header; 0 or -errno. */
+int pf_ping_send(const struct stk_dgram *dgram, struct pbuf *p, const ip_addr_t *from,
+                 const ip_addr_t *to, struct netif *netif);
 
 /* datagram_input.c: has lwIP call us; once, after lwip_init(). 0 or -errno. */
 int pf_udp_listen(void);

@@ -57,7 +57,7 @@ static struct stk_dgram *choose(uint16_t port, const ip_addr_t *local, const ip_
     struct stk_dgram *best = NULL;
     int best_score = -1;
     uint32_t equals = 0;
-    for (struct stk_dgram *d = pf_udp_chain(port); d; d = d->next) {
+    for (struct stk_dgram *d = pf_dgram_chain(PF_DGRAM_UDP, port); d; d = d->next) {
         int score = pf_udp_score(d, local, remote, remote_port);
         if (score > best_score) {
             best = d;
@@ -84,7 +84,7 @@ static struct stk_dgram *choose(uint16_t port, const ip_addr_t *local, const ip_
 void stk_packet_copy(const struct stk_packet *packet, uint32_t offset, uint8_t *to,
                      uint32_t length) {
     if (length > 0) {
-        (void)pbuf_copy_partial(packet->buffer, to, (u16_t)length, (u16_t)(offset + UDP_HLEN));
+        (void)pbuf_copy_partial(packet->buffer, to, (u16_t)length, (u16_t)(offset + packet->skip));
     }
 }
 
@@ -100,11 +100,15 @@ static bool checksum_holds(struct pbuf *p, const struct netif *inp, const struct
     return true;
 }
 
-static void describe(struct pf_datagram *header, const struct pbuf *p, uint16_t from, uint16_t to) {
+static void describe(struct stk_packet *packet, const struct pbuf *p, uint16_t skip, uint16_t from,
+                     uint16_t to) {
+    struct pf_datagram *header = &packet->header;
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    memset(header, 0, sizeof(*header)); /* what the client sees holds nothing of ours */
-    header->length = (uint32_t)p->tot_len - UDP_HLEN;
+    memset(packet, 0, sizeof(*packet)); /* what the client sees holds nothing of ours */
+    packet->buffer = p;
+    packet->skip = skip;
+    header->length = (uint32_t)p->tot_len - skip;
     header->ifindex = netif_get_index(ip_current_input_netif());
     header->received_ns = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
     pf_addr_from_lwip(ip_current_src_addr(), from, &header->source);
@@ -122,18 +126,18 @@ static void deliver(struct pbuf *p, uint16_t from, uint16_t to, bool several) {
     const ip_addr_t *local = ip_current_dest_addr();
     const ip_addr_t *remote = ip_current_src_addr();
     struct stk_dgram *one = several ? NULL : choose(to, local, remote, from);
-    struct stk_packet packet = {.buffer = p};
+    struct stk_packet packet;
     if (!several && !one) {
         (void)pbuf_header_force(p, (s16_t)ip_current_header_tot_len());
         icmp_port_unreach(ip_current_is_v6(), p);
         return;
     }
-    describe(&packet.header, p, from, to);
+    describe(&packet, p, UDP_HLEN, from, to);
     if (one) {
         pf_events->datagram(one->owner, &packet);
         return;
     }
-    for (struct stk_dgram *d = pf_udp_chain(to); d; d = d->next) {
+    for (struct stk_dgram *d = pf_dgram_chain(PF_DGRAM_UDP, to); d; d = d->next) {
         if (pf_udp_score(d, local, remote, from) >= 0) {
             pf_events->datagram(d->owner, &packet);
         }
@@ -195,70 +199,96 @@ static void tell(const ip_addr_t *local, const ip_addr_t *remote, const uint8_t 
     }
 }
 
+/* ---- ICMP ---- */
+
+static bool icmp_holds(struct pbuf *p, u16_t outer) {
+    bool good = true;
+    u16_t check = ip_current_is_v6() ? NETIF_CHECKSUM_CHECK_ICMP6 : NETIF_CHECKSUM_CHECK_ICMP;
+    IF__NETIF_CHECKSUM_ENABLED(ip_current_input_netif(), check) {
+        (void)pbuf_remove_header(p, outer);
+        good = ip_current_is_v6()
+                   ? ip6_chksum_pseudo(p, IP6_NEXTH_ICMP6, p->tot_len, ip6_current_src_addr(),
+                                       ip6_current_dest_addr()) == 0
+                   : inet_chksum_pbuf(p) == 0;
+        (void)pbuf_add_header_force(p, outer);
+    }
+    return good;
+}
+
+/* The reply to a request of one of our endpoints. */
+static void on_reply(int kind, struct pbuf *p, u16_t outer, const uint8_t *icmp) {
+    uint16_t identifier = (uint16_t)(icmp[4] << 8 | icmp[5]);
+    struct stk_packet packet;
+    for (struct stk_dgram *d = pf_dgram_chain(kind, identifier); d; d = d->next) {
+        if (ip_addr_isany(&d->local) || ip_addr_eq(&d->local, ip_current_dest_addr())) {
+            describe(&packet, p, outer, 0, 0);
+            pf_events->datagram(d->owner, &packet);
+            return;
+        }
+    }
+}
+
+enum { ICMP_BYTES = 8, PORT_BYTES = 4 };
+
+/* Of a datagram that could not be delivered: local address, remote address and ports out of the
+ * copy of its header in the message. Only what we may have sent: no options, and ports are in the
+ * first fragment only. */
+static bool parse_sent4(const uint8_t *ip, ip_addr_t *local, ip_addr_t *remote) {
+    memset(local, 0, sizeof(*local));
+    memset(remote, 0, sizeof(*remote));
+    memcpy(&ip_2_ip4(local)->addr, ip + 12, 4);
+    memcpy(&ip_2_ip4(remote)->addr, ip + 16, 4);
+    IP_SET_TYPE_VAL(*local, IPADDR_TYPE_V4);
+    IP_SET_TYPE_VAL(*remote, IPADDR_TYPE_V4);
+    return ip[0] == 0x45 && ip[9] == IP_PROTO_UDP && (ip[6] & 0x1f) == 0 && ip[7] == 0;
+}
+
+static bool parse_sent6(const uint8_t *ip, ip_addr_t *local, ip_addr_t *remote) {
+    memset(local, 0, sizeof(*local));
+    memset(remote, 0, sizeof(*remote));
+    memcpy(ip_2_ip6(local)->addr, ip + 8, 16);
+    memcpy(ip_2_ip6(remote)->addr, ip + 24, 16);
+    IP_SET_TYPE_VAL(*local, IPADDR_TYPE_V6);
+    IP_SET_TYPE_VAL(*remote, IPADDR_TYPE_V6);
+    ip6_addr_assign_zone(ip_2_ip6(local), IP6_UNICAST, ip_current_input_netif());
+    ip6_addr_assign_zone(ip_2_ip6(remote), IP6_UNICAST, ip_current_input_netif());
+    return ip[6] == IP6_NEXTH_UDP;
+}
+
 /* Both get the whole packet, from the IP header on, and leave it to lwIP. */
 static u8_t on_icmp4(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from) {
-    enum { ICMP = 8, IP = 20, PORTS = 4 };
-    uint8_t bytes[ICMP + IP + PORTS];
+    uint8_t bytes[ICMP_BYTES + IP_HLEN + PORT_BYTES];
     u16_t outer = ip_current_header_tot_len();
+    u16_t got = pbuf_copy_partial(p, bytes, sizeof(bytes), outer);
+    ip_addr_t local;
+    ip_addr_t remote;
     (void)arg;
     (void)pcb;
     (void)from;
-    if (pbuf_copy_partial(p, bytes, sizeof(bytes), outer) != sizeof(bytes) ||
-        bytes[0] != ICMP_DUR) {
-        return 0;
+    if (got >= ICMP_BYTES && bytes[0] == ICMP_ER && icmp_holds(p, outer)) {
+        on_reply(PF_DGRAM_PING4, p, outer, bytes);
+    } else if (got == sizeof(bytes) && bytes[0] == ICMP_DUR &&
+               parse_sent4(bytes + ICMP_BYTES, &local, &remote) && icmp_holds(p, outer)) {
+        tell(&local, &remote, bytes + ICMP_BYTES + IP_HLEN, errno_of_icmp4(bytes[1]));
     }
-    const uint8_t *ip = bytes + ICMP;
-    /* Only what we may have sent: no options, and ports are in the first fragment only. */
-    if (ip[0] != 0x45 || ip[9] != IP_PROTO_UDP || (ip[6] & 0x1f) != 0 || ip[7] != 0) {
-        return 0;
-    }
-    IF__NETIF_CHECKSUM_ENABLED(ip_current_input_netif(), NETIF_CHECKSUM_CHECK_ICMP) {
-        (void)pbuf_remove_header(p, outer);
-        bool damaged = inet_chksum_pbuf(p) != 0;
-        (void)pbuf_add_header_force(p, outer);
-        if (damaged) {
-            return 0;
-        }
-    }
-    ip_addr_t local = {0};
-    ip_addr_t remote = {0};
-    memcpy(&ip_2_ip4(&local)->addr, ip + 12, 4);
-    memcpy(&ip_2_ip4(&remote)->addr, ip + 16, 4);
-    IP_SET_TYPE_VAL(local, IPADDR_TYPE_V4);
-    IP_SET_TYPE_VAL(remote, IPADDR_TYPE_V4);
-    tell(&local, &remote, ip + IP, errno_of_icmp4(bytes[1]));
     return 0;
 }
 
 static u8_t on_icmp6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from) {
-    enum { ICMP = 8, IP = 40, PORTS = 4 };
-    uint8_t bytes[ICMP + IP + PORTS];
+    uint8_t bytes[ICMP_BYTES + IP6_HLEN + PORT_BYTES];
     u16_t outer = ip_current_header_tot_len();
+    u16_t got = pbuf_copy_partial(p, bytes, sizeof(bytes), outer);
+    ip_addr_t local;
+    ip_addr_t remote;
     (void)arg;
     (void)pcb;
     (void)from;
-    if (pbuf_copy_partial(p, bytes, sizeof(bytes), outer) != sizeof(bytes) ||
-        bytes[0] != ICMP6_TYPE_DUR || bytes[ICMP + 6] != IP6_NEXTH_UDP) {
-        return 0;
+    if (got >= ICMP_BYTES && bytes[0] == ICMP6_TYPE_EREP && icmp_holds(p, outer)) {
+        on_reply(PF_DGRAM_PING6, p, outer, bytes);
+    } else if (got == sizeof(bytes) && bytes[0] == ICMP6_TYPE_DUR &&
+               parse_sent6(bytes + ICMP_BYTES, &local, &remote) && icmp_holds(p, outer)) {
+        tell(&local, &remote, bytes + ICMP_BYTES + IP6_HLEN, errno_of_icmp6(bytes[1]));
     }
-    IF__NETIF_CHECKSUM_ENABLED(ip_current_input_netif(), NETIF_CHECKSUM_CHECK_ICMP6) {
-        (void)pbuf_remove_header(p, outer);
-        bool damaged = ip6_chksum_pseudo(p, IP6_NEXTH_ICMP6, p->tot_len, ip6_current_src_addr(),
-                                         ip6_current_dest_addr()) != 0;
-        (void)pbuf_add_header_force(p, outer);
-        if (damaged) {
-            return 0;
-        }
-    }
-    ip_addr_t local = {0};
-    ip_addr_t remote = {0};
-    memcpy(ip_2_ip6(&local)->addr, bytes + ICMP + 8, 16);
-    memcpy(ip_2_ip6(&remote)->addr, bytes + ICMP + 24, 16);
-    IP_SET_TYPE_VAL(local, IPADDR_TYPE_V6);
-    IP_SET_TYPE_VAL(remote, IPADDR_TYPE_V6);
-    ip6_addr_assign_zone(ip_2_ip6(&local), IP6_UNICAST, ip_current_input_netif());
-    ip6_addr_assign_zone(ip_2_ip6(&remote), IP6_UNICAST, ip_current_input_netif());
-    tell(&local, &remote, bytes + ICMP + IP, errno_of_icmp6(bytes[1]));
     return 0;
 }
 

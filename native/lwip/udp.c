@@ -13,16 +13,16 @@ enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
 enum { PF_UDP_PER_PORT = 64 };
 enum { DEFAULT_TTL = 64, IPV6_HEADERS = 48 };
 
-static struct stk_dgram *chains[65536];
+static struct stk_dgram *chains[PF_DGRAM_KINDS][65536];
 
-struct stk_dgram *pf_udp_chain(uint16_t port) { return chains[port]; }
+struct stk_dgram *pf_dgram_chain(int kind, uint16_t port) { return chains[kind][port]; }
 
 /* ---- ports ---- */
 
 /* Received datagrams are as urgent as the most urgent endpoint of their port. */
 static void classify(uint16_t port) {
     int best = -1;
-    for (const struct stk_dgram *d = chains[port]; d; d = d->next) {
+    for (const struct stk_dgram *d = chains[PF_DGRAM_UDP][port]; d; d = d->next) {
         best = best < 0 || d->priority < best ? d->priority : best;
     }
     pf_flow_udp_port(pf_flows, port, best);
@@ -30,13 +30,13 @@ static void classify(uint16_t port) {
 
 static void enlist(struct stk_dgram *dgram, uint16_t port) {
     dgram->port = port;
-    dgram->next = chains[port];
-    chains[port] = dgram;
+    dgram->next = chains[dgram->kind][port];
+    chains[dgram->kind][port] = dgram;
     classify(port);
 }
 
 static void unlist(struct stk_dgram *dgram) {
-    struct stk_dgram **link = &chains[dgram->port];
+    struct stk_dgram **link = &chains[dgram->kind][dgram->port];
     if (dgram->port == 0) {
         return;
     }
@@ -61,7 +61,7 @@ static bool overlap(const ip_addr_t *a, const ip_addr_t *b) {
 /* 0, or why the endpoint cannot have this port at this address. */
 static int refusal(const struct stk_dgram *dgram, const ip_addr_t *ip, uint16_t port) {
     int count = 0;
-    for (const struct stk_dgram *d = chains[port]; d; d = d->next) {
+    for (const struct stk_dgram *d = chains[dgram->kind][port]; d; d = d->next) {
         bool shared = (d->reuse_addr && dgram->reuse_addr) ||
                       (d->reuse_port && dgram->reuse_port && d->user == dgram->user);
         if (!shared && overlap(&d->local, ip)) {
@@ -82,7 +82,7 @@ static int bind_ephemeral(struct stk_dgram *dgram) {
         }
         uint32_t step = i <= EPHEMERAL_TRIES ? 0 : i - EPHEMERAL_TRIES; /* crowded: one by one */
         uint16_t port = (uint16_t)(EPHEMERAL_FIRST + (start + step) % span);
-        if (!chains[port]) {
+        if (!chains[dgram->kind][port]) {
             enlist(dgram, port);
             return 0;
         }
@@ -110,6 +110,16 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
     set_wildcard(dgram);
     *out = dgram;
     return 0;
+}
+
+int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out) {
+    int result = stk_udp_open(family, priority, user, owner, out);
+    if (result == 0) {
+        (*out)->kind = family == PF_FAMILY_IPV4 ? PF_DGRAM_PING4 : PF_DGRAM_PING6;
+        (*out)->v6only = family == PF_FAMILY_IPV6;
+        set_wildcard(*out);
+    }
+    return result;
 }
 
 void stk_udp_close(struct stk_dgram *dgram) {
@@ -281,11 +291,18 @@ static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t
     (void)pbuf_take(p, data, length);
     dgram->pcb.local_ip = route->from;
     dgram->pcb.local_port = dgram->port;
+    int result;
     pf_loop_several = loop_of(dgram, route);
-    err_t error = udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
+    if (dgram->kind == PF_DGRAM_UDP) {
+        err_t error =
+            udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
+        result = error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
+    } else {
+        result = pf_ping_send(dgram, p, &route->from, &route->to, route->netif);
+    }
     pf_loop_several = PF_LOOP_DEFAULT;
     pbuf_free(p);
-    return error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
+    return result;
 }
 
 int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_t *data,
@@ -306,7 +323,7 @@ int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_
     if (result == 0 && IP_IS_V6_VAL(route.to) && length > UINT16_MAX - IPV6_HEADERS) {
         return -EMSGSIZE; /* lwIP counts all of a packet in 16 bits */
     }
-    if (result == 0 && port == 0) {
+    if (result == 0 && port == 0 && dgram->kind == PF_DGRAM_UDP) {
         return -EINVAL;
     }
     result = result ? result : find_route(dgram, &route);

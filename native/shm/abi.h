@@ -52,7 +52,11 @@ enum pf_opcode {
     PF_OP_COUNT = 17
 };
 
-enum pf_kind { PF_KIND_STREAM = 0, PF_KIND_DATAGRAM = 1 };
+enum pf_kind {
+    PF_KIND_STREAM = 0,
+    PF_KIND_DATAGRAM = 1,
+    PF_KIND_PING = 2 /* as datagrams; these are ICMP echo requests and their replies */
+};
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
 

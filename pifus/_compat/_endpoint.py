@@ -380,7 +380,10 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
     priority = default_priority()
-    open_socket = lib.pf_datagram_open if kind == _names.SOCK_DGRAM else lib.pf_socket_open
+    open_socket = lib.pf_socket_open
+    if kind == _names.SOCK_DGRAM:
+        ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)
+        open_socket = lib.pf_ping_open if ping else lib.pf_datagram_open
     slot = open_socket(handle, _address.native_family(family), priority, 0)
     if slot < 0:
         os.close(fd)

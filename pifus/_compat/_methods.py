@@ -39,10 +39,15 @@ _PROTOCOLS = {
     int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
     int(_c.SOCK_DGRAM): (0, _c.IPPROTO_UDP),
 }
+# Datagrams that are ICMP echo requests and replies.
+_PINGS = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
 
 
 def _is_for_stack(family: int, kind: int, proto: int) -> bool:
-    return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind & ~_TYPE_FLAGS, ())
+    kind &= ~_TYPE_FLAGS
+    if kind == _c.SOCK_DGRAM and proto == _PINGS.get(family):
+        return True
+    return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind, ())
 
 
 class socket(_C):  # noqa: N801 - as the class it stands for

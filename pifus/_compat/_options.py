@@ -137,7 +137,9 @@ def _ask(endpoint: Endpoint, name: int) -> int:
     if name == _names.SO_DOMAIN:
         return endpoint.family
     if name == _names.SO_PROTOCOL:
-        return int(_names.IPPROTO_UDP) if endpoint.datagram else TCP
+        if endpoint.datagram:
+            return endpoint.proto or int(_names.IPPROTO_UDP)
+        return TCP
     return int(endpoint.listening)
 
 

@@ -175,6 +175,22 @@ class Socket(SocketBase):
             raise _errors.arena_full(size, self._client.arena_free)
         raise self._refusal(op)
 
+    def join_group(self, group: str, interface: int = 0) -> int:
+        """Submits joining a multicast group: its datagrams to the socket's port are received.
+
+        Args:
+            group: a multicast address of the socket's family.
+            interface: index of the backend's interface (1 is its loopback); 0: the default one.
+
+        Raises:
+            OSError: EINVAL, `group` is no address.
+        """
+        return self._group(lib.PF_GROUP_JOIN, group, interface)
+
+    def leave_group(self, group: str, interface: int = 0) -> int:
+        """Submits leaving a group that was joined with the same arguments."""
+        return self._group(lib.PF_GROUP_LEAVE, group, interface)
+
     def recv(self, limit: int) -> int:
         """Submits a receive of 1 to `limit` bytes: `data` of the completion, b"" at the end.
 
@@ -366,6 +382,10 @@ class Socket(SocketBase):
             lib.pf_socket_release(handle, self._slot, lib.PF_CLOSE_GRACEFUL)
 
     # ---- inside ----
+
+    def _group(self, flags: int, group: str, interface: int) -> int:
+        native = _address.to_native(self._family, (group, 0), "group")
+        return self._submit(Opcode.GROUP, flags=flags, token=interface, addr=native)
 
     def _bad_size(self, size: int) -> Exception:
         if size == 0:

@@ -291,3 +291,20 @@ def test_multicast_over_ipv6(drop_in: Callable[..., Any], tap: Tap) -> None:
         assert (data, source[:2]) == (b"question", (tap.stack6, ours.getsockname()[1]))
         theirs.sendto(b"answer", (GROUP6, ours.getsockname()[1]))
         assert ours.recvfrom(100)[0] == b"answer"
+
+
+@VERSIONS
+def test_we_ping_the_kernel(drop_in: Callable[..., Any], tap: Tap, version: int) -> None:
+    import pifus.compat.socket as over
+
+    family = family_of(version)
+    protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+    drop_in(family)  # the session
+    with over.socket(family, socket.SOCK_DGRAM, protocol) as sock:
+        sock.settimeout(SECONDS)
+        for size in (56, 5000):  # the second one in fragments
+            data = struct.pack("!BBHHH", 8 if version == 4 else 128, 0, 0, 0, size) + bytes(size)
+            sock.sendto(data, (tap.host4 if version == 4 else tap.host6, 0))
+            reply, sender = sock.recvfrom(10000)
+            assert sender[0] == (tap.host4 if version == 4 else tap.host6)
+            assert reply[6:] == data[6:]

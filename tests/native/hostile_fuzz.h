@@ -80,7 +80,7 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
             sqe.opcode == PF_OP_OPEN ? fuzz_random(fuzz, 3) : fuzz->tokens[fuzz_random(fuzz, 8)];
         sqe.length = fuzz_random(fuzz, 2) ? 4096 : 0;
         if (sqe.opcode == PF_OP_OPEN) {
-            sqe.offset = fuzz_random(fuzz, 2) ? PF_KIND_DATAGRAM : PF_KIND_STREAM;
+            sqe.offset = fuzz_random(fuzz, PF_KIND_PING + 1);
         }
     } else if (sqe.opcode == PF_OP_CLOSE) {
         if (fuzz_random(fuzz, 3)) {
