@@ -193,7 +193,8 @@ int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
         return -EPIPE;
     }
     int result = stk_udp_send(sock->dgram, to_peer ? NULL : &sqe->addr,
-                              session->c2b + session->layout.c2b_arena + sqe->offset, sqe->length);
+                              session->c2b + session->layout.c2b_arena + sqe->offset, sqe->length,
+                              sqe->token);
     if (!sock->bound && result == 0) {
         sock->bound = true;
         pf_sock_names(sock);

@@ -128,10 +128,10 @@ int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr);
 int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr);
 /* Takes back what connecting did. Returns whether the endpoint still has a port. */
 bool stk_udp_disconnect(struct stk_dgram *dgram);
-/* Copies and sends one datagram; NULL: to the peer. Binds to a random port if need be. 0 or -errno.
- */
+/* Copies and sends one datagram; NULL: to the peer; `how`: enum pf_send_bits. Binds to a random
+ * port if need be. 0 or -errno. */
 int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_t *data,
-                 uint32_t length);
+                 uint32_t length, uint64_t how);
 void stk_udp_close(struct stk_dgram *dgram);
 /* Joins or leaves a multicast group at an interface: by its index, else by an IPv4 address of it
  * (four bytes, zeros: none), else the default one. */

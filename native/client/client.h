@@ -111,13 +111,13 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
                 int64_t timeout_ns);
 
 /* Datagrams. Copies the datagram (up to PF_MAX_DATAGRAM_BYTES) into the arena and submits it; `to`
- * NULL: to the peer. -EAGAIN, -ENOBUFS as of pf_submit and pf_write. The errno of one that nobody
- * waits for (PF_DELIVER_NONE) is kept for pf_datagram_error. */
+ * NULL: to the peer; `how`: enum pf_send_bits. -EAGAIN, -ENOBUFS as of pf_submit and pf_write. The
+ * errno of one that nobody waits for (PF_DELIVER_NONE) is kept for pf_datagram_error. */
 int64_t pf_sendto(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                  const struct pf_addr *to, int delivery);
+                  const struct pf_addr *to, uint64_t how, int delivery);
 /* The same, waiting up to timeout_ns for room; -EAGAIN at time-out. */
 int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                       const struct pf_addr *to, int delivery, int64_t timeout_ns);
+                       const struct pf_addr *to, uint64_t how, int delivery, int64_t timeout_ns);
 
 enum pf_datagram_flags {
     PF_DATAGRAM_PEEK = 1,  /* it stays */

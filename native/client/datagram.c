@@ -122,8 +122,8 @@ int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint3
 /* ---- sending ---- */
 
 int64_t pf_sendto(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                  const struct pf_addr *to, int delivery) {
-    struct pf_sqe sqe = {.opcode = PF_OP_SENDTO};
+                  const struct pf_addr *to, uint64_t how, int delivery) {
+    struct pf_sqe sqe = {.opcode = PF_OP_SENDTO, .token = how};
     if (to) {
         sqe.addr = *to;
     }
@@ -131,7 +131,7 @@ int64_t pf_sendto(struct pf_client *client, uint32_t slot, const void *data, uin
 }
 
 int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                       const struct pf_addr *to, int delivery, int64_t timeout_ns) {
+                       const struct pf_addr *to, uint64_t how, int delivery, int64_t timeout_ns) {
     if (slot >= client->layout.max_sockets) {
         return -EBADF;
     }
@@ -140,7 +140,7 @@ int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data
     pf_waiter_start(&waiter, client, timeout_ns);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
-        int64_t result = pf_sendto(client, slot, data, length, to, delivery);
+        int64_t result = pf_sendto(client, slot, data, length, to, how, delivery);
         if (result != -ENOBUFS && result != -EAGAIN) {
             return result;
         }

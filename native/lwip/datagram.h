@@ -39,6 +39,8 @@ struct stk_dgram {
 
 /* The endpoints that share a port, which are few (PF_UDP_PER_PORT). */
 struct stk_dgram *pf_dgram_chain(int kind, uint16_t port);
+/* How many endpoints there are. */
+uint32_t pf_dgram_count(void);
 /* Whether the endpoint takes datagrams to `local` from that sender, and how closely it fits; below
  * 0: it does not. */
 int pf_udp_score(const struct stk_dgram *dgram, const ip_addr_t *local, const ip_addr_t *remote,

@@ -307,7 +307,8 @@ void stk_count(struct stk_counts *counts) {
         counts->frames_out += driver->frames_out;
         counts->frames_dropped += driver->frames_dropped;
     }
-    counts->pcbs = lwip_stats.memp[MEMP_TCP_PCB]->used + lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used;
+    counts->pcbs = lwip_stats.memp[MEMP_TCP_PCB]->used +
+                   lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used + pf_dgram_count();
     counts->pbufs = lwip_stats.memp[MEMP_PBUF]->used + lwip_stats.memp[MEMP_PBUF_POOL]->used;
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
 }

@@ -15,7 +15,11 @@ enum { DEFAULT_TTL = 64, IPV6_HEADERS = 48 };
 
 static struct stk_dgram *chains[PF_DGRAM_KINDS][65536];
 
+static uint32_t count;
+
 struct stk_dgram *pf_dgram_chain(int kind, uint16_t port) { return chains[kind][port]; }
+
+uint32_t pf_dgram_count(void) { return count; }
 
 /* ---- ports ---- */
 
@@ -60,16 +64,16 @@ static bool overlap(const ip_addr_t *a, const ip_addr_t *b) {
 
 /* 0, or why the endpoint cannot have this port at this address. */
 static int refusal(const struct stk_dgram *dgram, const ip_addr_t *ip, uint16_t port) {
-    int count = 0;
+    int sharing = 0;
     for (const struct stk_dgram *d = chains[dgram->kind][port]; d; d = d->next) {
         bool shared = (d->reuse_addr && dgram->reuse_addr) ||
                       (d->reuse_port && dgram->reuse_port && d->user == dgram->user);
         if (!shared && overlap(&d->local, ip)) {
             return -EADDRINUSE;
         }
-        count++;
+        sharing++;
     }
-    return count < PF_UDP_PER_PORT ? 0 : -EADDRINUSE;
+    return sharing < PF_UDP_PER_PORT ? 0 : -EADDRINUSE;
 }
 
 /* Random: who does not see the datagrams must not be able to guess where answers are awaited. */
@@ -109,6 +113,7 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
     dgram->priority = (uint8_t)priority;
     set_wildcard(dgram);
     *out = dgram;
+    count++;
     return 0;
 }
 
@@ -126,6 +131,7 @@ void stk_udp_close(struct stk_dgram *dgram) {
     unlist(dgram);
     pf_multicast_leave_all(dgram);
     free(dgram);
+    count--;
 }
 
 static bool is_broadcast(const ip_addr_t *ip) {
@@ -181,9 +187,11 @@ struct route {
 static int destination(const struct stk_dgram *dgram, const struct pf_addr *addr,
                        struct route *route) {
     ip_addr_t *to = &route->to;
-    route->scope = addr->family == PF_FAMILY_IPV6 ? addr->scope_id : 0;
     if (!pf_addr_to_lwip(addr, false, to)) {
         return -EAFNOSUPPORT;
+    }
+    if (IP_IS_V6(to) && ip6_addr_has_scope(ip_2_ip6(to), IP6_UNKNOWN)) {
+        route->scope = addr->scope_id;
     }
     if (ip_addr_isany(to)) { /* as on Linux: the wildcard as a destination is this host */
         if (IP_IS_V4_VAL(*to)) {
@@ -196,6 +204,12 @@ static int destination(const struct stk_dgram *dgram, const struct pf_addr *addr
         return -ENETUNREACH; /* the socket is of the other family, or bound to an address of it */
     }
     return 0;
+}
+
+/* lwIP takes it for granted that an address with a zone is used in that zone only. */
+static bool in_zone(const ip_addr_t *ip, const struct netif *netif) {
+    return !IP_IS_V6(ip) || !ip6_addr_has_zone(ip_2_ip6(ip)) ||
+           ip6_addr_test_zone(ip_2_ip6(ip), netif);
 }
 
 /* By which interface, and from which address. */
@@ -215,11 +229,17 @@ static int find_route(const struct stk_dgram *dgram, struct route *route) {
     if (IP_IS_V6(to) && ip6_addr_lacks_zone(ip_2_ip6(to), IP6_MULTICAST)) {
         ip6_addr_assign_zone(ip_2_ip6(&route->to), IP6_MULTICAST, route->netif);
     }
+    if (route->scope != 0 && route->scope != netif_get_index(route->netif)) {
+        return -ENETUNREACH; /* elsewhere nobody would answer */
+    }
+    if (!in_zone(to, route->netif)) {
+        return -ENETUNREACH;
+    }
     if (fixed) {
         route->from = dgram->local;
         bool loops = ip_addr_isloopback(&route->from);
         bool stays = pf_addr_is_local(to) || ip_addr_isloopback(netif_ip_addr4(route->netif));
-        return loops && !stays ? -EINVAL : 0;
+        return (loops && !stays) || !in_zone(&route->from, route->netif) ? -EINVAL : 0;
     }
     if (IP_IS_V4(to)) {
         ip_addr_copy(route->from, *netif_ip_addr4(route->netif));
@@ -305,8 +325,39 @@ static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t
     return result;
 }
 
+static uint32_t bits_of(uint64_t how, int at, int count) {
+    return (uint32_t)(how >> at) & ((1U << count) - 1U);
+}
+
+/* What a single datagram has instead of the socket's. */
+static void set_header(struct udp_pcb *pcb, uint64_t how) {
+    uint32_t ttl = bits_of(how, PF_SEND_TTL, 9);
+    uint32_t tos = bits_of(how, PF_SEND_TOS, 9);
+    if (ttl != 0) {
+        pcb->ttl = (u8_t)(ttl - 1);
+        pcb->mcast_ttl = (u8_t)(ttl - 1);
+    }
+    if (tos != 0) {
+        pcb->tos = (u8_t)(tos - 1);
+    }
+}
+
+static int choose_source(struct route *route, uint64_t how) {
+    uint32_t address = (uint32_t)(how >> PF_SEND_SOURCE4);
+    if (address != 0 && IP_IS_V4_VAL(route->to)) {
+        ip_addr_t from = {0};
+        IP_SET_TYPE_VAL(from, IPADDR_TYPE_V4);
+        ip4_addr_set_u32(ip_2_ip4(&from), address);
+        if (!pf_addr_is_local(&from)) {
+            return -ENETUNREACH;
+        }
+        route->from = from;
+    }
+    return 0;
+}
+
 int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_t *data,
-                 uint32_t length) {
+                 uint32_t length, uint64_t how) {
     struct route route = {0};
     uint16_t port = to ? to->port : dgram->remote_port;
     int result = 0;
@@ -326,10 +377,20 @@ int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_
     if (result == 0 && port == 0 && dgram->kind == PF_DGRAM_UDP) {
         return -EINVAL;
     }
+    uint32_t index = bits_of(how, PF_SEND_INTERFACE, 8);
+    route.scope = index ? index : route.scope;
     result = result ? result : find_route(dgram, &route);
+    result = result ? result : choose_source(&route, how);
     result = result ? result : may_send(dgram, &route);
     result = result || dgram->port ? result : bind_ephemeral(dgram);
-    return result ? result : transmit(dgram, &route, port, data, (uint16_t)length);
+    if (result != 0) {
+        return result;
+    }
+    struct udp_pcb before = dgram->pcb;
+    set_header(&dgram->pcb, how);
+    result = transmit(dgram, &route, port, data, (uint16_t)length);
+    dgram->pcb = before;
+    return result;
 }
 
 /* ---- names and options ---- */

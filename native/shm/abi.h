@@ -46,7 +46,7 @@ enum pf_opcode {
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
     PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
-                          no family for the peer */
+                          no family for the peer; token: enum pf_send_bits */
     PF_OP_GROUP = 16,  /* flags: PF_GROUP_*; addr: the multicast group; token: index of the
                           interface, 0: any; offset: or an IPv4 address of it, as on the wire */
     PF_OP_COUNT = 17
@@ -65,6 +65,13 @@ enum pf_sqe_flags {
     PF_SQE_REJECT = 2 /* cancel: token is of an accept whose connection nobody will adopt */
 };
 enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
+/* Where in the token of PF_OP_SENDTO is what is different for this datagram; 0: nothing is. */
+enum pf_send_bits {
+    PF_SEND_TTL = 0,        /* 9 bits: TTL or hop limit, + 1 */
+    PF_SEND_TOS = 9,        /* 9 bits: TOS or traffic class, + 1 */
+    PF_SEND_INTERFACE = 18, /* 8 bits: index of the interface to leave by */
+    PF_SEND_SOURCE4 = 32    /* 32 bits: IPv4 address to send from, as on the wire */
+};
 enum pf_group_flags { PF_GROUP_LEAVE = 0, PF_GROUP_JOIN = 1 };
 enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
 

@@ -1,11 +1,15 @@
-"""Ancillary data of received datagrams: where they came by, when, and what their header said."""
+"""Ancillary data of datagrams: where they came by, when, what their header says."""
 
 from __future__ import annotations
 
+import errno
+import operator
 import socket as _names
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
+from pifus._core import _errors
 from pifus._core._client import ffi, lib
 
 if TYPE_CHECKING:
@@ -92,3 +96,56 @@ def _make(key: tuple[int, int], info: CData) -> Message | None:
     if key == RECVHOPLIMIT6:
         return (IPV6, int(_names.IPV6_HOPLIMIT), struct.pack("i", info.ttl))
     return (IPV6, int(_names.IPV6_TCLASS), struct.pack("i", info.tos))
+
+
+# ---- for sending ----
+
+
+def parse(messages: Iterable[Any]) -> int:
+    """What the ancillary data of `sendmsg` ask for, as enum pf_send_bits.
+
+    Raises:
+        TypeError: a message is no triple of level, type and bytes.
+        OSError: EINVAL, one that means nothing here, or a value out of its range.
+    """
+    how = 0
+    for message in list(messages):
+        if not isinstance(message, tuple) or len(message) != 3:
+            raise TypeError("[sendmsg() argument 2] must be a sequence of 3-item tuples")
+        level, kind = operator.index(message[0]), operator.index(message[1])
+        how |= _bits(level, kind, bytes(memoryview(message[2]).cast("B")))
+    return how
+
+
+def _bits(level: int, kind: int, data: bytes) -> int:
+    key = (level, kind)
+    if key in ((IP, _IP_TTL), (IPV6, int(_names.IPV6_HOPLIMIT))):
+        return _number(data, 1 if level == IP else -1) + 1 << lib.PF_SEND_TTL
+    if key in ((IP, _IP_TOS), (IPV6, int(_names.IPV6_TCLASS))):
+        if key == (IP, _IP_TOS) and len(data) == 1:
+            return data[0] + 1 << lib.PF_SEND_TOS
+        return _number(data, 0 if level == IP else -1) + 1 << lib.PF_SEND_TOS
+    if key == PKTINFO and len(data) == 12:
+        index, source = struct.unpack_from("=iI", data)
+        return _interface(index) | int(source) << lib.PF_SEND_SOURCE4
+    if key == (IPV6, int(_names.IPV6_PKTINFO)) and len(data) == 20:
+        if any(data[:16]):
+            raise OSError(errno.EOPNOTSUPP, "the source of one IPv6 datagram cannot be chosen")
+        return _interface(struct.unpack_from("i", data, 16)[0])
+    raise _errors.os_error(errno.EINVAL)
+
+
+def _interface(index: int) -> int:
+    if not 0 <= index <= 255:
+        raise _errors.os_error(errno.ENODEV)
+    return index << lib.PF_SEND_INTERFACE
+
+
+def _number(data: bytes, low: int) -> int:
+    """An int that is at least `low` (-1: the socket's own) and at most 255."""
+    if len(data) != 4:
+        raise _errors.os_error(errno.EINVAL)
+    number: int = struct.unpack("i", data)[0]
+    if not low <= number <= 255:
+        raise _errors.os_error(errno.EINVAL)
+    return number

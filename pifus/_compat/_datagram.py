@@ -253,11 +253,11 @@ def sendmsg(
     """`socket.sendmsg`: one datagram, gathered.
 
     Raises:
-        OSError: EOPNOTSUPP, ancillary data: what they would say can only be set by options.
+        TypeError: an ancillary message is none.
+        OSError: EINVAL, one that means nothing here.
     """
-    if list(messages):
-        raise OSError(errno.EOPNOTSUPP, "ancillary data cannot be sent over the user-space stack")
-    return sendto(endpoint, b"".join(memoryview(b) for b in buffers), flags, timeout, to)
+    how = _ancillary.parse(messages)
+    return sendto(endpoint, b"".join(memoryview(b) for b in buffers), flags, timeout, to, how)
 
 
 def sendto(
@@ -266,8 +266,9 @@ def sendto(
     flags: int,
     timeout: float | None,
     to: CData | None,
+    how: int = 0,
 ) -> int:
-    """`socket.sendto`; `to` None: to the peer.
+    """`socket.sendto`; `to` None: to the peer; `how`: enum pf_send_bits.
 
     The first datagram to a destination is waited for until it has left, so that the program gets
     the errno if it cannot; later ones are only queued.
@@ -285,7 +286,7 @@ def sendto(
     if size > lib.PF_MAX_DATAGRAM_BYTES:
         raise _errors.os_error(errno.EMSGSIZE)
     key = b"" if to is None else ffi.buffer(to)[:]
-    sure = key in endpoint.reached and size <= _SURE_MAX
+    sure = key in endpoint.reached and size <= _SURE_MAX and not how
     delivery = lib.PF_DELIVER_NONE if sure else lib.PF_DELIVER_CALL
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
@@ -295,7 +296,7 @@ def sendto(
         if code > 0:
             endpoint.read_done(handle)
             raise _errors.os_error(code)
-        op = _submit(endpoint, handle, native, size, to, delivery, nowait, end)
+        op = _submit(endpoint, handle, native, size, to, how, delivery, nowait, end)
         if not sure:
             _confirm(endpoint, handle, op, key)
         return size
@@ -309,6 +310,7 @@ def _submit(
     data: Any,
     size: int,
     to: CData | None,
+    how: int,
     delivery: int,
     nowait: bool,
     end: int | None,
@@ -316,7 +318,7 @@ def _submit(
     addr = _NULL if to is None else to
     while True:
         wait = 0 if nowait else slice_ns(end)
-        op: int = lib.pf_sendto_wait(handle, endpoint.slot, data, size, addr, delivery, wait)
+        op: int = lib.pf_sendto_wait(handle, endpoint.slot, data, size, addr, how, delivery, wait)
         if op > 0:
             return op
         if endpoint.closed:

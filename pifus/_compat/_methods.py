@@ -285,6 +285,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return _C.recvmsg(self, bufsize, ancbufsize, flags)
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
         return endpoint.io.recvmsg(endpoint, bufsize, ancbufsize, flags, _gettimeout(self))
 
     def recvmsg_into(
@@ -294,6 +296,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg_into(self, buffers, ancbufsize, flags)
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
         return endpoint.io.recvmsg_into(endpoint, buffers, ancbufsize, flags, _gettimeout(self))
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:

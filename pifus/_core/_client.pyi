@@ -72,6 +72,10 @@ class _Constants(Protocol):
     PF_OP_SENDTO: int
     PF_OP_GROUP: int
     PF_GROUP_JOIN: int
+    PF_SEND_TTL: int
+    PF_SEND_TOS: int
+    PF_SEND_INTERFACE: int
+    PF_SEND_SOURCE4: int
     PF_GROUP_LEAVE: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
@@ -143,9 +147,7 @@ class _Lib(_Constants, Protocol):
     def pf_datagram_open(
         self, client: CData, family: int, priority: int, rx_bytes: int, /
     ) -> int: ...
-    def pf_ping_open(
-        self, client: CData, family: int, priority: int, rx_bytes: int, /
-    ) -> int: ...
+    def pf_ping_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
     def pf_socket_adopt(self, client: CData, token: int, priority: int, /) -> int: ...
     def pf_accept_reject(self, client: CData, listener: int, token: int, /) -> int: ...
     def pf_socket_release(self, client: CData, slot: int, flags: int, /) -> int: ...
@@ -185,7 +187,15 @@ class _Lib(_Constants, Protocol):
         self, client: CData, slot: int, buffer: CData, limit: int, peek: int, /
     ) -> int: ...
     def pf_sendto(
-        self, client: CData, slot: int, data: object, length: int, to: CData, delivery: int, /
+        self,
+        client: CData,
+        slot: int,
+        data: object,
+        length: int,
+        to: CData,
+        how: int,
+        delivery: int,
+        /,
     ) -> int: ...
     def pf_sendto_wait(
         self,
@@ -194,6 +204,7 @@ class _Lib(_Constants, Protocol):
         data: object,
         length: int,
         to: CData,
+        how: int,
         delivery: int,
         timeout_ns: int,
         /,

@@ -168,7 +168,7 @@ class Socket(SocketBase):
         to = ffi.NULL
         if address is not None:
             to = _address.to_native(self._family, address, "sendto")
-        op = _sendto(handle, self._slot, source, size, to, _QUEUE)
+        op = _sendto(handle, self._slot, source, size, to, 0, _QUEUE)
         if op > 0:
             return op
         if op == -errno.ENOBUFS:

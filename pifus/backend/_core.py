@@ -186,6 +186,7 @@ class Core:
             "pbufs",
             "segments",
             "mirrors",
+            "datagrams_dropped",
         )
         counters: _protocol.Message = {name: int(getattr(public, name)) for name in names}
         operations = zip(_protocol.PRIORITIES, public.operations, strict=True)

@@ -239,3 +239,64 @@ def test_no_room_for_it(make: Make) -> None:
     rooms = [bytearray(10)]
     got, messages, flags, _ = other.recvmsg_into(rooms, names.CMSG_SPACE(12))
     assert (got, len(messages), flags) == (1, 1, 0)
+
+
+# ---- ancillary data of what is sent ----
+
+
+def test_ttl_and_tos_of_one_datagram(make: Make) -> None:
+    one, other = make(), make(address=("127.0.0.1", 0))
+    other.setsockopt(names.IPPROTO_IP, IP_RECVTTL, 1)
+    other.setsockopt(names.IPPROTO_IP, IP_RECVTOS, 1)
+    ttl = (names.IPPROTO_IP, names.IP_TTL, struct.pack("i", 9))
+    tos = (names.IPPROTO_IP, names.IP_TOS, struct.pack("i", 0x10))
+    assert one.sendmsg([b"x"], [ttl, tos], 0, other.getsockname()) == 1
+    one.sendto(b"x", other.getsockname())  # the next one is as always
+    for expected in ((9, 0x10), (64, 0)):
+        assert other.recvmsg(10, 100)[1] == [
+            (names.IPPROTO_IP, names.IP_TTL, struct.pack("i", expected[0])),
+            (names.IPPROTO_IP, names.IP_TOS, bytes([expected[1]])),
+        ]
+
+
+def test_hop_limit_and_class_of_one_datagram(make: Make) -> None:
+    one, other = make(names.AF_INET6), make(names.AF_INET6, ("::1", 0))
+    other.setsockopt(names.IPPROTO_IPV6, names.IPV6_RECVHOPLIMIT, 1)
+    other.setsockopt(names.IPPROTO_IPV6, names.IPV6_RECVTCLASS, 1)
+    for hops, tclass in ((7, 0x20), (-1, 0), (255, 255)):
+        messages = [
+            (names.IPPROTO_IPV6, names.IPV6_HOPLIMIT, struct.pack("i", hops)),
+            (names.IPPROTO_IPV6, names.IPV6_TCLASS, struct.pack("i", tclass)),
+        ]
+        one.sendmsg([b"x"], messages, 0, other.getsockname())
+        assert other.recvmsg(10, 100)[1] == [
+            (names.IPPROTO_IPV6, names.IPV6_HOPLIMIT, struct.pack("i", hops if hops >= 0 else 64)),
+            (names.IPPROTO_IPV6, names.IPV6_TCLASS, struct.pack("i", tclass)),
+        ]
+
+
+def test_where_one_datagram_goes_from(make: Make) -> None:
+    one, other = make(), make(address=("127.0.0.1", 0))
+    index = names.if_nametoindex("lo")
+    where = (names.IPPROTO_IP, IP_PKTINFO, struct.pack("i", index) + LOOPBACK + bytes(4))
+    assert one.sendmsg([b"x"], [where], 0, other.getsockname()) == 1
+    assert other.recvfrom(10) == (b"x", ("127.0.0.1", one.getsockname()[1]))
+    foreign = struct.pack("i", 0) + names.inet_aton("203.0.113.77") + bytes(4)
+    wrong = (names.IPPROTO_IP, IP_PKTINFO, foreign)
+    assert errno_of(one.sendmsg, [b"x"], [wrong], 0, other.getsockname()) == errno.ENETUNREACH
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (names.IPPROTO_IP, names.IP_TTL, struct.pack("i", 0)),
+        (names.IPPROTO_IP, names.IP_TTL, struct.pack("i", 256)),
+        (names.IPPROTO_IP, names.IP_TTL, b"1"),
+        (names.IPPROTO_IP, names.IP_TOS, struct.pack("i", 256)),
+        (names.IPPROTO_IP, IP_PKTINFO, b"too short"),
+        (names.IPPROTO_IP, 99, b""),
+    ],
+)
+def test_ancillary_data_that_mean_nothing(make: Make, message: Any) -> None:
+    one, other = make(), make(address=("127.0.0.1", 0))
+    assert errno_of(one.sendmsg, [b"x"], [message], 0, other.getsockname()) == errno.EINVAL

@@ -97,6 +97,9 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
         if (fuzz_random(fuzz, 4) == 0) {
             sqe.addr.family = PF_FAMILY_NONE;
         }
+        if (fuzz_random(fuzz, 4) == 0) {
+            sqe.token = check_random_next(&fuzz->state);
+        }
     } else if (sqe.opcode == PF_OP_GROUP) {
         sqe.flags = (uint8_t)fuzz_random(fuzz, 2);
         sqe.addr = fuzz_addr(fuzz);

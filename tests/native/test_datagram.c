@@ -30,7 +30,7 @@ static int32_t send_sized(struct pf_client *client, uint32_t slot, uint32_t leng
                           const struct pf_addr *to) {
     static uint8_t data[65535];
     rig_fill(data, 5, 0, length);
-    return rig_await(client, slot, pf_sendto(client, slot, data, length, to, PF_DELIVER_CALL),
+    return rig_await(client, slot, pf_sendto(client, slot, data, length, to, 0, PF_DELIVER_CALL),
                      NULL);
 }
 
@@ -264,8 +264,8 @@ static void test_flood_beside_a_connection(void) {
     static uint8_t data[60000];
     static uint8_t back[5000];
     for (int round = 0; round < 2000; round++) {
-        int64_t op =
-            pf_sendto_wait(c.client, near, data, sizeof(data), &to, PF_DELIVER_NONE, RIG_PATIENCE);
+        int64_t op = pf_sendto_wait(c.client, near, data, sizeof(data), &to, 0, PF_DELIVER_NONE,
+                                    RIG_PATIENCE);
         CHECK(op > 0);
         if (round % 20 == 0) {
             rig_fill(data, 1, 0, sizeof(back));

@@ -56,10 +56,10 @@ static void test_flood_takes_no_more_than_its_share(void) {
     open_end(&medium, 5002, PF_PRIORITY_MEDIUM);
     open_end(&high, 5003, PF_PRIORITY_HIGH);
     for (int i = 0; i < 6000; i++) { /* 360 MB; the pool has 256 */
-        CHECK_EQ(stk_udp_send(high.dgram, &to_low, data, sizeof(data)), 0);
+        CHECK_EQ(stk_udp_send(high.dgram, &to_low, data, sizeof(data), 0), 0);
         stk_collect_frames();
         if (i % 100 == 0) {
-            CHECK_EQ(stk_udp_send(high.dgram, &to_medium, data, 1 + (uint32_t)i), 0);
+            CHECK_EQ(stk_udp_send(high.dgram, &to_medium, data, 1 + (uint32_t)i, 0), 0);
             run(PF_PRIORITY_MEDIUM);
             CHECK_EQ(medium.length, 1 + i);
         }
@@ -68,7 +68,7 @@ static void test_flood_takes_no_more_than_its_share(void) {
     CHECK_EQ(low.arrived, 0);
     run(PF_PRIORITY_LOW);
     CHECK(low.arrived > 200 && low.arrived < 300); /* 16 MiB */
-    CHECK_EQ(stk_udp_send(high.dgram, &to_low, data, 7), 0);
+    CHECK_EQ(stk_udp_send(high.dgram, &to_low, data, 7, 0), 0);
     run(PF_PRIORITY_LOW);
     CHECK_EQ(low.length, 7);
     stk_udp_close(low.dgram);
@@ -91,7 +91,7 @@ static void test_priority_of_a_shared_port(void) {
     CHECK_EQ(stk_udp_bind(two.dgram, &addr), 0);
     const int expected[] = {PF_PRIORITY_HIGH, PF_PRIORITY_MEDIUM, PF_PRIORITY_LOW};
     for (int i = 0; i < 3; i++) {
-        CHECK_EQ(stk_udp_send(one.dgram, &addr, NULL, 0), 0);
+        CHECK_EQ(stk_udp_send(one.dgram, &addr, NULL, 0, 0), 0);
         stk_collect_frames();
         for (int p = 0; p < PF_PRIORITIES; p++) {
             CHECK_EQ(stk_frame_waiting(p), p == expected[i]);
@@ -116,18 +116,18 @@ static void test_errors_find_their_socket(void) {
     struct pf_addr somebody = addr_of(5006);
     open_end(&sender, 5005, PF_PRIORITY_MEDIUM);
     open_end(&other, 5006, PF_PRIORITY_MEDIUM);
-    CHECK_EQ(stk_udp_send(sender.dgram, &nobody, NULL, 0), 0);
+    CHECK_EQ(stk_udp_send(sender.dgram, &nobody, NULL, 0, 0), 0);
     run(PF_PRIORITY_MEDIUM);
     CHECK_EQ(sender.error, 0); /* not connected */
     CHECK_EQ(stk_udp_connect(sender.dgram, &somebody), 0);
-    CHECK_EQ(stk_udp_send(sender.dgram, &nobody, NULL, 0), 0);
+    CHECK_EQ(stk_udp_send(sender.dgram, &nobody, NULL, 0, 0), 0);
     run(PF_PRIORITY_MEDIUM);
     CHECK_EQ(sender.error, 0); /* not to its peer */
-    CHECK_EQ(stk_udp_send(sender.dgram, NULL, NULL, 0), 0);
+    CHECK_EQ(stk_udp_send(sender.dgram, NULL, NULL, 0, 0), 0);
     run(PF_PRIORITY_MEDIUM);
     CHECK_EQ(other.arrived, 1);
     stk_udp_close(other.dgram);
-    CHECK_EQ(stk_udp_send(sender.dgram, NULL, NULL, 0), 0);
+    CHECK_EQ(stk_udp_send(sender.dgram, NULL, NULL, 0, 0), 0);
     run(PF_PRIORITY_MEDIUM);
     CHECK_EQ(sender.error, ECONNREFUSED);
     stk_udp_close(sender.dgram);

@@ -383,6 +383,32 @@ static void ip6_option_without_length(void) {
     REQUIRE(sent_count == 0);
 }
 
+static void send_to(const ip6_addr_t *neighbour) {
+    struct pbuf *p = pbuf_alloc(PBUF_IP, 8, PBUF_RAM);
+    REQUIRE(p != NULL);
+    memset(p->payload, 0, 8);
+    ip6_output_if(p, netif_ip6_addr(&link_netif, 0), neighbour, 64, 0, IP6_NEXTH_UDP, &link_netif);
+    pbuf_free(p);
+}
+
+/* Packets without end to somebody who does not answer, then one to somebody who does. */
+static void nd6_queue_is_shared(void) {
+    struct frame frame;
+    const ip6_addr_t silent = ipv6_address(ROUTER_IPV6);
+    const ip6_addr_t peer = ipv6_address(PEER_IPV6);
+    start_stack(true);
+    for (int i = 0; i < MEMP_NUM_ND6_QUEUE + 100; i++) {
+        send_to(&silent);
+    }
+    send_to(&peer);
+    neighbour_message(&frame, OUR_IPV6, ADVERTISEMENT, 32, PEER_IPV6);
+    append_option(&frame, TARGET_ADDRESS, 1);
+    append(&frame, PEER_MAC, sizeof(PEER_MAC));
+    sent_count = 0;
+    receive(&frame);
+    REQUIRE(sent_count == 1);
+}
+
 /* Also behind an extension header; and nobody is told that there is no such port. */
 static void udp_input_hook(void) {
     struct frame frame;
@@ -440,6 +466,7 @@ static const struct test {
     {"ip6_extension_runt", ip6_extension_runt},
     {"ip6_option_without_length", ip6_option_without_length},
     {"udp_input_hook", udp_input_hook},
+    {"nd6_queue_is_shared", nd6_queue_is_shared},
 };
 
 static bool passes(const struct test *test) {

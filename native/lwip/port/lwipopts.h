@@ -31,8 +31,9 @@ void pf_lwip_check_thread(void);
 #define MEMP_NUM_PBUF 65535
 #define MEMP_NUM_REASSDATA 64
 #define MEMP_NUM_FRAG_PBUF 256
-#define MEMP_NUM_ARP_QUEUE 256
-#define MEMP_NUM_ND6_QUEUE 256
+/* As many for each neighbor that the largest datagram waits whole, in fragments, for its address. */
+#define MEMP_NUM_ARP_QUEUE (ARP_TABLE_SIZE * ARP_QUEUE_LEN)
+#define MEMP_NUM_ND6_QUEUE (LWIP_ND6_NUM_NEIGHBORS * 64)
 #define MEMP_NUM_SYS_TIMEOUT (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 8)
 #define MEMP_NUM_UDP_PCB 1 /* our endpoints are on no list of lwIP's */
 #define MEMP_NUM_RAW_PCB 16
@@ -50,7 +51,7 @@ void pf_lwip_check_thread(void);
 #define ETH_PAD_SIZE 0
 #define ARP_TABLE_SIZE 127
 #define ARP_QUEUEING 1
-#define ARP_QUEUE_LEN 8
+#define ARP_QUEUE_LEN 64
 #define ETHARP_TRUST_IP_MAC 0
 #define LWIP_NETIF_HOSTNAME 0
 #define LWIP_NETIF_LOOPBACK 0
