@@ -108,12 +108,15 @@ def parse(messages: Iterable[Any]) -> int:
         TypeError: a message is no triple of level, type and bytes.
         OSError: EINVAL, one that means nothing here, or a value out of its range.
     """
-    how = 0
+    triples = []
     for message in list(messages):
         if not isinstance(message, tuple) or len(message) != 3:
             raise TypeError("[sendmsg() argument 2] must be a sequence of 3-item tuples")
         level, kind = operator.index(message[0]), operator.index(message[1])
-        how |= _bits(level, kind, bytes(memoryview(message[2]).cast("B")))
+        triples.append((level, kind, bytes(memoryview(message[2]).cast("B"))))
+    how = 0
+    for level, kind, data in triples:
+        how |= _bits(level, kind, data)
     return how
 
 

@@ -391,7 +391,7 @@ static void send_to(const ip6_addr_t *neighbour) {
     pbuf_free(p);
 }
 
-/* Packets without end to somebody who does not answer, then one to somebody who does. */
+/* Packets without end to somebody who answers late: what is kept of them leaves room for others. */
 static void nd6_queue_is_shared(void) {
     struct frame frame;
     const ip6_addr_t silent = ipv6_address(ROUTER_IPV6);
@@ -400,6 +400,12 @@ static void nd6_queue_is_shared(void) {
     for (int i = 0; i < MEMP_NUM_ND6_QUEUE + 100; i++) {
         send_to(&silent);
     }
+    neighbour_message(&frame, OUR_IPV6, ADVERTISEMENT, 32, ROUTER_IPV6);
+    append_option(&frame, TARGET_ADDRESS, 1);
+    append(&frame, PEER_MAC, sizeof(PEER_MAC));
+    sent_count = 0;
+    receive(&frame);
+    REQUIRE(sent_count == MEMP_NUM_ND6_QUEUE / LWIP_ND6_NUM_NEIGHBORS);
     send_to(&peer);
     neighbour_message(&frame, OUR_IPV6, ADVERTISEMENT, 32, PEER_IPV6);
     append_option(&frame, TARGET_ADDRESS, 1);
