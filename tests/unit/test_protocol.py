@@ -44,7 +44,7 @@ def test_ranges_are_those_of_the_abi() -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        Attach(1, 7, "app", 16, 64, 65536, 1 << 20, "low"),
+        Attach(2, 7, "app", 16, 64, 65536, 1 << 20, "low"),
         _protocol.Mirrors(64),
         _protocol.Status(3),
         _protocol.Detach(),
