@@ -31,14 +31,14 @@ static void prefetch(const struct pf_bsock *sock) {
     pf_prefetch_write(sock->b2c);
 }
 
-static void look_at(struct pf_session *session, int p, uint32_t slot) {
+static struct pf_bsock *look_at(struct pf_session *session, int p, uint32_t slot) {
     struct pf_bsock *sock = &session->socks[slot];
     if (sock->phase == PF_SOCK_NONE && !sock->ready) {
         uint32_t best = session->granted.best_priority;
         sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
     }
-    prefetch(sock);
     pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
+    return sock;
 }
 
 /* Tells the client that its hints were taken, and looks at those slots once more: what it added
@@ -50,7 +50,7 @@ static void publish_taken(struct pf_session *session, int p) {
     taken->count = 0;
     pf_hint_publish(&session->hints[p]);
     for (uint32_t h = 0; h < count; h++) {
-        look_at(session, p, taken->slots[h]);
+        (void)look_at(session, p, taken->slots[h]);
     }
 }
 
@@ -68,7 +68,7 @@ static void take_of(struct pf_session *session, int p) {
             return;
         }
         taken->count++;
-        look_at(session, p, taken->slots[h]);
+        prefetch(look_at(session, p, taken->slots[h]));
     }
 }
 
@@ -351,7 +351,7 @@ static bool spin_look(const struct pf_backend *backend) {
                 }
             }
         }
-        pf_cpu_relax();
+        pf_spin_relax(look);
     }
     return false;
 }

@@ -132,6 +132,9 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock) {
         return;
     }
     pf_store_relaxed(&sock->cq_head, head);
+    /* The next submission is likely to come soon, and will write these. */
+    pf_prefetch_write(&sock->sq[sock->sq_tail & (client->layout.sq_depth - 1)]);
+    pf_prefetch_write(&sock->c2b->sq_tail);
     /* Mostly left to the next submission, which writes the same line: here it would cost a trip to
      * the backend's core. But the backend must never stop for want of room (at a quarter of the CQ)
      * when there is nothing left to reap, because nobody would then tell it. */

@@ -18,9 +18,8 @@ static inline bool news(const struct pf_client *client, const struct pf_sock *so
     return sock ? pf_cq_waiting(client, sock) : pf_load_acquire(word) != seen;
 }
 
-static inline __attribute__((always_inline)) bool spin(struct pf_waiter *waiter,
-                                                       const struct pf_sock *sock,
-                                                       const uint32_t *word, uint32_t seen) {
+static inline __attribute__((always_inline)) bool
+spin(struct pf_waiter *waiter, const struct pf_sock *sock, const uint32_t *word, uint32_t seen) {
     struct pf_client *client = waiter->client;
     if (client->spin_ns <= 0 || !pf_spin_worthwhile(&client->spin)) {
         return false;
@@ -35,7 +34,7 @@ static inline __attribute__((always_inline)) bool spin(struct pf_waiter *waiter,
                 pf_spin_result(&client->spin, true);
                 return true;
             }
-            pf_cpu_relax();
+            pf_spin_relax(i);
         }
         uint64_t now = pf_now_ns();
         if (now >= end || !pf_spin_pause(now, now - waiter->started_ns)) {

@@ -177,6 +177,7 @@ static inline void fuzz_words(struct fuzz *fuzz) {
                          &c2b->read_arm,
                          &c2b->write_arm,
                          &raw->control->hint_tail[p],
+                         &raw->control->hint_recent[fuzz_random(fuzz, 12)],
                          &raw->control->event_head[p],
                          &raw->control->waiting};
     uint32_t which = fuzz_random(fuzz, 11);

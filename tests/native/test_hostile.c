@@ -162,9 +162,15 @@ static void test_forged_hints(void) {
     for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
         begin();
         raw.hints[2].ring[0] = slots[i];
+        raw.hints[2].recent[0] = slots[i];
         pf_store_release(&raw.control->hint_tail[2], 1);
         raw_ring(&raw);
         expect_ended("hint for a slot that does not exist");
+        begin(); /* four at once: read from the ring, not from the line of the tail */
+        raw.hints[2].ring[3] = slots[i];
+        pf_store_release(&raw.control->hint_tail[2], 4);
+        raw_ring(&raw);
+        expect_ended("hint in the ring for a slot that does not exist");
     }
     /* The same slot over and over, and empty slots, are only useless. */
     begin();
