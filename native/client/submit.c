@@ -32,8 +32,6 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     if (sock->open_error) {
         return sock->open_error;
     }
-    pf_prefetch_write(&sock->sq[sock->sq_tail & (client->layout.sq_depth - 1)]);
-    pf_prefetch_write(&sock->c2b->sq_tail);
     /* One entry is kept for the close: a socket can always be let go. */
     uint32_t kept = sqe->opcode == PF_OP_CLOSE ? 0 : 1;
     if (sock->pending_free_count <= kept) {
