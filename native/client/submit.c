@@ -71,11 +71,17 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sock->pending_free_count--;
     sock->user_ops += counted;
     pending->counted = counted;
-    *ring = pf_hint(client, sock);
+    *ring = pf_hint(client, sock); /* has fenced */
+    if (sock->identified && sqe->opcode != PF_OP_CLOSE && pf_sock_known(sock) &&
+        (pf_load_relaxed(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+        pf_moved(client, sock) && (int32_t)(sock->sq_tail - sock->b2c->moved_sq) > 0) {
+        return -ESTALE; /* it will be answered so, and has no effect */
+    }
     return (int64_t)op_id;
 }
 
-static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, bool adopted) {
+int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int delivery,
+                 uint64_t *op) {
     bool ring = false;
     if (pf_client_ended(client)) {
         return -EPIPE;
@@ -95,7 +101,8 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     client->free_slots = sock->next;
     sock->generation++;
     sock->phase = PF_SLOT_OPEN;
-    sock->adopted = adopted;
+    sock->adopted = sqe->opcode == PF_OP_ADOPT;
+    sock->identified = false;
     sock->released = false;
     sock->open_error = 0;
     sock->user_ops = 0;
@@ -104,8 +111,11 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     sock->send_limit = PF_DEFAULT_SEND_LIMIT;
     pf_store_relaxed(&sock->fifo_count, 0);
     pf_store_release(&sock->c2b->accepts_taken, pf_load_acquire(&sock->b2c->accepts));
-    int64_t result = pf_submit_locked(client, sock, sqe, PF_DELIVER_NONE, 0, &ring);
+    int64_t result = pf_submit_locked(client, sock, sqe, delivery, 0, &ring);
     pf_unlock(client);
+    if (op && result > 0) {
+        *op = (uint64_t)result;
+    }
     if (ring || swept) {
         pf_ring(client);
     }
@@ -124,7 +134,7 @@ int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t 
                          .flags = (uint8_t)family,
                          .token = (uint64_t)priority,
                          .length = rx_bytes};
-    return open_slot(client, &sqe, priority, false);
+    return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
@@ -135,7 +145,7 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
         priority = (int)client->layout.allowed_priority;
     }
     struct pf_sqe sqe = {.opcode = PF_OP_ADOPT, .token = token, .offset = (uint32_t)priority};
-    return open_slot(client, &sqe, priority, true);
+    return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {

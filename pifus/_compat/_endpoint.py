@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pifus._compat import _table
 from pifus._core import _address, _errors
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 SLICE_NS: Final = 200_000_000
 EAGAIN: Final = -errno.EAGAIN
 EINTR: Final = -errno.EINTR
+ESTALE: Final = -errno.ESTALE
+EPIPE: Final = -errno.EPIPE
 
+_THREADS: Final = threading.Lock
 _session: Session | None = None
 _session_lock = threading.Lock()
+# The backend of the parent process: inherited sockets are there.
+_home: str | None = None
 
 
 def session() -> Session:
@@ -45,12 +51,20 @@ def session() -> Session:
         name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
         wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
         settings = Settings(name=name or "python", max_sockets=wanted)
-        _session = Session.open(settings=settings)
+        _session = _open(settings)
         return _session
 
 
+def _open(settings: Settings) -> Session:
+    if _home is not None:
+        with contextlib.suppress(OSError):
+            return Session.open(_home, settings=settings)
+    return Session.open(settings=settings)
+
+
 def _in_child() -> None:
-    global _session, _session_lock
+    global _home, _session, _session_lock
+    _home = _home if _session is None else _session.path
     _session = None
     _session_lock = threading.Lock()
 
@@ -99,6 +113,11 @@ class Endpoint:
             only the end of the stream.
         busy: one entry for each thread that is inside a C call with this slot.
         options: values of options that are only remembered.
+        inherited: it came from another process, and was not claimed here yet.
+        shared: a listener from which other processes accept, too.
+        ticket: the right to claim it, given by `session`; 0: none.
+        left: slots out of which it was moved, and in which other threads may still be.
+        untidy: it is closed, or has such slots.
     """
 
     __slots__ = (
@@ -107,6 +126,7 @@ class Endpoint:
         "attached",
         "bound",
         "busy",
+        "claiming",
         "closed",
         "connect_failed",
         "connect_op",
@@ -115,7 +135,9 @@ class Endpoint:
         "error_told",
         "family",
         "fds",
+        "inherited",
         "inode",
+        "left",
         "lingers",
         "listening",
         "mirror_id",
@@ -125,9 +147,13 @@ class Endpoint:
         "priority",
         "proto",
         "session",
+        "settled",
+        "shared",
         "slot",
+        "ticket",
         "type",
         "unreleased",
+        "untidy",
     )
 
     def __init__(self, owner: Session, slot: int, family: int, kind: int, proto: int) -> None:
@@ -141,9 +167,16 @@ class Endpoint:
         self.inode = (0, 0)
         self.mirror_id = 0
         self.attached = False
+        self.settled = False
         self.armed = False
         self.busy: list[None] = []
         self.closed = False
+        self.untidy = False
+        self.inherited = False
+        self.shared = False
+        self.ticket = 0
+        self.left: list[tuple[CData, int]] = []
+        self.claiming = _THREADS()
         # Taken by the one thread that gives the slot back.
         self.unreleased: list[None] = [None]
         self.lingers: tuple[int, int] = (0, 0)
@@ -169,7 +202,7 @@ class Endpoint:
         """
         handle = self.session.handle
         if handle is None:
-            raise self.gone()
+            handle = self._recover()
         self.busy.append(None)
         if self.closed:
             self.leave()
@@ -178,21 +211,42 @@ class Endpoint:
 
     def leave(self) -> None:
         """The end of what `enter` began."""
-        self.busy.pop()
-        if self.closed and not self.busy:
-            self._release()
+        with contextlib.suppress(IndexError):  # a signal handler forked: the child begins anew
+            self.busy.pop()
+        if self.untidy and not self.busy:
+            self._tidy()
+
+    def _recover(self) -> CData:
+        if not self.inherited or self.closed:
+            raise self.gone()
+        from pifus._compat import _claim
+
+        return _claim.claim(self, None)
+
+    def regain(self, handle: CData, slot: int, result: int) -> CData | None:
+        """After a call that failed: a handle to try it again with, if the socket had only moved.
+
+        Args:
+            handle: what the call was made with.
+            slot: likewise.
+            result: what it returned.
+
+        Raises:
+            OSError: the socket cannot be had back.
+        """
+        if self.closed or not (
+            result == ESTALE or (result == EPIPE and self.inherited) or self.slot != slot
+        ):
+            return None
+        from pifus._compat import _claim
+
+        return _claim.claim(self, (handle, slot))
 
     def gone(self) -> OSError:
         """Why the session cannot be used."""
         if self.session.handle is None and self not in _table.endpoints.values():
             return _errors.os_error(errno.EBADF)
         failure = self.session.failure()
-        if getattr(self.session, "_forked", False):
-            return OSError(
-                errno.EBADF,
-                "this pifus socket belongs to the parent process; after a fork only new sockets "
-                "work (yet)",
-            )
         return failure if isinstance(failure, OSError) else OSError(errno.EIO, str(failure))
 
     def error(self, result: int) -> OSError:
@@ -220,9 +274,10 @@ class Endpoint:
             OSError: the core refused it.
         """
         while True:
+            slot = self.slot
             op: int = lib.pf_submit(
                 handle,
-                self.slot,
+                slot,
                 opcode,
                 flags,
                 token,
@@ -234,7 +289,8 @@ class Endpoint:
             if op > 0:
                 return op
             if op != EAGAIN:
-                raise self.error(op)
+                handle = self.regain(handle, slot, op) or self._fail(op)
+                continue
             # The queue is full of writes: the backend makes room by itself.
             time.sleep(0.0005)
 
@@ -253,22 +309,34 @@ class Endpoint:
 
         For operations that the backend answers at once: signals wait so long.
         """
-        op = self.submit(
-            handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
-        )
         done = ffi.new("struct pf_done *")
         while True:
-            got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
-            if got == 1:
-                result: int = done.result
+            op = self.submit(
+                handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
+            )
+            slot = self.slot
+            got = 0
+            while got in (0, EINTR):
+                got = lib.pf_await(handle, slot, op, SLICE_NS, done)
+            result: int = done.result if got == 1 else got
+            again = self.regain(handle, slot, result) if result < 0 else None
+            if again is not None:
+                handle = again
+            elif got == 1:
                 return result
-            if got not in (0, EINTR):
+            else:
                 raise self.error(got)
+
+    def _fail(self, result: int) -> NoReturn:
+        raise self.error(result)
 
     def state(self, handle: CData) -> CData:
         """What the backend last published about the socket."""
         state = ffi.new("struct pf_socket_b2c *")
-        lib.pf_socket_state(handle, self.slot, state)
+        slot = self.slot
+        lib.pf_socket_state(handle, slot, state)
+        if state.state & lib.PF_STATE_MOVED:
+            lib.pf_socket_state(self.regain(handle, slot, ESTALE) or handle, self.slot, state)
         return state
 
     def is_fresh(self) -> bool:
@@ -289,15 +357,54 @@ class Endpoint:
             return
         handle = self.enter()
         try:
-            if not self.attached:
-                self.attached = True
-                lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
+            if self.armed:
+                return  # by the claim
+            self.identify()
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
-            if settle and (self.connected or self.listening):
+            if settle:
                 self.call(handle, lib.PF_OP_NOP)
         finally:
             self.leave()
+
+    def show(self) -> None:
+        """The number of the descriptor is asked for: it may be polled, or given to others."""
+        if self.session.handle is not None:
+            self.arm(settle=True)
+        elif self.inherited:
+            with contextlib.suppress(OSError):
+                self.arm()
+
+    def identify(self) -> None:
+        """Lets the backend know which descriptor stands for this socket."""
+        handle = self.session.handle
+        if not self.attached and handle is not None and not self.closed and self.fds:
+            self.attached = True
+            lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
+
+    def settle(self) -> None:
+        """Before a fork: waits until the backend has heard of `identify`."""
+        if self.settled or self.session.handle is None or self.closed:
+            return
+        with contextlib.suppress(OSError):
+            self.call(self.session.handle, lib.PF_OP_NOP)
+            self.settled = True
+
+    def inherit(self) -> None:
+        """In a forked child: the socket is where the parent has it, until it is claimed."""
+        self.inherited = True
+        self.armed = False
+        self.attached = True
+        self.settled = True
+        self.ticket = 0
+        self.busy = []
+        self.left = []
+        self.untidy = self.closed
+        self.claiming = _THREADS()
+
+    def leave_alone(self) -> None:
+        """Nobody will use it: `fileno` has nothing to do any more."""
+        self.armed = True
 
     def moved(self) -> None:
         """The list of descriptors changed: the core must use one that is open."""
@@ -308,27 +415,60 @@ class Endpoint:
     def read_done(self, handle: CData) -> None:
         """After reading: an empty socket must not look readable."""
         if self.armed:
-            lib.pf_mirror_rearm_read(handle, self.slot)
+            slot = self.slot
+            if lib.pf_mirror_rearm_read(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
+
+    def write_done(self, handle: CData) -> None:
+        """After writing less than wanted: a full socket must not look writable."""
+        if self.armed:
+            slot = self.slot
+            if lib.pf_mirror_rearm_write(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
 
     # ---- the end ----
 
     def close(self) -> None:
-        """The last descriptor is about to be closed. Wakes the threads that wait here."""
+        """The last descriptor is about to be closed; `finish` has to follow."""
         self.closed = True
+        self.untidy = True
+        handle = self.session.handle
+        if handle is not None and self.attached:
+            lib.pf_mirror_move(handle, self.slot, -1)
+
+    def finish(self) -> None:
+        """The last descriptor is closed. Wakes the threads that wait here."""
         handle = self.session.handle
         if handle is None:
             return
-        if self.attached:
-            lib.pf_mirror_move(handle, self.slot, -1)
         self.busy.append(None)
         if len(self.busy) > 1:
-            both = lib.PF_SHUT_READ | lib.PF_SHUT_WRITE
-            args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
-            lib.pf_submit(handle, self.slot, lib.PF_OP_SHUTDOWN, both, *args)
-            if self.accept_op:
-                args = (self.accept_op, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
-                lib.pf_submit(handle, self.slot, lib.PF_OP_CANCEL, 0, *args)
+            if self.attached:
+                # Other processes may go on with it: only our threads are told.
+                lib.pf_socket_interrupt(handle, self.slot)
+            else:
+                self._cut(handle)
         self.leave()
+
+    def _cut(self, handle: CData) -> None:
+        both = lib.PF_SHUT_READ | lib.PF_SHUT_WRITE
+        args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
+        lib.pf_submit(handle, self.slot, lib.PF_OP_SHUTDOWN, both, *args)
+        if self.accept_op:
+            args = (self.accept_op, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
+            lib.pf_submit(handle, self.slot, lib.PF_OP_CANCEL, 0, *args)
+
+    def _tidy(self) -> None:
+        """No thread is inside: gives back the slots that are not needed any more."""
+        while True:
+            try:
+                handle, slot = self.left.pop()
+            except IndexError:
+                break
+            lib.pf_socket_release(handle, slot, lib.PF_CLOSE_SHARED)
+        self.untidy = self.closed
+        if self.closed:
+            self._release()
 
     def _release(self) -> None:
         handle = self.session.handle
@@ -338,8 +478,9 @@ class Endpoint:
             return
         if handle is None:
             return
-        abort = self.lingers == (1, 0)
-        flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
+        flags: int = lib.PF_CLOSE_ABORT if self.lingers == (1, 0) else lib.PF_CLOSE_GRACEFUL
+        if self.attached:
+            flags |= lib.PF_CLOSE_SHARED
         lib.pf_socket_release(handle, self.slot, flags)
 
 

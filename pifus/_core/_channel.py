@@ -52,7 +52,11 @@ class Channel:
         return self._connection.fileno()
 
     def request(
-        self, request: _protocol.Request, expected: str, descriptors: int = 0
+        self,
+        request: _protocol.Request,
+        expected: str,
+        descriptors: int = 0,
+        shown: int | None = None,
     ) -> tuple[_protocol.Message, list[int]]:
         """Sends a request and waits for its answer.
 
@@ -60,6 +64,7 @@ class Channel:
             request: what to ask.
             expected: the type of the answer.
             descriptors: how many descriptors may come with it at most.
+            shown: a descriptor to send with the request.
 
         Returns:
             The answer, and the descriptors, which belong to the caller.
@@ -73,7 +78,11 @@ class Channel:
         fds: list[int] = []
         try:
             with self._lock:
-                self._connection.sendall(_protocol.encode_request(request))
+                packet = _protocol.encode_request(request)
+                if shown is None:
+                    self._connection.sendall(packet)
+                else:
+                    socket.send_fds(self._connection, [packet], [shown])
                 packet, fds = _receive(self._connection, descriptors)
                 self._connection.settimeout(ANSWER_SECONDS)
             if not packet:
