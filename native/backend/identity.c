@@ -53,7 +53,9 @@ static void unwatch(struct pf_backend *backend, struct pf_identity *identity) {
 static void refresh(struct pf_bsock *sock) {
     sock->read_token = pf_load_acquire(&sock->c2b->read_arm) - 1;
     sock->write_token = pf_load_acquire(&sock->c2b->write_arm) - 1;
-    sock->tx_progress |= sock->phase == PF_SOCK_CONNECTED;
+    if (sock->phase == PF_SOCK_CONNECTED && sock->writes.head == sock->writes.tail) {
+        sock->tx_progress = true; /* else the next acknowledgement says so */
+    }
     pf_wake(sock);
 }
 
@@ -118,7 +120,7 @@ void pf_identity_leave(struct pf_bsock *sock) {
 }
 
 bool pf_identity_is_shared(const struct pf_bsock *sock) {
-    return sock->identity && (sock->state & PF_STATE_SHARED);
+    return sock->phase == PF_SOCK_LISTENING && sock->identity && (sock->state & PF_STATE_SHARED);
 }
 
 static void append_sharer(struct pf_identity *identity, struct pf_bsock *sock) {
@@ -477,14 +479,21 @@ int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op
 
 /* ---- writes that were left behind ---- */
 
-void pf_drains_fail(struct pf_bsock *sock, int error) {
-    struct pf_bsock *old;
-    while ((old = sock->drains_first)) {
+struct pf_bsock *pf_drains_pop(struct pf_bsock *sock) {
+    struct pf_bsock *old = sock->drains_first;
+    if (old) {
         sock->drains_first = old->drains_next;
+        sock->drains_last = sock->drains_first ? sock->drains_last : NULL;
         old->draining = false;
-        pf_ops_fail(old, &old->writes, PF_OP_WRITE, -error);
-        old->writes_next = old->writes.tail;
         pf_ready_add(old, PF_WORK_CLOSE);
     }
-    sock->drains_last = NULL;
+    return old;
+}
+
+void pf_drains_fail(struct pf_bsock *sock, int error) {
+    struct pf_bsock *old;
+    while ((old = pf_drains_pop(sock))) {
+        pf_ops_fail(old, &old->writes, PF_OP_WRITE, -error);
+        old->writes_next = old->writes.tail;
+    }
 }

@@ -362,6 +362,8 @@ void pf_identity_look(struct pf_backend *backend);
 void pf_identity_refresh(struct pf_backend *backend, uint64_t number);
 bool pf_identity_is_shared(const struct pf_bsock *sock);
 void pf_identity_report(struct pf_bsock *sock);
+/* The oldest slot whose writes the connection still has: it is done with them. */
+struct pf_bsock *pf_drains_pop(struct pf_bsock *sock);
 void pf_drains_fail(struct pf_bsock *sock, int error);
 
 /* post.c */

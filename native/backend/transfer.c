@@ -95,9 +95,7 @@ static void on_acknowledged(void *owner, uint32_t bytes) {
         if (old->writes.head != old->writes.tail) {
             break;
         }
-        sock->drains_first = old->drains_next;
-        old->draining = false;
-        pf_ready_add(old, PF_WORK_CLOSE);
+        (void)pf_drains_pop(sock);
     }
     (void)complete_writes(sock, bytes);
     /* A close lasts as long as its last bytes make progress. */

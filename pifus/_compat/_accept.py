@@ -38,24 +38,16 @@ def _accept_alone(
 ) -> Accepted | None:
     """Takes a connection that was reported; None: from now on the listener is shared."""
     done = ffi.new("struct pf_done *")
-    while True:
+    while not endpoint.shared:
         if not endpoint.listening:
             raise _errors.os_error(errno.EINVAL)
-        slot = endpoint.slot
-        got = lib.pf_wait(handle, slot, 0 if nowait else slice_ns(end), done)
+        got = lib.pf_wait(handle, endpoint.slot, 0 if nowait else slice_ns(end), done)
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
         if got == 1:
-            if done.result >= 0:
-                accepted = _adopt(endpoint, handle, done)
-                if accepted is not None:
-                    endpoint.read_done(handle)
-                    return accepted
-                endpoint.shared = True
-            elif done.result == ESTALE:
-                endpoint.shared = True
-            else:
-                endpoint.listening = False  # cancelled, by a shutdown
+            accepted = _take(endpoint, handle, done)
+            if accepted is not None:
+                return accepted
         elif got == 0:
             if nowait:
                 endpoint.read_done(handle)
@@ -66,8 +58,22 @@ def _accept_alone(
             endpoint.shared = True  # a signal handler forked: this is the child
         elif got != EINTR:
             raise endpoint.error(got)
-        if endpoint.shared:
-            return None
+    return None
+
+
+def _take(endpoint: Endpoint, handle: CData, done: CData) -> Accepted | None:
+    """What the accept that takes every connection has brought; None: no connection."""
+    if done.result >= 0:
+        accepted = _adopt(endpoint, handle, done)
+        if accepted is not None:
+            endpoint.read_done(handle)
+            return accepted
+        endpoint.shared = True
+    elif done.result == ESTALE:
+        endpoint.shared = True
+    else:
+        endpoint.listening = False  # cancelled, by a shutdown
+    return None
 
 
 def _accept_shared(endpoint: Endpoint, nowait: bool, end: int | None) -> Accepted:

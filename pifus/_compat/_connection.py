@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
