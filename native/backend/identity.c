@@ -145,7 +145,9 @@ static bool hung_up(const struct pf_identity *identity) {
 static void leave_listener(struct pf_bsock *sock) {
     struct pf_identity *identity = sock->identity;
     struct stk_conn *conn = sock->conn;
-    pf_identity_leave(sock);
+    unlink_sharer(identity, sock);
+    sock->identity = NULL;
+    sock->mirror_fd = -1;
     sock->conn = NULL;
     stk_tcp_set_owner(conn, identity->first);
     /* A token that it had taken out of the mirror, and has not acted upon, is put back. */
@@ -270,6 +272,9 @@ static int take_bytes(struct pf_bsock *old) {
     const uint8_t *ring =
         session->b2c + session->layout.b2c_rx + (size_t)old->slot * session->layout.rx_bytes;
     uint32_t tail = pf_rx_tail(old);
+    if (tail - old->rx_credited > old->rx_head - old->rx_credited) {
+        pf_session_violation(session, "receive ring tail behind what was consumed");
+    }
     if (session->doomed) {
         return -ECONNRESET;
     }

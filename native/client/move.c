@@ -98,8 +98,11 @@ int pf_socket_interrupt(struct pf_client *client, uint32_t slot) {
 
 static void put_nothing(const void *where, uint64_t bytes) {
     if (where) {
-        (void)mmap((void *)(uintptr_t)where, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        void *got = mmap((void *)(uintptr_t)where, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        if (got != MAP_FAILED && got != where) {
+            (void)munmap(got, bytes); /* a kernel that takes the address as a hint */
+        }
     }
 }
 

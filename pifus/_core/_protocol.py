@@ -3,7 +3,7 @@
 A UNIX SOCK_SEQPACKET connection; one JSON object per packet, at most 64 KiB. The client asks, the
 backend answers each request with exactly one message, in order:
 
-    {"type": "attach", "abi": 1, "pid": 7, "name": "app", "max_sockets": 1024, "queue_depth": 64,
+    {"type": "attach", "abi": 2, "pid": 7, "name": "app", "max_sockets": 1024, "queue_depth": 64,
      "rx_bytes": 262144, "arena_bytes": 16777216, "priority": "high"}
         -> {"type": "attached", "session": 3} with four descriptors: c2b, b2c, public, doorbell
     {"type": "mirrors", "count": 16}

@@ -645,7 +645,7 @@ print("ok")
 
 
 def test_writes_of_a_process_that_is_gone_arrive_first(run: Run) -> None:
-    """Its bytes are in flight, its peer does not read, and the connection goes to another process."""
+    """Its bytes are in flight, the peer does not read, and another process takes over."""
     code = """
 near, far = pair()
 ours, theirs = socket.socketpair()

@@ -18,7 +18,7 @@ from pifus.errors import ProtocolError
 
 GOOD: dict[str, Any] = {
     "type": "attach",
-    "abi": 1,
+    "abi": _protocol.ABI_VERSION,
     "pid": 7,
     "name": "app",
     "max_sockets": 16,
@@ -44,8 +44,9 @@ def test_ranges_are_those_of_the_abi() -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        Attach(1, 7, "app", 16, 64, 65536, 1 << 20, "low"),
+        Attach(_protocol.ABI_VERSION, 7, "app", 16, 64, 65536, 1 << 20, "low"),
         _protocol.Mirrors(64),
+        _protocol.Show(),
         _protocol.Status(3),
         _protocol.Detach(),
     ],
