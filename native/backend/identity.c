@@ -99,10 +99,12 @@ static void forget(struct pf_backend *backend, struct pf_identity *identity) {
 
 static void unlink_sharer(struct pf_identity *identity, struct pf_bsock *sock) {
     struct pf_bsock **link = &identity->first;
-    while (*link != sock) {
+    while (*link && *link != sock) {
         link = &(*link)->sharer_next;
     }
-    *link = sock->sharer_next;
+    if (*link) {
+        *link = sock->sharer_next;
+    }
     sock->sharer_next = NULL;
 }
 
