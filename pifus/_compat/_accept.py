@@ -6,7 +6,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from pifus._compat import _table
-from pifus._compat._endpoint import EINTR, EPIPE, ESTALE, Endpoint, deadline, passed, slice_ns
+from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
+from pifus._compat._sharing import EPIPE
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from pifus._compat import _table
+from pifus._compat._sharing import Sharing
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
@@ -25,9 +26,7 @@ SLICE_NS: Final = 200_000_000
 EAGAIN: Final = -errno.EAGAIN
 EINTR: Final = -errno.EINTR
 ESTALE: Final = -errno.ESTALE
-EPIPE: Final = -errno.EPIPE
 
-_THREADS: Final = threading.Lock
 _session: Session | None = None
 _session_lock = threading.Lock()
 # The backend of the parent process: inherited sockets are there.
@@ -100,89 +99,49 @@ def passed(end: int | None) -> bool:
     return end is not None and time.monotonic_ns() >= end
 
 
-class Endpoint:
+class Endpoint(Sharing):
     """A socket of the stack behind one or more descriptors of this process.
 
     Attributes:
-        fds: the descriptors by which this process knows it.
         connect_op: the connect under way, 0 if there is none.
         connected: a connect succeeded, or it came out of an accept.
         connect_failed: the last connect failed: as the kernel does, another one may be tried.
         connect_told: the program knows how its connect ended.
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
-        busy: one entry for each thread that is inside a C call with this slot.
         options: values of options that are only remembered.
-        inherited: it came from another process, and was not claimed here yet.
         shared: a listener from which other processes accept, too.
-        ticket: the right to claim it, given by `session`; 0: none.
-        left: slots out of which it was moved, and in which other threads may still be.
-        untidy: it is closed, or has such slots.
     """
 
     __slots__ = (
-        "accept_op",
-        "armed",
-        "attached",
         "bound",
-        "busy",
-        "claiming",
-        "closed",
         "connect_failed",
         "connect_op",
         "connect_told",
         "connected",
         "error_told",
         "family",
-        "fds",
-        "inherited",
         "inode",
-        "left",
-        "lingers",
         "listening",
-        "mirror_id",
         "options",
         "peer",
         "pending_error",
         "priority",
         "proto",
-        "session",
-        "settled",
         "shared",
-        "slot",
-        "ticket",
         "type",
-        "unreleased",
-        "untidy",
     )
 
     def __init__(self, owner: Session, slot: int, family: int, kind: int, proto: int) -> None:
-        self.session = owner
-        self.slot = slot
+        super().__init__(owner, slot)
         self.family = family
         self.type = kind
         self.proto = proto
         self.priority = lib.PF_PRIORITY_MEDIUM
-        self.fds: list[int] = []
         self.inode = (0, 0)
-        self.mirror_id = 0
-        self.attached = False
-        self.settled = False
-        self.armed = False
-        self.busy: list[None] = []
-        self.closed = False
-        self.untidy = False
-        self.inherited = False
         self.shared = False
-        self.ticket = 0
-        self.left: list[tuple[CData, int]] = []
-        self.claiming = _THREADS()
-        # Taken by the one thread that gives the slot back.
-        self.unreleased: list[None] = [None]
-        self.lingers: tuple[int, int] = (0, 0)
         self.bound = False
         self.listening = False
-        self.accept_op = 0
         self.connect_op = 0
         self.connected = False
         self.connect_failed = False
@@ -211,36 +170,10 @@ class Endpoint:
 
     def leave(self) -> None:
         """The end of what `enter` began."""
-        with contextlib.suppress(IndexError):  # a signal handler forked: the child begins anew
+        if self.busy:  # else a signal handler forked: the child begins anew
             self.busy.pop()
         if self.untidy and not self.busy:
             self._tidy()
-
-    def _recover(self) -> CData:
-        if not self.inherited or self.closed:
-            raise self.gone()
-        from pifus._compat import _claim
-
-        return _claim.claim(self, None)
-
-    def regain(self, handle: CData, slot: int, result: int) -> CData | None:
-        """After a call that failed: a handle to try it again with, if the socket had only moved.
-
-        Args:
-            handle: what the call was made with.
-            slot: likewise.
-            result: what it returned.
-
-        Raises:
-            OSError: the socket cannot be had back.
-        """
-        if self.closed or not (
-            result == ESTALE or (result == EPIPE and self.inherited) or self.slot != slot
-        ):
-            return None
-        from pifus._compat import _claim
-
-        return _claim.claim(self, (handle, slot))
 
     def gone(self) -> OSError:
         """Why the session cannot be used."""
@@ -364,47 +297,9 @@ class Endpoint:
             self.armed = True
             if settle:
                 self.call(handle, lib.PF_OP_NOP)
+                self.settled = True
         finally:
             self.leave()
-
-    def show(self) -> None:
-        """The number of the descriptor is asked for: it may be polled, or given to others."""
-        if self.session.handle is not None:
-            self.arm(settle=True)
-        elif self.inherited:
-            with contextlib.suppress(OSError):
-                self.arm()
-
-    def identify(self) -> None:
-        """Lets the backend know which descriptor stands for this socket."""
-        handle = self.session.handle
-        if not self.attached and handle is not None and not self.closed and self.fds:
-            self.attached = True
-            lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
-
-    def settle(self) -> None:
-        """Before a fork: waits until the backend has heard of `identify`."""
-        if self.settled or self.session.handle is None or self.closed:
-            return
-        with contextlib.suppress(OSError):
-            self.call(self.session.handle, lib.PF_OP_NOP)
-            self.settled = True
-
-    def inherit(self) -> None:
-        """In a forked child: the socket is where the parent has it, until it is claimed."""
-        self.inherited = True
-        self.armed = False
-        self.attached = True
-        self.settled = True
-        self.ticket = 0
-        self.busy = []
-        self.left = []
-        self.untidy = self.closed
-        self.claiming = _THREADS()
-
-    def leave_alone(self) -> None:
-        """Nobody will use it: `fileno` has nothing to do any more."""
-        self.armed = True
 
     def moved(self) -> None:
         """The list of descriptors changed: the core must use one that is open."""
@@ -425,63 +320,6 @@ class Endpoint:
             slot = self.slot
             if lib.pf_mirror_rearm_write(handle, slot) == ESTALE:
                 self.regain(handle, slot, ESTALE)
-
-    # ---- the end ----
-
-    def close(self) -> None:
-        """The last descriptor is about to be closed; `finish` has to follow."""
-        self.closed = True
-        self.untidy = True
-        handle = self.session.handle
-        if handle is not None and self.attached:
-            lib.pf_mirror_move(handle, self.slot, -1)
-
-    def finish(self) -> None:
-        """The last descriptor is closed. Wakes the threads that wait here."""
-        handle = self.session.handle
-        if handle is None:
-            return
-        self.busy.append(None)
-        if len(self.busy) > 1:
-            if self.attached:
-                # Other processes may go on with it: only our threads are told.
-                lib.pf_socket_interrupt(handle, self.slot)
-            else:
-                self._cut(handle)
-        self.leave()
-
-    def _cut(self, handle: CData) -> None:
-        both = lib.PF_SHUT_READ | lib.PF_SHUT_WRITE
-        args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
-        lib.pf_submit(handle, self.slot, lib.PF_OP_SHUTDOWN, both, *args)
-        if self.accept_op:
-            args = (self.accept_op, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
-            lib.pf_submit(handle, self.slot, lib.PF_OP_CANCEL, 0, *args)
-
-    def _tidy(self) -> None:
-        """No thread is inside: gives back the slots that are not needed any more."""
-        while True:
-            try:
-                handle, slot = self.left.pop()
-            except IndexError:
-                break
-            lib.pf_socket_release(handle, slot, lib.PF_CLOSE_SHARED)
-        self.untidy = self.closed
-        if self.closed:
-            self._release()
-
-    def _release(self) -> None:
-        handle = self.session.handle
-        try:
-            self.unreleased.pop()
-        except IndexError:
-            return
-        if handle is None:
-            return
-        flags: int = lib.PF_CLOSE_ABORT if self.lingers == (1, 0) else lib.PF_CLOSE_GRACEFUL
-        if self.attached:
-            flags |= lib.PF_CLOSE_SHARED
-        lib.pf_socket_release(handle, self.slot, flags)
 
 
 def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:

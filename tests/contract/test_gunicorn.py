@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_processes import Run, run  # noqa: F401 - a fixture
+from tests.contract.programs import Run, run  # noqa: F401 - a fixture
 
 pytest.importorskip("gunicorn", reason="in the dev group: ./dev installs it")
 
