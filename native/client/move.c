@@ -40,7 +40,8 @@ int pf_accept_adopt(struct pf_client *client, uint32_t listener, uint64_t token,
     if (slot < 0 || listener >= client->layout.max_sockets) {
         return slot;
     }
-    /* The submission has fenced: if the backend had begun to share the listener, it shows. */
+    /* Either the backend, before it shares the listener, sees the adoption, or we see that. */
+    pf_full_fence();
     if (!(pf_load_acquire(&client->socks[listener].b2c->state) & PF_STATE_SHARED)) {
         return slot;
     }

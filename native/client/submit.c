@@ -27,6 +27,14 @@ static bool make_tables(struct pf_client *client, struct pf_sock *sock) {
     return true;
 }
 
+/* Whether the socket had moved away before the submission that was just made could count. */
+static bool moved_before(struct pf_client *client, const struct pf_sock *sock) {
+    pf_full_fence(); /* see move.c */
+    return pf_sock_known(sock) &&
+           (pf_load_relaxed(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+           pf_moved(client, sock) && (int32_t)(sock->sq_tail - sock->b2c->moved_sq) > 0;
+}
+
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring) {
     if (sock->open_error) {
@@ -71,10 +79,8 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sock->pending_free_count--;
     sock->user_ops += counted;
     pending->counted = counted;
-    *ring = pf_hint(client, sock); /* has fenced */
-    if (sock->identified && sqe->opcode != PF_OP_CLOSE && pf_sock_known(sock) &&
-        (pf_load_relaxed(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
-        pf_moved(client, sock) && (int32_t)(sock->sq_tail - sock->b2c->moved_sq) > 0) {
+    *ring = pf_hint(client, sock);
+    if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
         return -ESTALE; /* it will be answered so, and has no effect */
     }
     return (int64_t)op_id;

@@ -65,7 +65,7 @@ def _session_at(path: str) -> Session:
         other = _others.get(path)
         if other is None or other.handle is None or lib.pf_client_ended(other.handle):
             settings = Settings(name="python", max_sockets=256)
-            other = _others[path] = Session.open(path, settings=settings)
+            other = _others[path] = Session.open_named(path, settings)
         return other
 
 

@@ -4,6 +4,7 @@ import array
 import errno
 import os
 import socket
+import struct
 import threading
 
 from pifus._core import _protocol
@@ -46,6 +47,13 @@ class Channel:
             connection.close()
             raise
         return cls(connection, path, ANSWER_SECONDS)
+
+    def peer_uid(self) -> int:
+        """The user whose process listens, as the kernel says."""
+        size = struct.calcsize("3i")
+        packed = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        uid: int = struct.unpack("3i", packed)[1]
+        return uid
 
     def fileno(self) -> int:
         """The descriptor, -1 after close."""

@@ -149,6 +149,28 @@ class Session:
                 raise
         raise AssertionError("the last attempt returns or raises")
 
+    @classmethod
+    def open_named(cls, path: str, settings: Settings) -> Session:
+        """Attaches to the backend at a path that somebody else has named.
+
+        Raises:
+            PermissionError: it belongs to another user than root and this one: what it maps here
+                could end this process.
+            OSError: see `open`.
+        """
+        channel = _discovery.connect_to(path)
+        try:
+            owner = channel.peer_uid()
+            if owner not in (0, os.geteuid()):
+                raise PermissionError(
+                    errno.EPERM,
+                    f"the backend at {path} belongs to user {owner}, who is not trusted",
+                )
+            return cls(channel, settings)
+        except BaseException:
+            channel.close()
+            raise
+
     def add_owner(self, owner: Owner) -> None:
         """Tells `owner` (weakly held) when the handle must not be used any more."""
         self._owners.add(owner)
