@@ -168,7 +168,8 @@ bool pf_identity_keep(struct pf_bsock *sock, bool kill) {
         leave_listener(sock);
         return false;
     }
-    if (kill || hung_up(identity)) {
+    /* What a client has let go of is not its own any more: what it does wrong harms nobody else. */
+    if ((kill && !sock->let_go) || hung_up(identity)) {
         return false;
     }
     watch(backend, identity);
@@ -277,7 +278,7 @@ static int take_bytes(struct pf_bsock *old) {
     if (tail - old->rx_credited > old->rx_head - old->rx_credited) {
         pf_session_violation(session, "receive ring tail behind what was consumed");
     }
-    if (session->doomed) {
+    if (session->doomed == PF_ENDED_VIOLATION) {
         return -ECONNRESET;
     }
     uint32_t unread = old->rx_head - tail;
@@ -416,13 +417,23 @@ static void settle(struct pf_bsock *old) {
     }
 }
 
-static struct pf_identity *of_ticket(struct pf_session *session, uint64_t ticket) {
+static const struct pf_ticket *find_ticket(const struct pf_session *session, uint64_t id) {
     for (uint32_t i = session->ticket_count; i-- > 0;) {
-        if (session->tickets[i].id == ticket) {
-            return find(session->backend, session->tickets[i].number);
+        if (session->tickets[i].id == id) {
+            return &session->tickets[i];
         }
     }
     return NULL;
+}
+
+static struct pf_identity *of_ticket(struct pf_session *session, uint64_t id) {
+    const struct pf_ticket *ticket = find_ticket(session, id);
+    if (!ticket) {
+        /* The client may use it before the stack thread has heard of it. */
+        pf_commands_run(session->backend);
+        ticket = find_ticket(session, id);
+    }
+    return ticket ? find(session->backend, ticket->number) : NULL;
 }
 
 /* What stands in the way of moving, or 0. */
@@ -430,8 +441,10 @@ static int obstacle(const struct pf_identity *identity, const struct pf_bsock *s
     if (!identity || !identity->first || identity->first->phase == PF_SOCK_CLOSING) {
         return -EBADF;
     }
-    if (identity->first->session->doomed) {
-        return -ECONNRESET;
+    int doomed = identity->first->session->doomed;
+    if (doomed) { /* about to end: what it does not take along can be had in a moment */
+        bool stays = doomed == PF_ENDED_CLOSED || identity->first->let_go;
+        return stays ? -EAGAIN : -ECONNRESET;
     }
     for (const struct pf_bsock *own = identity->first; own; own = own->sharer_next) {
         if (own->session == sock->session && !own->let_go) {

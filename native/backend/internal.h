@@ -351,7 +351,8 @@ struct pf_identity {
 int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd);
 /* The slot has nothing to do with its mirror any more. */
 void pf_identity_leave(struct pf_bsock *sock);
-/* The client let go of the socket. True: another process holds it, so it stays, unless `kill`. */
+/* The client let go of the socket, or is gone. True: another process holds it, so it stays. `kill`:
+ * not what the client had until now. */
 bool pf_identity_keep(struct pf_bsock *sock, bool kill);
 /* Brings the socket of a ticket into the slot, in which a socket was just started. 0 or -errno; 1:
  * `op` completes when the connect under way does. */

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from pifus._core._client import CData
 
 EBADF: Final = -errno.EBADF
-# The backend may see a claim before the submission that told it of the descriptor.
+# The backend may see a claim before the submission that told it of the descriptor, or in which this
+# process let go of it; or in the middle of ending the session in which the socket is.
+_PASSING: Final = (EAGAIN, EBADF, -errno.EALREADY)
 _PATIENCE_SECONDS: Final = 0.05
 _PAUSE_SECONDS: Final = 0.0005
 
@@ -126,7 +128,7 @@ def _claim(endpoint: Endpoint, handle: CData) -> int:
         lib.pf_socket_release(handle, slot, 0)
         if result == EBADF:
             endpoint.ticket = 0
-        if result not in (EAGAIN, EBADF) or time.monotonic() > end:
+        if result not in _PASSING or time.monotonic() > end:
             raise endpoint.error(result)
         time.sleep(_PAUSE_SECONDS)
 
