@@ -7,8 +7,8 @@ import os
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _table
-from pifus._compat._endpoint import EINTR, Endpoint, deadline, passed, slice_ns
+from pifus._compat import _datagram, _table
+from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
 
@@ -29,6 +29,8 @@ SPENT: Final = 2
 
 def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | None:
     """Connects: 0, an errno, or None when the time was up."""
+    if endpoint.datagram:
+        return _datagram.connect(endpoint, native)
     handle = endpoint.enter()
     try:
         if endpoint.stage == DISCONNECTING:
@@ -75,7 +77,7 @@ def _arm_unwritable(endpoint: Endpoint, handle: CData, nowait: bool) -> None:
     if nowait or endpoint.armed:
         endpoint.arm()
         # Not writable until it is connected.
-        lib.pf_mirror_rearm_write(handle, endpoint.slot)
+        endpoint.write_done(handle)
 
 
 def _wait(endpoint: Endpoint, handle: CData, timeout: float | None) -> bool:
@@ -145,8 +147,18 @@ def reap(endpoint: Endpoint, handle: CData, wait_ns: int = 0) -> bool:
     if not op:
         return True
     done = ffi.new("struct pf_done *")
-    got = lib.pf_await(handle, endpoint.slot, op, wait_ns, done)
+    slot = endpoint.slot
+    got = lib.pf_await(handle, slot, op, wait_ns, done)
     if got == 1:
+        if done.result == ESTALE:
+            # Another process has it; as a claim completes when the connect does, that is over then.
+            endpoint.connect_op = 0
+            try:
+                endpoint.regain(handle, slot, ESTALE)
+            except OSError as error:
+                endpoint.pending_error = error.errno or errno.EIO
+                endpoint.failed = True
+            return True
         if done.result < 0:
             endpoint.pending_error = -done.result
             endpoint.failed = True
@@ -191,6 +203,8 @@ def ready(
 
 def take_error(endpoint: Endpoint) -> int:
     """SO_ERROR: the errno that nobody was told of yet."""
+    if endpoint.datagram:
+        return _datagram.take_error(endpoint)
     handle = endpoint.enter()
     try:
         return _take(endpoint, handle) if reap(endpoint, handle) else 0
@@ -215,12 +229,18 @@ def shutdown(endpoint: Endpoint, how: int) -> None:
     flags = _HOW.get(how)
     if flags is None:
         raise _errors.os_error(errno.EINVAL)
+    if endpoint.datagram:
+        _datagram.shutdown(endpoint, flags)
+        return
     handle = endpoint.enter()
     try:
         if endpoint.listening:
             if flags & lib.PF_SHUT_READ:
                 # Blocked accepts end with EINVAL, as the kernel's do.
                 endpoint.listening = False
+                if endpoint.shared:
+                    lib.pf_socket_interrupt(handle, endpoint.slot)
+                    return
                 endpoint.accept_op = 0
                 endpoint.call(handle, lib.PF_OP_SHUTDOWN, flags=flags)
                 # The backend has reset what was reported here and not accepted.
