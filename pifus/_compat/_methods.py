@@ -336,7 +336,11 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         sys.audit("socket.sendto", self, flags_address[-1])
         if _leave_to_kernel(endpoint, native, fd):
             return _C.sendto(self, data, *flags_address)
-        return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
+        try:
+            return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
+        except TypeError:
+            _arguments.refuse(endpoint.family, "sendto", data, *flags_address)
+            raise
 
     def sendmsg(
         self,
@@ -408,7 +412,8 @@ def _native(endpoint: Endpoint, address: Any, call: str) -> CData:
     try:
         return _address.to_native(endpoint.family, address, call)
     except (TypeError, ValueError, OverflowError):
-        _arguments.refuse(endpoint.family, call, address)
+        before: dict[str, tuple[Any, ...]] = {"sendto": (b"",), "sendmsg": ((), (), 0)}
+        _arguments.refuse(endpoint.family, call, *before.get(call, ()), address)
         raise
 
 

@@ -278,3 +278,19 @@ def test_an_exception_does_not_keep_the_buffer_to_read_into(pair: Pair) -> None:
         except BlockingIOError:
             buffer.append(1)
     assert len(buffer) == 102
+
+
+def test_what_sendto_cannot_send(net: ModuleType) -> None:
+    """The words are those of the interpreter's own socket, over both."""
+    with net.socket(type=names.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = sock.getsockname()
+        for arguments, words in [
+            (("text", address), "a bytes-like object is required, not 'str'"),
+            ((5j, address), "a bytes-like object is required, not 'complex'"),
+            ((b"x", None), "address must be tuple, not NoneType"),
+            ((b"x", 0, None), "address must be tuple, not NoneType"),
+            ((b"x", "flags", address), "str"),
+        ]:
+            with pytest.raises(TypeError, match=words):
+                sock.sendto(*arguments)
