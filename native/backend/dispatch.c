@@ -5,8 +5,7 @@
 
 #include "backend/internal.h"
 
-/* What a handler returns when the operation completes later; otherwise its result, 0 or -errno. */
-enum { PENDING = 1 };
+enum { PENDING = PF_PENDING_RESULT };
 
 typedef int (*pf_handler)(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 
@@ -14,8 +13,7 @@ static bool addr_valid(const struct pf_addr *addr) {
     return addr->family == PF_FAMILY_IPV4 || addr->family == PF_FAMILY_IPV6;
 }
 
-/* The best of what was asked for and what the client is granted. */
-static void set_priority(struct pf_bsock *sock, uint64_t wanted) {
+void pf_sock_set_priority(struct pf_bsock *sock, uint64_t wanted) {
     uint32_t best = sock->session->granted.best_priority;
     uint8_t priority = wanted < PF_PRIORITIES ? (uint8_t)wanted : PF_PRIORITY_LOW;
     bool ready = sock->ready;
@@ -52,7 +50,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     struct stk_conn *conn = NULL;
     int error = 0;
     (void)op;
-    set_priority(sock, sqe->token);
+    pf_sock_set_priority(sock, sqe->token);
     sock->family = sqe->flags;
     if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
         error = -EAFNOSUPPORT;
@@ -80,7 +78,7 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     struct pf_session *session = sock->session;
     struct stk_conn *conn = pf_session_claim(session, sqe->token);
     (void)op;
-    set_priority(sock, sqe->offset);
+    pf_sock_set_priority(sock, sqe->offset);
     int result = start(sock, sqe, conn, conn ? 0 : -EINVAL);
     if (result != 0) {
         return result;
@@ -91,6 +89,7 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     stk_tcp_set_owner(conn, sock);
     (void)stk_tcp_set_option(conn, PF_OPT_PRIORITY, sock->priority);
+    pf_sock_size_credit(sock);
     pf_rx_flush(sock); /* what came before the adoption */
     if (stk_tcp_error(conn)) {
         /* Ended meanwhile: as with the kernel, its bytes are read first, then its error. */
@@ -333,27 +332,6 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     return -ENOENT; /* done already, or one that cannot be taken back */
 }
 
-static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
-    (void)op;
-    if (sock->phase == PF_SOCK_BROKEN || !sock->conn) {
-        return 0; /* options of a connection that is gone have no effect, as in the kernel */
-    }
-    if (sqe->offset == PF_OPT_PRIORITY) {
-        if (sqe->token >= PF_PRIORITIES) {
-            return -EINVAL;
-        }
-        if (sqe->token < sock->session->granted.best_priority) {
-            return -EPERM;
-        }
-        set_priority(sock, sqe->token);
-        sock->b2c->priority = sock->priority;
-    }
-    if (sqe->offset == PF_OPT_V6ONLY && (sock->phase != PF_SOCK_OPEN || sock->bound)) {
-        return -EINVAL;
-    }
-    return stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
-}
-
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
     int fd = pf_session_take_mirror(sock->session, sqe->token);
@@ -391,8 +369,9 @@ static const struct {
     [PF_OP_CLOSE] = {do_close, NEEDS_SOCKET},
     [PF_OP_NOP] = {do_nop, NEEDS_SOCKET},
     [PF_OP_CANCEL] = {do_cancel, NEEDS_SOCKET},
-    [PF_OP_SETOPT] = {do_setopt, NEEDS_SOCKET},
+    [PF_OP_SETOPT] = {pf_do_setopt, NEEDS_SOCKET},
     [PF_OP_MIRROR] = {do_mirror, NEEDS_SOCKET},
+    [PF_OP_QUERY] = {pf_do_query, NEEDS_SOCKET},
 };
 _Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
                "every operation has a row");

@@ -21,10 +21,15 @@
 #define PF_CREDIT_THRESHOLD (64U * 1024U)
 #define PF_HINTS_PER_VISIT 32U
 #define PF_FRAMES_EVERY_OPERATIONS 8U
+/* Linux holds a corked segment back for so long. */
+#define PF_CORK_NS UINT64_C(200000000)
 /* A closing connection may go so long without any acknowledgement of its last bytes. */
 #define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
 #define PF_MAX_MIRRORS_SLACK 256U
+
+/* What a handler returns when the operation completes later; otherwise its result, 0 or -errno. */
+enum { PF_PENDING_RESULT = INT32_MAX };
 
 enum pf_sock_phase {
     PF_SOCK_NONE = 0, /* the slot is empty */
@@ -81,7 +86,10 @@ struct pf_bsock {
     bool tx_stalled;  /* the stack was out of memory: the tick tries again */
     bool tx_progress; /* for the mirror: there is room to write again */
     bool mirror_ended;
-    uint32_t work; /* enum pf_work */
+    bool corked;               /* segments that are not full are held back */
+    uint64_t cork_ns;          /* since when one is; 0: none */
+    uint32_t credit_threshold; /* unaccounted bytes from which on the client is asked to tell */
+    uint32_t work;             /* enum pf_work */
     uint32_t sq_head;
     uint32_t cq_tail;
     uint32_t inflight; /* operations taken and not finally completed */
@@ -289,6 +297,16 @@ bool pf_op_push(struct pf_bsock *sock, struct pf_op_queue *queue, const struct p
 struct pf_op *pf_op_first(const struct pf_bsock *sock, const struct pf_op_queue *queue);
 void pf_ops_fail(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, int result);
 
+/* setopt.c */
+int pf_do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_do_query(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+/* From which on the client is asked to tell what it consumed: in proportion to the window. */
+void pf_sock_size_credit(struct pf_bsock *sock);
+
+/* dispatch.c */
+/* The best of what was asked for and what the client is granted. */
+void pf_sock_set_priority(struct pf_bsock *sock, uint64_t wanted);
+
 /* transfer.c */
 extern const struct stk_events pf_stack_events;
 void pf_tx_pump(struct pf_bsock *sock);
@@ -299,6 +317,8 @@ void pf_accept_report(struct pf_bsock *sock);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* With a page of information. */
+void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]);
 /* A completion that does not end its operation, with a connection. False: no room in the CQ. */
 bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
                     const struct pf_addr *peer, bool more);

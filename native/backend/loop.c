@@ -211,7 +211,7 @@ static void tick(struct pf_backend *backend) {
         }
         session->noise = 0;
         for (uint32_t slot = 0; stalled && slot < session->layout.max_sockets; slot++) {
-            if (session->socks[slot].tx_stalled) {
+            if (session->socks[slot].tx_stalled || session->socks[slot].cork_ns) {
                 pf_ready_add(&session->socks[slot], PF_WORK_TX);
             }
         }

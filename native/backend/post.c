@@ -39,6 +39,19 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
     put(sock, &cqe);
 }
 
+void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .opcode = PF_OP_QUERY,
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+    };
+    memcpy(&cqe.addr, page, sizeof(cqe.addr));
+    memcpy(&cqe.token, page + sizeof(cqe.addr), sizeof(cqe.token));
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
 /* Free entries of the CQ that no operation in flight has reserved. */
 uint32_t pf_cq_room(struct pf_bsock *sock) {
     uint32_t used = sock->cq_tail - pf_load_acquire(&sock->c2b->cq_head);

@@ -64,6 +64,9 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->tx_stalled = false;
     sock->tx_progress = false;
     sock->mirror_ended = false;
+    sock->corked = false;
+    sock->cork_ns = 0;
+    sock->credit_threshold = PF_CREDIT_THRESHOLD;
     sock->work = 0;
     sock->error = 0;
     sock->tx_written = 0;

@@ -105,7 +105,17 @@ int stk_tcp_error(const struct stk_conn *conn);
 void stk_tcp_close(struct stk_conn *conn);
 /* Resets the connection and forgets it. */
 void stk_tcp_abort(struct stk_conn *conn);
+/* PF_OPT_REUSEPORT takes the number of the user and one, 0: off. */
 int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value);
+/* Only this link; an empty name: any. */
+int stk_tcp_bind_device(struct stk_conn *conn, const char name[16]);
+/* The largest receive window of the connection, or of those of a listener. */
+uint32_t stk_tcp_window(const struct stk_conn *conn);
+/* The size of full segments that it sends. */
+uint32_t stk_tcp_segment(const struct stk_conn *conn);
+void stk_tcp_info(const struct stk_conn *conn, struct pf_tcp_info *info);
+/* Listeners that a connect to this address and port may reach. */
+uint32_t stk_tcp_listeners(const struct pf_addr *addr);
 void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer);
 
 #endif

@@ -16,6 +16,31 @@ static void complete_writes(struct pf_bsock *sock) {
     }
 }
 
+/* TCP_CORK: how many of the queued bytes fill whole segments, with what is unsent already; all of
+ * them when the rest has waited for its time, or the end of the stream follows. */
+static uint64_t uncorked_bytes(struct pf_bsock *sock) {
+    uint32_t depth = sock->session->layout.cq_depth;
+    uint64_t now = sock->session->backend->now_ns;
+    uint64_t queued = 0;
+    for (uint32_t i = sock->writes_next; i != sock->writes.tail; i++) {
+        queued += sock->writes.ops[i & (depth - 1)].length;
+    }
+    queued -= sock->writes_done;
+    uint64_t unsent = stk_tcp_unsent(sock->conn);
+    uint64_t part = (unsent + queued) % stk_tcp_segment(sock->conn);
+    if (part == 0 || part > queued || sock->tx_finish) {
+        sock->cork_ns = 0;
+        return UINT64_MAX;
+    }
+    if (sock->cork_ns == 0) {
+        sock->cork_ns = now;
+    } else if (now - sock->cork_ns >= PF_CORK_NS) {
+        sock->cork_ns = 0;
+        return UINT64_MAX;
+    }
+    return queued - part;
+}
+
 /* Hands queued writes to the stack while little is unsent there, then has it send. */
 void pf_tx_pump(struct pf_bsock *sock) {
     struct pf_session *session = sock->session;
@@ -25,7 +50,8 @@ void pf_tx_pump(struct pf_bsock *sock) {
         return;
     }
     sock->tx_stalled = false;
-    while (sock->writes_next != sock->writes.tail) {
+    uint64_t allowed = sock->corked ? uncorked_bytes(sock) : UINT64_MAX;
+    while (sock->writes_next != sock->writes.tail && allowed > 0) {
         uint32_t unsent = stk_tcp_unsent(sock->conn);
         if (unsent >= PF_TX_QUANTUM) {
             break; /* the acknowledgement of what is unsent brings us back */
@@ -33,6 +59,7 @@ void pf_tx_pump(struct pf_bsock *sock) {
         struct pf_op *op = &sock->writes.ops[sock->writes_next & (depth - 1)];
         uint32_t left = op->length - sock->writes_done;
         uint32_t piece = left < PF_TX_QUANTUM - unsent ? left : PF_TX_QUANTUM - unsent;
+        piece = piece < allowed ? piece : (uint32_t)allowed;
         bool more = sock->writes_next + 1 != sock->writes.tail || piece < left;
         int64_t taken =
             stk_tcp_write(sock->conn, arena + op->offset + sock->writes_done, piece, more);
@@ -42,6 +69,7 @@ void pf_tx_pump(struct pf_bsock *sock) {
             sock->tx_stalled = taken == -ENOMEM;
             break;
         }
+        allowed -= sock->corked ? (uint64_t)taken : 0;
         sock->tx_written += (uint64_t)taken;
         sock->writes_done += (uint32_t)taken;
         if (sock->writes_done == op->length) {
@@ -58,7 +86,7 @@ void pf_tx_pump(struct pf_bsock *sock) {
         sock->tx_finished = stk_tcp_finish(sock->conn) == 0;
         sock->tx_stalled = !sock->tx_finished;
     }
-    sock->session->backend->any_stalled |= sock->tx_stalled;
+    sock->session->backend->any_stalled |= sock->tx_stalled || sock->cork_ns != 0;
     stk_tcp_push(sock->conn);
 }
 
@@ -95,7 +123,7 @@ void pf_rx_credit(struct pf_bsock *sock) {
     if (sock->conn) {
         stk_tcp_credit(sock->conn, consumed);
     }
-    if (sock->rx_head - tail < PF_CREDIT_THRESHOLD &&
+    if (sock->rx_head - tail < sock->credit_threshold &&
         (!sock->conn || stk_tcp_unread(sock->conn) == 0)) {
         pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
     }
@@ -162,7 +190,7 @@ void pf_rx_flush(struct pf_bsock *sock) {
         pf_sock_set_state(sock, PF_STATE_EOF, 0);
     }
     pf_rx_credit(sock);
-    if (sock->rx_head - sock->rx_credited >= PF_CREDIT_THRESHOLD ||
+    if (sock->rx_head - sock->rx_credited >= sock->credit_threshold ||
         stk_tcp_unread(sock->conn) > 0) {
         if (!(sock->state & PF_STATE_WANTS_HINT)) {
             pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);

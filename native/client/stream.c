@@ -267,7 +267,10 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
             return sent ? (int64_t)sent : refused;
         }
         while (sent < length) {
-            uint32_t chunk = length - sent < PF_SEND_CHUNK ? length - sent : PF_SEND_CHUNK;
+            /* A socket with a small limit gets small blocks: the first one is always granted. */
+            uint32_t limit = pf_load_relaxed(&sock->send_limit);
+            uint32_t most = limit < PF_SEND_CHUNK ? limit : PF_SEND_CHUNK;
+            uint32_t chunk = length - sent < most ? length - sent : most;
             int64_t result =
                 pf_write(client, slot, (const uint8_t *)data + sent, chunk, PF_DELIVER_NONE);
             if (result == -ENOBUFS || result == -EAGAIN) {

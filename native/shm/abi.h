@@ -43,7 +43,8 @@ enum pf_opcode {
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
-    PF_OP_COUNT = 15
+    PF_OP_QUERY = 15,  /* offset: PF_QUERY_*; length: page; addr: as the query needs */
+    PF_OP_COUNT = 16
 };
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
@@ -59,17 +60,65 @@ enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
 enum pf_cqe_flags { PF_CQE_MORE = 1 };
 
 enum pf_option {
-    PF_OPT_NODELAY = 1,   /* 0 or 1; 1 unless set */
-    PF_OPT_KEEPALIVE = 2, /* 0 or 1 */
-    PF_OPT_KEEPIDLE = 3,  /* seconds */
-    PF_OPT_KEEPINTVL = 4, /* seconds */
-    PF_OPT_KEEPCNT = 5,   /* probes */
-    PF_OPT_REUSEADDR = 6, /* 0 or 1 */
-    PF_OPT_V6ONLY = 7,    /* 0 or 1 */
-    PF_OPT_PRIORITY = 8,  /* enum pf_priority */
-    PF_OPT_TOS = 9,       /* 0..255 */
-    PF_OPT_TTL = 10,      /* 1..255 */
-    PF_OPT_CORK = 11      /* 0 or 1 */
+    PF_OPT_NODELAY = 1,       /* 0 or 1; 1 unless set */
+    PF_OPT_KEEPALIVE = 2,     /* 0 or 1 */
+    PF_OPT_KEEPIDLE = 3,      /* seconds */
+    PF_OPT_KEEPINTVL = 4,     /* seconds */
+    PF_OPT_KEEPCNT = 5,       /* probes */
+    PF_OPT_REUSEADDR = 6,     /* 0 or 1 */
+    PF_OPT_V6ONLY = 7,        /* 0 or 1 */
+    PF_OPT_PRIORITY = 8,      /* enum pf_priority */
+    PF_OPT_TOS = 9,           /* 0..255 */
+    PF_OPT_TTL = 10,          /* 1..255 */
+    PF_OPT_CORK = 11,         /* 0 or 1 */
+    PF_OPT_REUSEPORT = 12,    /* 0 or 1; before bind */
+    PF_OPT_RCVBUF = 13,       /* the largest receive window, bytes */
+    PF_OPT_MAXSEG = 14,       /* bytes, PF_MAXSEG_MIN or more */
+    PF_OPT_USER_TIMEOUT = 15, /* ms without an acknowledgement; 0: none */
+    PF_OPT_DEFER_ACCEPT = 16, /* seconds; 0: off */
+    PF_OPT_QUICKACK = 17,     /* 0 or 1 */
+    PF_OPT_SYNCNT = 18,       /* retransmissions of a SYN; 0: the stack's own limit */
+    PF_OPT_BINDTODEVICE = 19  /* addr.ip: the name of the link, padded with zeros; empty: any */
+};
+
+#define PF_RCVBUF_MIN 1152
+#define PF_MAXSEG_MIN 88
+
+enum pf_query {
+    PF_QUERY_LISTENERS = 1, /* addr: result is how many listeners a connect to it may reach */
+    PF_QUERY_INFO = 2       /* a page of struct pf_tcp_info: 24 bytes in addr, 8 bytes in token */
+};
+
+#define PF_INFO_PAGE_BYTES 32
+
+/* What the stack knows of a connection, in pages of 32 bytes. State and option bits are numbered as
+ * in the kernel's struct tcp_info. */
+struct pf_tcp_info {
+    uint8_t state;
+    uint8_t retransmits; /* in a row */
+    uint8_t probes;
+    uint8_t backoff;
+    uint8_t options;
+    uint8_t snd_scale;
+    uint8_t rcv_scale;
+    uint8_t reserved0;
+    uint32_t rto_us;
+    uint32_t rtt_us;
+    uint32_t rttvar_us;
+    uint32_t snd_mss; /* bytes */
+    uint32_t rcv_mss;
+    uint32_t unacked;  /* segments; of a listener: connections that wait */
+    uint32_t sacked;   /* of a listener: its backlog */
+    uint32_t ssthresh; /* segments */
+    uint32_t cwnd;     /* segments */
+    uint32_t total_retrans;
+    uint32_t notsent_bytes;
+    uint32_t rcv_space;
+    uint32_t snd_wnd;
+    uint32_t reserved1;
+    uint64_t bytes_acked;
+    uint64_t bytes_received;
+    uint64_t reserved2[2];
 };
 
 /* Bits of pf_socket_b2c.state. */

@@ -58,7 +58,8 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
 def accept(endpoint: Endpoint, timeout: float | None) -> tuple[int, _address.Address | None]:
     """`socket._accept`: the descriptor of the new connection and the peer's address."""
     nowait = timeout == 0
-    end = None if nowait else deadline(timeout)
+    patience = endpoint.receive_patience if timeout is None else timeout
+    end = None if nowait else deadline(patience)
     done = ffi.new("struct pf_done *")
     handle = endpoint.enter()
     try:
@@ -79,7 +80,7 @@ def accept(endpoint: Endpoint, timeout: float | None) -> tuple[int, _address.Add
                     endpoint.read_done(handle)
                     raise _errors.os_error(errno.EAGAIN)
                 if passed(end):
-                    raise TimeoutError("timed out")
+                    raise too_late(timeout)
             elif got != EINTR:
                 raise endpoint.error(got)
     finally:
@@ -97,12 +98,10 @@ def _adopt(listener: Endpoint, handle: CData, done: CData) -> tuple[int, _addres
         lib.pf_socket_release(handle, slot, lib.PF_CLOSE_ABORT)
         raise
     endpoint = Endpoint(listener.session, slot, listener.family, listener.type, listener.proto)
-    endpoint.priority = listener.priority
+    endpoint.inherit(listener)
     endpoint.mirror_id = mirror_id
     endpoint.connected = True
     endpoint.connect_told = True
-    endpoint.options.update(listener.options)
-    endpoint.lingers = listener.lingers
     endpoint.peer = _address.from_native(done.addr, listener.family)
     _table.register(fd, endpoint)
     # Until a Python object takes it over, in a moment.
@@ -145,12 +144,12 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
 
 
 def _wait(endpoint: Endpoint, handle: CData, timeout: float | None) -> int | None:
-    end = deadline(timeout)
+    end = deadline(endpoint.send_patience if timeout is None else timeout)
     while not reap(endpoint, handle, slice_ns(end)):
         if endpoint.closed:
             return errno.EBADF
         if passed(end):
-            return None
+            return None if timeout is not None else errno.EINPROGRESS
     return _verdict(endpoint)
 
 
@@ -185,6 +184,11 @@ def reap(endpoint: Endpoint, handle: CData, wait_ns: int = 0) -> bool:
     if got not in (0, EINTR):
         raise endpoint.error(got)
     return False
+
+
+def too_late(timeout: float | None) -> OSError:
+    """The end of a wait: by the time-out of the Python object, or by SO_RCVTIMEO, SO_SNDTIMEO."""
+    return _errors.os_error(errno.EAGAIN) if timeout is None else TimeoutError("timed out")
 
 
 def finish(endpoint: Endpoint, handle: CData, nowait: bool, end: int | None) -> None:

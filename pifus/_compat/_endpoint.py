@@ -58,17 +58,6 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-def default_priority() -> int:
-    """The priority of new sockets: $PIFUS_PRIORITY, else medium."""
-    name = os.environ.get("PIFUS_PRIORITY", "medium").lower()
-    names = {
-        "high": lib.PF_PRIORITY_HIGH,
-        "medium": lib.PF_PRIORITY_MEDIUM,
-        "low": lib.PF_PRIORITY_LOW,
-    }
-    return names.get(name, lib.PF_PRIORITY_MEDIUM)
-
-
 def deadline(timeout: float | None) -> int | None:
     """When a call with this time-out that starts now has to end; None: never."""
     return None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
@@ -98,7 +87,14 @@ class Endpoint:
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
         busy: one entry for each thread that is inside a C call with this slot.
-        options: values of options that are only remembered.
+        options: what getsockopt tells of options that were set.
+        requested: the bytes that were set, in order: for a socket that moves to the kernel.
+        lingers: SO_LINGER: on, seconds.
+        receive_patience, send_patience: SO_RCVTIMEO and SO_SNDTIMEO, in seconds.
+        low_water: SO_RCVLOWAT.
+        device: SO_BINDTODEVICE.
+        wants_kernel: it is bound to a device of the kernel's.
+        priority_chosen: the program has set SO_PRIORITY itself.
     """
 
     __slots__ = (
@@ -112,22 +108,29 @@ class Endpoint:
         "connect_op",
         "connect_told",
         "connected",
+        "device",
         "error_told",
         "family",
         "fds",
         "inode",
         "lingers",
         "listening",
+        "low_water",
         "mirror_id",
         "options",
         "peer",
         "pending_error",
         "priority",
+        "priority_chosen",
         "proto",
+        "receive_patience",
+        "requested",
+        "send_patience",
         "session",
         "slot",
         "type",
         "unreleased",
+        "wants_kernel",
     )
 
     def __init__(self, owner: Session, slot: int, family: int, kind: int, proto: int) -> None:
@@ -158,6 +161,28 @@ class Endpoint:
         self.pending_error = 0
         self.peer: _address.Address | None = None
         self.options: dict[tuple[int, int], int] = {}
+        self.requested: dict[tuple[int, int], bytes] = {}
+        self.receive_patience: float | None = None
+        self.send_patience: float | None = None
+        self.low_water = 1
+        self.device = b""
+        self.wants_kernel = False
+        self.priority_chosen = False
+
+    def inherit(self, listener: Endpoint) -> None:
+        """What an accepted connection has of its listener, as in the kernel."""
+        self.priority = listener.priority
+        self.priority_chosen = listener.priority_chosen
+        self.options.update(listener.options)
+        self.lingers = listener.lingers
+        self.receive_patience = listener.receive_patience
+        self.send_patience = listener.send_patience
+        self.low_water = listener.low_water
+        self.device = listener.device
+
+    def replay(self) -> list[tuple[tuple[int, int], bytes]]:
+        """Options and the bytes they were set to, in order."""
+        return list(self.requested.items())
 
     # ---- calls into the core ----
 
@@ -248,15 +273,17 @@ class Endpoint:
         offset: int = 0,
         length: int = 0,
         addr: CData | None = None,
+        done: CData | None = None,
     ) -> int:
         """Submits an operation and waits for its result, which is 0 or more, or -errno.
 
-        For operations that the backend answers at once: signals wait so long.
+        For operations that the backend answers at once: signals wait so long. `done` gets the
+        whole completion.
         """
         op = self.submit(
             handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
         )
-        done = ffi.new("struct pf_done *")
+        done = done or ffi.new("struct pf_done *")
         while True:
             got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
             if got == 1:
@@ -339,8 +366,20 @@ class Endpoint:
         if handle is None:
             return
         abort = self.lingers == (1, 0)
+        if self.lingers[0] and self.lingers[1] > 0 and self.connected:
+            self._linger(handle)
         flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
         lib.pf_socket_release(handle, self.slot, flags)
+
+    def _linger(self, handle: CData) -> None:
+        """SO_LINGER with a time: waits for the last acknowledgement, at most so long."""
+        done = ffi.new("struct pf_done *")
+        args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_CALL)
+        op = lib.pf_submit(handle, self.slot, lib.PF_OP_CLOSE, 0, *args)
+        end = deadline(self.lingers[1])
+        while op > 0 and not passed(end):
+            if lib.pf_await(handle, self.slot, op, slice_ns(end), done) not in (0, EINTR):
+                return
 
 
 def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
@@ -354,7 +393,9 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     if handle is None:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
-    priority = default_priority()
+    from pifus._compat import _rules
+
+    priority = _rules.first_priority()
     slot = lib.pf_socket_open(handle, _address.native_family(family), priority, 0)
     if slot < 0:
         os.close(fd)

@@ -66,7 +66,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 kind = endpoint.type if kind == -1 else kind
                 proto = _c.IPPROTO_TCP if proto == -1 else proto
             _C.__init__(self, family, kind, proto, fileno)
-            if endpoint is not None and _gettimeout(self) == 0:
+            if endpoint is None:
+                _know(self)
+            elif _gettimeout(self) == 0:
                 endpoint.arm()
             return
         family = _c.AF_INET if family == -1 else family
@@ -75,6 +77,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if not _is_for_stack(family, kind, proto):
             _C.__init__(self, family, kind, proto)
             _table.forget(_fileno(self))
+            _know(self)
             return
         _load()
         fd, endpoint = _endpoint.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
@@ -147,7 +150,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is not None:
             native = _native(endpoint, address, "bind")
             sys.audit("socket.bind", self, address)
-            if not _leave_to_kernel(endpoint, native, fd):
+            if not _leave_to_kernel(endpoint, native, fd, binding=True):
                 _connection.bind(endpoint, native)
                 return
         _C.bind(self, address)
@@ -165,6 +168,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             fd, address = _C._accept(self)  # type: ignore[attr-defined]
             _table.forget(fd)
+            _table.know(fd)
             return fd, address
         return _connection.accept(endpoint, _gettimeout(self))
 
@@ -233,7 +237,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.setsockopt(self, level, optname, value, *length)
             return
-        _options.setsockopt(endpoint, level, optname, value)
+        _options.setsockopt(endpoint, level, optname, value, *length)
 
     # ---- bytes ----
 
@@ -345,9 +349,21 @@ def _native(endpoint: Endpoint, address: Any, call: str) -> CData:
     return _address.to_native(endpoint.family, address, call)
 
 
-def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int) -> bool:
-    """Puts a kernel socket in the place of one that is bound or connected to the kernel's world."""
-    if endpoint.is_fresh() and not _rules.is_for_stack(endpoint, native):
-        _rules.to_kernel(endpoint, fd)
-        return True
-    return False
+def _know(sock: _C) -> None:
+    """Remembers a kernel socket that may carry IP: who has another one is not Python code."""
+    if sock.family in (_c.AF_INET, _c.AF_INET6):
+        _table.know(_fileno(sock))
+
+
+def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int, binding: bool = False) -> bool:
+    """Decides where a socket belongs that is bound or connected, if it is not decided yet.
+
+    True: a kernel socket stands in its place now.
+    """
+    if not _rules.may_leave(endpoint, connecting=not binding):
+        return False
+    if _rules.is_for_stack(endpoint, native, binding):
+        _rules.prioritise(endpoint, native)
+        return False
+    _rules.to_kernel(endpoint, fd)
+    return True

@@ -95,17 +95,22 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         raise _errors.os_error(errno.EAGAIN)
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
+    if timeout is None and endpoint.receive_patience is not None and not nowait:
+        end = deadline(endpoint.receive_patience)
     handle = endpoint.enter()
     try:
         if endpoint.connect_op:
             _connection.finish(endpoint, handle, nowait, end)
         if size == 0:
             return 0
-        done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end)
-        if flags & MSG_WAITALL and not flags & MSG_PEEK:
-            while 0 < done < size:
+        done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end, timeout)
+        wanted = size if flags & MSG_WAITALL else min(size, endpoint.low_water)
+        if done < wanted and not flags & MSG_PEEK:
+            while 0 < done < wanted:
                 try:
-                    more = _receive(endpoint, handle, buffer + done, size - done, 0, nowait, end)
+                    more = _receive(
+                        endpoint, handle, buffer + done, size - done, 0, nowait, end, timeout
+                    )
                 except (OSError, TimeoutError):
                     break  # what came first is told first
                 if more == 0:
@@ -126,6 +131,7 @@ def _receive(
     peek: int,
     nowait: bool,
     end: int | None,
+    timeout: float | None,
 ) -> int:
     size = min(size, 0x7FFFFFFF)
     while True:
@@ -141,7 +147,7 @@ def _receive(
                 endpoint.read_done(handle)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
-                raise TimeoutError("timed out")
+                raise _connection.too_late(timeout)
         elif got != EINTR:
             return _ended(endpoint, got, writing=False)
 
@@ -209,6 +215,8 @@ def _transmit(
     size = len(native)
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
+    if timeout is None and endpoint.send_patience is not None and not nowait:
+        end = deadline(endpoint.send_patience)
     sent = 0
     handle = endpoint.enter()
     try:
@@ -216,7 +224,8 @@ def _transmit(
             _connection.finish(endpoint, handle, nowait, end)
         while True:
             try:
-                sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)
+                part = size - sent
+                sent += _send_some(endpoint, handle, native + sent, part, nowait, end, timeout)
             except OSError:
                 if sent and not strict:
                     return sent
@@ -230,7 +239,13 @@ def _transmit(
 
 
 def _send_some(
-    endpoint: Endpoint, handle: CData, data: Any, size: int, nowait: bool, end: int | None
+    endpoint: Endpoint,
+    handle: CData,
+    data: Any,
+    size: int,
+    nowait: bool,
+    end: int | None,
+    timeout: float | None,
 ) -> int:
     size = min(size, _SEND_MAX)
     while True:
@@ -247,7 +262,7 @@ def _send_some(
                     lib.pf_mirror_rearm_write(handle, endpoint.slot)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
-                raise TimeoutError("timed out")
+                raise _connection.too_late(timeout)
         elif sent != EINTR:
             if endpoint.closed:
                 raise _errors.os_error(errno.EBADF)

@@ -19,6 +19,9 @@ endpoints: dict[int, Endpoint] = {}
 _by_inode: dict[tuple[int, int], Endpoint] = {}
 # Descriptors without a Python object: whoever closes them with os.close does not tell us.
 _detached: set[int] = set()
+# Inodes of the kernel's INET sockets that Python code has: whoever else has one goes past us.
+_known: set[tuple[int, int]] = set()
+_KNOWN_MAX = 65536
 # Re-entrant: the garbage collector may close a socket while this thread holds it.
 _lock = threading.RLock()
 
@@ -43,13 +46,14 @@ def adopt(fd: int) -> Endpoint | None:
         return None  # the constructor will complain
     with _lock:
         _detached.discard(fd)
-        if endpoint is None:
-            forget(fd)
-        elif fd not in endpoint.fds:
-            _unlist(fd)
+        last = None
+        if endpoint is None or fd not in endpoint.fds:
+            last = _unlist(fd)
+        if endpoint is not None and fd not in endpoint.fds:
             endpoints[fd] = endpoint
             endpoint.fds.append(fd)
             endpoint.moved()
+    _close(last)
     return endpoint
 
 
@@ -57,7 +61,21 @@ def forget(fd: int) -> None:
     """The number `fd` now is a descriptor of the kernel's."""
     if fd in endpoints:
         with _lock:
-            _unlist(fd)
+            last = _unlist(fd)
+        _close(last)
+
+
+def know(fd: int) -> None:
+    """Python code has this socket of the kernel."""
+    if len(_known) < _KNOWN_MAX:
+        with contextlib.suppress(OSError):
+            _known.add(_inode(fd))
+
+
+def keep_known(alive: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Which of these sockets are known; the others that were are gone."""
+    _known.intersection_update(alive)
+    return set(_known)
 
 
 def detach(fd: int) -> None:
@@ -71,7 +89,8 @@ def drop(fd: int) -> None:
     """`fd` is about to be closed: with its last descriptor an endpoint closes."""
     with _lock:
         _detached.discard(fd)
-        _unlist(fd)
+        last = _unlist(fd)
+    _close(last)
 
 
 def sweep() -> None:
@@ -87,17 +106,24 @@ def sweep() -> None:
             drop(fd)
 
 
-def _unlist(fd: int) -> None:
+def _unlist(fd: int) -> Endpoint | None:
+    """Takes `fd` out; the endpoint, if that was its last one: to be closed without the lock."""
     endpoint = endpoints.pop(fd, None)
     if endpoint is None:
-        return
+        return None
     with contextlib.suppress(ValueError):
         endpoint.fds.remove(fd)
     if endpoint.fds:
         endpoint.moved()
-    else:
-        if _by_inode.get(endpoint.inode) is endpoint:
-            del _by_inode[endpoint.inode]
+        return None
+    if _by_inode.get(endpoint.inode) is endpoint:
+        del _by_inode[endpoint.inode]
+    return endpoint
+
+
+def _close(endpoint: Endpoint | None) -> None:
+    # Not under the lock: SO_LINGER may make it wait.
+    if endpoint is not None:
         endpoint.close()
 
 

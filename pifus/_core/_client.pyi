@@ -68,6 +68,7 @@ class _Constants(Protocol):
     PF_OP_CANCEL: int
     PF_OP_SETOPT: int
     PF_OP_MIRROR: int
+    PF_OP_QUERY: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
     PF_FAMILY_IPV4: int
@@ -89,6 +90,16 @@ class _Constants(Protocol):
     PF_OPT_TOS: int
     PF_OPT_TTL: int
     PF_OPT_CORK: int
+    PF_OPT_REUSEPORT: int
+    PF_OPT_RCVBUF: int
+    PF_OPT_MAXSEG: int
+    PF_OPT_USER_TIMEOUT: int
+    PF_OPT_DEFER_ACCEPT: int
+    PF_OPT_QUICKACK: int
+    PF_OPT_SYNCNT: int
+    PF_OPT_BINDTODEVICE: int
+    PF_QUERY_LISTENERS: int
+    PF_QUERY_INFO: int
     PF_STATE_OPEN: int
     PF_STATE_CONNECTED: int
     PF_STATE_LISTENING: int
