@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # struct pf_tcp_info of the ABI, and the kernel's struct tcp_info up to tcpi_total_rto_time.
 _STACK: Final = struct.Struct("=8B14I4Q")
 _KERNEL: Final = struct.Struct("=8B24I4Q6I4Q2I2Q6I2HI")
-_PAGES: Final = 4
+_PAGES: Final = _STACK.size // 32
 
 
 @dataclass(frozen=True, slots=True)
