@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ def _print_status(status: dict[str, Any]) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from pifus import _launcher
+    from pifus import _launcher, _policy
 
     parser = argparse.ArgumentParser(
         prog="pifus run",
@@ -155,7 +156,24 @@ def _run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--backend", metavar="NAME", help="name, or path with a /, of the backend")
     parser.add_argument("--driver", metavar="DRIVER", action="append", help="of a private backend")
-    parser.add_argument("--priority", choices=_PRIORITIES, default="medium")
+    for world in ("kernel", "stack"):
+        parser.add_argument(
+            f"--{world}",
+            metavar="TARGET",
+            action="append",
+            dest="rules",
+            type=functools.partial("{} {}".format, world),
+            help=f"sockets that go to the {world}: ADDRESS[/BITS][:PORT[-PORT]]; the first rule "
+            "that fits decides",
+        )
+    parser.add_argument(
+        "--priority",
+        metavar="[PORTS=]PRIORITY",
+        action="append",
+        default=[],
+        help="of all sockets, or of those with a local or remote port: 502=high",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with rules and priorities")
     parser.add_argument("--strict", action="store_true", help="refuse what bypasses the stack")
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, rest = parser.parse_known_args(arguments[:split])
@@ -168,13 +186,20 @@ def _run(arguments: Sequence[str]) -> int:
         parser.error(f"unknown option {rest[0]}: options of a private backend need --driver")
     if options.driver and options.backend:
         parser.error("give either --backend or --driver")
+    policy = _policy.parse(
+        [
+            *(options.rules or []),
+            *(f"priority {text}" for text in options.priority),
+            *(["strict"] if options.strict else []),
+        ]
+    )
     return _launcher.run(
         _launcher.Plan(
             command=command,
             backend=options.backend,
             driver=[*(options.driver or []), *rest],
-            priority=options.priority,
-            strict=options.strict,
+            policy=policy,
+            config=options.config,
         )
     )
 

@@ -12,7 +12,7 @@ import threading
 from typing import Any, Final
 
 from pifus import compat_socket
-from pifus._compat import _sendfile, _table
+from pifus._compat import _bypass, _sendfile, _table
 
 _lock: Final = threading.Lock()
 _patched = False
@@ -47,6 +47,8 @@ def patch() -> None:
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
         _patched = True
+        _table.taking_over = True
+        _bypass.watch()
 
 
 def unpatch() -> None:
@@ -56,11 +58,18 @@ def unpatch() -> None:
         if not _patched:
             return
         _patched = False
+        _table.taking_over = False
+        _bypass.unwatch()
         if _table.endpoints:
             # Only the constructor: the methods find out by themselves whose socket they are for.
             _put_back(socket, "_socket")
         else:
             _restore_all()
+
+
+def bypasses() -> list[str]:
+    """What was noticed to go past the stack so far: one sentence each, as printed to stderr."""
+    return _bypass.told()
 
 
 def is_patched() -> bool:

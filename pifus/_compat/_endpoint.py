@@ -393,8 +393,9 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     if handle is None:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
-    from pifus._compat import _rules
+    from pifus._compat import _bypass, _rules
 
+    _bypass.glance()
     priority = _rules.first_priority()
     slot = lib.pf_socket_open(handle, _address.native_family(family), priority, 0)
     if slot < 0:

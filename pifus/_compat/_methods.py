@@ -146,7 +146,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     def bind(self, address: Any, /) -> None:
         """Binds to a local address."""
         fd = _fileno(self)
-        endpoint = _find(fd)
+        endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
             native = _native(endpoint, address, "bind")
             sys.audit("socket.bind", self, address)
@@ -175,7 +175,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
         fd = _fileno(self)
-        endpoint = _find(fd)
+        endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
             native = _native(endpoint, address, "connect")
             sys.audit("socket.connect", self, address)
@@ -191,7 +191,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     def connect_ex(self, address: Any, /) -> int:
         """Connects to a peer; returns the errno, or 0."""
         fd = _fileno(self)
-        endpoint = _find(fd)
+        endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
             native = _native(endpoint, address, "connect_ex")
             sys.audit("socket.connect", self, address)
@@ -353,6 +353,14 @@ def _know(sock: _C) -> None:
     """Remembers a kernel socket that may carry IP: who has another one is not Python code."""
     if sock.family in (_c.AF_INET, _c.AF_INET6):
         _table.know(_fileno(sock))
+
+
+def _undecided(sock: _C, fd: int) -> Endpoint | None:
+    """A kernel socket from before a late patch that is neither bound nor connected: ours now."""
+    if not _table.taking_over or not _is_for_stack(sock.family, sock.type, sock.proto) or fd < 0:
+        return None
+    _load()
+    return _rules.from_kernel(sock, fd)
 
 
 def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int, binding: bool = False) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pifus import _ambient, _policy
-from pifus._compat import _table
+from pifus._compat import _option_table, _table
 from pifus._core._client import lib
 
 if TYPE_CHECKING:
@@ -189,6 +189,62 @@ def to_kernel(endpoint: Endpoint, fd: int) -> None:
             inheritable = os.get_inheritable(number)
             _table.drop(number)
             os.dup2(kernel.fileno(), number, inheritable)
+
+
+# ---- out of the kernel ----
+
+
+def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
+    """Puts a socket of the stack in the place of a fresh one of the kernel, under its number.
+
+    Options that the kernel's was set to hold for it, too. None: it is bound or connected already.
+    """
+    from pifus._compat import _endpoint
+
+    plain = _c.socket
+    with contextlib.suppress(OSError):
+        plain.getpeername(sock)
+        return None
+    if plain.getsockname(sock)[1] or plain.getsockopt(sock, _c.SOL_SOCKET, _c.SO_ACCEPTCONN):
+        return None
+    was_set = _differing(sock)
+    inheritable = os.get_inheritable(fd)
+    blocking = os.get_blocking(fd)
+    ours, endpoint = _endpoint.make(int(sock.family), _c.SOCK_STREAM, int(sock.proto))
+    os.dup2(ours, fd, inheritable)
+    _table.adopt(fd)
+    _table.drop(ours)
+    os.close(ours)
+    os.set_blocking(fd, blocking)
+    _set_again(endpoint, was_set)
+    if not blocking:
+        endpoint.arm()
+    return endpoint
+
+
+def _differing(sock: _c.socket) -> list[tuple[int, int, bytes]]:
+    """The options of a kernel socket that are not as in a new one, and can be set."""
+    found = []
+    with contextlib.closing(_c.socket(sock.family, sock.type, sock.proto)) as fresh:
+        for row in _option_table.rows():
+            if row.set_errno or row.how == _option_table.NO_OP:
+                continue
+            with contextlib.suppress(OSError):
+                value = _c.socket.getsockopt(sock, row.level, row.number, 64)
+                if value != _c.socket.getsockopt(fresh, row.level, row.number, 64):
+                    found.append((row.level, row.number, value))
+    return found
+
+
+def _set_again(endpoint: Endpoint, was_set: list[tuple[int, int, bytes]]) -> None:
+    from pifus._compat import _options
+
+    for level, number, raw in was_set:
+        if (level, number) in (_options.SNDBUF, _options.RCVBUF):
+            # What the kernel tells is twice what was asked for.
+            raw = (int.from_bytes(raw, "little") // 2).to_bytes(4, "little")  # noqa: PLW2901
+        with contextlib.suppress(OSError):
+            _options.setsockopt(endpoint, level, number, raw)
 
 
 # ---- what the backend has ----

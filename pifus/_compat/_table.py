@@ -19,6 +19,8 @@ endpoints: dict[int, Endpoint] = {}
 _by_inode: dict[tuple[int, int], Endpoint] = {}
 # Descriptors without a Python object: whoever closes them with os.close does not tell us.
 _detached: set[int] = set()
+# A late patch: kernel sockets that are not bound or connected yet become the stack's.
+taking_over = False
 # Inodes of the kernel's INET sockets that Python code has: whoever else has one goes past us.
 _known: set[tuple[int, int]] = set()
 _KNOWN_MAX = 65536
