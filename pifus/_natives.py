@@ -76,7 +76,7 @@ def opens_sockets(path: Path, depth: int = 0) -> str | None:
     """The library, this one or one it needs, that calls `socket` of the C library; None: none."""
     try:
         imports, needed, places = _read(path)
-    except (OSError, ValueError, struct.error, IndexError):
+    except (OSError, ValueError, OverflowError, struct.error, IndexError):
         return None
     if "socket" in imports and "connect" in imports:
         return path.name

@@ -1,4 +1,4 @@
-"""The command line: `pifus backend | status | run | bench | demo`."""
+"""The command line: `pifus backend | status | run | doctor | bench | demo`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ usage: pifus COMMAND …
   backend    run a backend that applications attach to
   status     show the backend: clients, counters
   run        run a command over the stack: pifus run -- python -m http.server
+  doctor     tell what of a program will and will not go through the stack
   bench      measure
   demo       show pifus at work
 
@@ -204,6 +205,40 @@ def _run(arguments: Sequence[str]) -> int:
     )
 
 
+def _starts_command(arguments: Sequence[str], at: int) -> bool:
+    """Whether the word is the first of the command, and not an option of ours or its value."""
+    word = arguments[at]
+    if word in ("--", "-m"):
+        return True
+    return not word.startswith("-") and (at == 0 or arguments[at - 1] != "--backend")
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from pifus import _doctor as doctor
+
+    parser = argparse.ArgumentParser(
+        prog="pifus doctor",
+        usage="pifus doctor [--backend NAME] [--json] [--] [COMMAND … | SCRIPT.py | MODULE]",
+        description="Tells what of a program will and will not go through the stack, and why. The "
+        "program is read, not run. Exit status: 0 all goes through the stack, 1 not all.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--backend", metavar="NAME", help="name, or path with a /, of the backend")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = list(arguments)
+    starts = [at for at, word in enumerate(arguments) if _starts_command(arguments, at)]
+    split = starts[0] if starts else len(arguments)
+    options = parser.parse_args(arguments[:split])
+    command = arguments[split:]
+    command = command[1:] if command[:1] == ["--"] else command
+    report = doctor.examine(command, options.backend)
+    if options.json:
+        print(doctor.as_json(report))
+    else:
+        doctor.show(report)
+    return 0 if report.ok else 1
+
+
 def _bench(arguments: Sequence[str]) -> int:
     return int(importlib.import_module("pifus.bench").main(arguments) or 0)
 
@@ -216,6 +251,7 @@ _COMMANDS = {
     "backend": _backend,
     "status": _status,
     "run": _run,
+    "doctor": _doctor,
     "bench": _bench,
     "demo": _demo,
 }

@@ -27,6 +27,7 @@ from pifus._compat import _table
 
 _INET: Final = (_c.AF_INET, _c.AF_INET6)
 _PACKAGE: Final = str(Path(__file__).resolve().parents[1]) + os.sep
+_STDLIB: Final = str(Path(os.__file__).parent) + os.sep
 _SCAN_SECONDS: Final = 5.0
 _DNS_PORT: Final = 53
 
@@ -80,11 +81,12 @@ def _note(text: str) -> None:
 
 
 def _where() -> str:
-    """The line of the program that caused this: not of pifus, not of the import machinery."""
+    """The line of the program that caused this: not of pifus or the standard library."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_PACKAGE, "<frozen")):
+        inside = name.startswith(_STDLIB) and "site-packages" not in name
+        if not inside and not name.startswith((_PACKAGE, "<frozen")):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "the interpreter"

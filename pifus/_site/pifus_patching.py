@@ -20,7 +20,7 @@ def patch() -> None:
                 raise
             sys.path.extend(os.environ.get("PIFUS_PATH", ROOT).split(os.pathsep))
             # Now, while it can be found: the program's own path is not ours to change.
-            import pifus._core._client  # noqa: F401
+            import pifus._core._address  # noqa: F401
             from pifus import monkey
         monkey.patch()
     except Exception as error:  # noqa: BLE001 - the program must start, and be told

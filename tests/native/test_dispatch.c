@@ -180,57 +180,59 @@ static void test_accept(void) {
     (void)waiting;
 }
 
+static const struct {
+    uint32_t option;
+    uint64_t value;
+    int32_t result;
+} option_cases[] = {
+    {0, 0, -ENOPROTOOPT},
+    {PF_OPT_BINDTODEVICE + 1, 0, -ENOPROTOOPT},
+    {UINT32_MAX, 0, -ENOPROTOOPT},
+    {PF_OPT_NODELAY, 0, 0},
+    {PF_OPT_NODELAY, 1, 0},
+    {PF_OPT_CORK, 1, 0},
+    {PF_OPT_CORK, 0, 0},
+    {PF_OPT_KEEPALIVE, 1, 0},
+    {PF_OPT_KEEPIDLE, 0, -EINVAL},
+    {PF_OPT_KEEPIDLE, 60, 0},
+    {PF_OPT_KEEPIDLE, 32768, -EINVAL},
+    {PF_OPT_KEEPINTVL, 0, -EINVAL},
+    {PF_OPT_KEEPINTVL, UINT64_MAX, -EINVAL},
+    {PF_OPT_KEEPCNT, 0, -EINVAL},
+    {PF_OPT_KEEPCNT, 9, 0},
+    {PF_OPT_REUSEADDR, 1, 0},
+    {PF_OPT_V6ONLY, 1, -ENOPROTOOPT},
+    {PF_OPT_TOS, 255, 0},
+    {PF_OPT_TOS, 256, -EINVAL},
+    {PF_OPT_TTL, 0, -EINVAL},
+    {PF_OPT_TTL, 255, 0},
+    {PF_OPT_TTL, 256, -EINVAL},
+    {PF_OPT_REUSEPORT, 1, 0},
+    {PF_OPT_REUSEPORT, 0, 0},
+    {PF_OPT_RCVBUF, 0, 0},
+    {PF_OPT_RCVBUF, UINT64_MAX, 0},
+    {PF_OPT_MAXSEG, PF_MAXSEG_MIN - 1, -EINVAL},
+    {PF_OPT_MAXSEG, UINT64_MAX, -EINVAL},
+    {PF_OPT_MAXSEG, 1000, 0},
+    {PF_OPT_USER_TIMEOUT, UINT64_MAX, 0},
+    {PF_OPT_DEFER_ACCEPT, UINT64_MAX, 0},
+    {PF_OPT_DEFER_ACCEPT, 0, 0},
+    {PF_OPT_QUICKACK, 1, 0},
+    {PF_OPT_SYNCNT, UINT64_MAX, 0},
+    {PF_OPT_BINDTODEVICE, 0, 0},
+    {PF_OPT_PRIORITY, 3, -EINVAL},
+    {PF_OPT_PRIORITY, UINT64_MAX, -EINVAL},
+    {PF_OPT_PRIORITY, PF_PRIORITY_LOW, 0},
+    {PF_OPT_PRIORITY, PF_PRIORITY_HIGH, 0},
+};
+
 static void test_options(void) {
-    static const struct {
-        uint32_t option;
-        uint64_t value;
-        int32_t result;
-    } cases[] = {
-        {0, 0, -ENOPROTOOPT},
-        {PF_OPT_BINDTODEVICE + 1, 0, -ENOPROTOOPT},
-        {UINT32_MAX, 0, -ENOPROTOOPT},
-        {PF_OPT_NODELAY, 0, 0},
-        {PF_OPT_NODELAY, 1, 0},
-        {PF_OPT_CORK, 1, 0},
-        {PF_OPT_CORK, 0, 0},
-        {PF_OPT_KEEPALIVE, 1, 0},
-        {PF_OPT_KEEPIDLE, 0, -EINVAL},
-        {PF_OPT_KEEPIDLE, 60, 0},
-        {PF_OPT_KEEPIDLE, 32768, -EINVAL},
-        {PF_OPT_KEEPINTVL, 0, -EINVAL},
-        {PF_OPT_KEEPINTVL, UINT64_MAX, -EINVAL},
-        {PF_OPT_KEEPCNT, 0, -EINVAL},
-        {PF_OPT_KEEPCNT, 9, 0},
-        {PF_OPT_REUSEADDR, 1, 0},
-        {PF_OPT_V6ONLY, 1, -ENOPROTOOPT},
-        {PF_OPT_TOS, 255, 0},
-        {PF_OPT_TOS, 256, -EINVAL},
-        {PF_OPT_TTL, 0, -EINVAL},
-        {PF_OPT_TTL, 255, 0},
-        {PF_OPT_TTL, 256, -EINVAL},
-        {PF_OPT_REUSEPORT, 1, 0},
-        {PF_OPT_REUSEPORT, 0, 0},
-        {PF_OPT_RCVBUF, 0, 0},
-        {PF_OPT_RCVBUF, UINT64_MAX, 0},
-        {PF_OPT_MAXSEG, PF_MAXSEG_MIN - 1, -EINVAL},
-        {PF_OPT_MAXSEG, UINT64_MAX, -EINVAL},
-        {PF_OPT_MAXSEG, 1000, 0},
-        {PF_OPT_USER_TIMEOUT, UINT64_MAX, 0},
-        {PF_OPT_DEFER_ACCEPT, UINT64_MAX, 0},
-        {PF_OPT_DEFER_ACCEPT, 0, 0},
-        {PF_OPT_QUICKACK, 1, 0},
-        {PF_OPT_SYNCNT, UINT64_MAX, 0},
-        {PF_OPT_BINDTODEVICE, 0, 0},
-        {PF_OPT_PRIORITY, 3, -EINVAL},
-        {PF_OPT_PRIORITY, UINT64_MAX, -EINVAL},
-        {PF_OPT_PRIORITY, PF_PRIORITY_LOW, 0},
-        {PF_OPT_PRIORITY, PF_PRIORITY_HIGH, 0},
-    };
     uint32_t s = rig_socket(c, PF_FAMILY_IPV4, 0);
     uint32_t listener = rig_listener(c, rig_addr(++port), 1);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        CHECK_EQ(option(s, cases[i].option, cases[i].value), cases[i].result);
-        (void)option(listener, cases[i].option, cases[i].value); /* a smaller structure in lwIP */
+    for (size_t i = 0; i < sizeof(option_cases) / sizeof(option_cases[0]); i++) {
+        CHECK_EQ(option(s, option_cases[i].option, option_cases[i].value), option_cases[i].result);
+        (void)option(listener, option_cases[i].option,
+                     option_cases[i].value); /* a smaller structure in lwIP */
     }
     CHECK_EQ(connect_to(s, rig_addr(port)), 0);
     rig_close(c, s, 0);
