@@ -126,8 +126,8 @@ def stop(number, frame):
     sys.exit(5)
 signal.signal(signal.SIGTERM, stop)
 listener = socket.create_server(("127.0.0.1", 0))
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     listener.accept()
 except KeyboardInterrupt:
     print("interrupted", flush=True)

@@ -37,7 +37,8 @@ def fill(sock: Any) -> int:
         try:
             total += sock.send(bytes(65536))
         except BlockingIOError:
-            return total
+            if not select.select([], [sock], [], 0.2)[1]:
+                return total
 
 
 # ---- SO_REUSEPORT ----
