@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pifus._ambient import priority
     from pifus.completion import (
         TCP,
+        UDP,
         Client,
         Completion,
         Opcode,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TCP",
+    "UDP",
     "ArenaFull",
     "BackendGone",
     "BackendUnavailable",

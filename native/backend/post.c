@@ -20,9 +20,8 @@ static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
     struct pf_session *session = sock->session;
     struct pf_cqe *ring = (struct pf_cqe *)(session->b2c + session->layout.b2c_cq) +
                           (size_t)sock->slot * session->layout.cq_depth;
-    ring[sock->cq_tail & (session->layout.cq_depth - 1)] = *cqe;
+    pf_cq_put(ring, session->layout.cq_depth, sock->cq_tail, cqe);
     sock->cq_tail++;
-    pf_store_release(&sock->b2c->cq_tail, sock->cq_tail);
     sock->wake_hint = true;
     pf_wake(sock);
 }
@@ -32,6 +31,7 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = (uint8_t)opcode,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
     };
@@ -48,6 +48,21 @@ void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t p
     };
     memcpy(&cqe.addr, page, sizeof(cqe.addr));
     memcpy(&cqe.token, page + sizeof(cqe.addr), sizeof(cqe.token));
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
+void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
+                  const struct pf_addr *source) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)result,
+        .opcode = PF_OP_RECV,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+        .addr = *source,
+    };
     sock->inflight--;
     put(sock, &cqe);
 }
@@ -88,15 +103,21 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
         sock->inflight--;
     }
     /* Before the completion: whoever takes that must not have taken more than was reported. */
-    pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    if (!pf_identity_is_shared(sock)) {
+        pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    }
     put(sock, &cqe);
     return true;
 }
 
 static bool mirror_readable(const struct pf_bsock *sock) {
-    if (sock->phase == PF_SOCK_LISTENING) {
-        /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
-        return sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    if (pf_identity_is_shared(sock)) {
+        return stk_tcp_acceptable(sock->conn);
+    }
+    /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
+    bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
+        return reported;
     }
     return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
@@ -106,10 +127,14 @@ static bool mirror_readable(const struct pf_bsock *sock) {
  * there is room to write; each at most once per arming by the client. */
 static void mirror_update(struct pf_bsock *sock) {
     uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
-    if (arm != sock->read_token && mirror_readable(sock)) {
+    bool news = arm != sock->read_token || (sock->identity && sock->identity->arrived);
+    if (news && mirror_readable(sock)) {
         (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         sock->read_token = arm;
         pf_store_release(&sock->b2c->read_token, arm);
+    }
+    if (sock->identity) {
+        sock->identity->arrived = false;
     }
     arm = pf_load_acquire(&sock->c2b->write_arm);
     if (arm != sock->write_token && (sock->tx_progress || (sock->state & PF_STATE_ERROR))) {
@@ -137,8 +162,9 @@ static void flush_sock(struct pf_bsock *sock) {
     (void)pf_event_ring(&sock->b2c->event, &sock->c2b->waiting);
     if (sock->wake_hint) {
         sock->wake_hint = false;
-        int pushed = pf_hint_push(&session->events[sock->priority],
-                                  &sock->event_mark[sock->priority], sock->slot);
+        /* Ringing had the fence between the news and this. */
+        int pushed = pf_hint_push_fenced(&session->events[sock->priority],
+                                         &sock->event_mark[sock->priority], sock->slot);
         if (pushed < 0) {
             pf_session_violation(session, "event ring head out of range");
         } else if (pushed > 0 && !session->wake_any) {

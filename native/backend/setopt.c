@@ -18,13 +18,14 @@ static int set_priority(struct pf_bsock *sock, uint64_t priority) {
     }
     pf_sock_set_priority(sock, priority);
     sock->b2c->priority = sock->priority;
-    return stk_tcp_set_option(sock->conn, PF_OPT_PRIORITY, priority);
+    return sock->dgram ? stk_udp_set_option(sock->dgram, PF_OPT_PRIORITY, priority)
+                       : stk_tcp_set_option(sock->conn, PF_OPT_PRIORITY, priority);
 }
 
 int pf_do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     uint64_t value = sqe->token;
     (void)op;
-    if (sock->phase == PF_SOCK_BROKEN || !sock->conn) {
+    if (sock->phase == PF_SOCK_BROKEN || (!sock->conn && !sock->dgram)) {
         return 0; /* options of a connection that is gone have no effect, as in the kernel */
     }
     switch (sqe->offset) {
@@ -35,6 +36,13 @@ int pf_do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct p
             return -EINVAL;
         }
         break;
+    default:
+        break;
+    }
+    if (sock->dgram) {
+        return stk_udp_set_option(sock->dgram, sqe->offset, value);
+    }
+    switch (sqe->offset) {
     case PF_OPT_REUSEPORT:
         /* Who may share a port is a matter of users: as on Linux, only the same one. */
         value = value ? (uint64_t)sock->session->granted.uid + 1 : 0;
@@ -70,5 +78,5 @@ int pf_do_query(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf
         info.state = 7; /* TCP_CLOSE */
     }
     pf_post_page(sock, op, (const uint8_t *)&info + (size_t)sqe->length * PF_INFO_PAGE_BYTES);
-    return PF_PENDING_RESULT;
+    return PF_OP_PENDING;
 }

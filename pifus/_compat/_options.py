@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _connection, _option_table, _tcp_info
+from pifus._compat import _connection, _datagram_options, _option_table, _tcp_info
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
 
@@ -49,6 +49,8 @@ _NO_LIMIT: Final = 2**31 - 1
 
 def getsockopt(endpoint: Endpoint, level: int, name: int, size: int) -> int | bytes:
     """`socket.getsockopt`; `size` 0: as a number."""
+    if endpoint.datagram:
+        return _datagram_options.getsockopt(endpoint, level, name, size)
     if not 0 <= size <= _BUFFER_MAX:
         raise OSError("getsockopt buflen out of range")
     endpoint.enter()
@@ -117,6 +119,9 @@ def setsockopt(
     length: int | None = None,
 ) -> None:
     """`socket.setsockopt`: to a number, to bytes, or to NULL and a length."""
+    if endpoint.datagram:
+        _datagram_options.setsockopt(endpoint, level, name, value)
+        return
     key = (level, name)
     handle = endpoint.enter()
     try:

@@ -187,8 +187,10 @@ def to_kernel(endpoint: Endpoint, fd: int) -> None:
         _table.know(kernel.fileno())
         for number in list(endpoint.fds):
             inheritable = os.get_inheritable(number)
-            _table.drop(number)
+            last = _table.drop(number)
             os.dup2(kernel.fileno(), number, inheritable)
+            if last is not None:
+                last.finish()
 
 
 # ---- out of the kernel ----
@@ -213,8 +215,7 @@ def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
     ours, endpoint = _endpoint.make(int(sock.family), _c.SOCK_STREAM, int(sock.proto))
     os.dup2(ours, fd, inheritable)
     _table.adopt(fd)
-    _table.drop(ours)
-    os.close(ours)
+    _table.close(ours)
     os.set_blocking(fd, blocking)
     _set_again(endpoint, was_set)
     if not blocking:

@@ -7,7 +7,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _connection
+from pifus._compat import _claim, _connection
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -93,24 +93,26 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         raise _errors.os_error(errno.EINVAL)
     if flags & MSG_ERRQUEUE:
         raise _errors.os_error(errno.EAGAIN)
+    patience = endpoint.receive_patience
+    if timeout is None and patience is not None and not flags & MSG_DONTWAIT:
+        try:
+            return receive(endpoint, buffer, size, flags, patience)
+        except TimeoutError:
+            raise _errors.os_error(errno.EAGAIN) from None
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
-    if timeout is None and endpoint.receive_patience is not None and not nowait:
-        end = deadline(endpoint.receive_patience)
     handle = endpoint.enter()
     try:
         if endpoint.connect_op:
             _connection.finish(endpoint, handle, nowait, end)
         if size == 0:
             return 0
-        done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end, timeout)
+        done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end)
         wanted = size if flags & MSG_WAITALL else min(size, endpoint.low_water)
         if done < wanted and not flags & MSG_PEEK:
             while 0 < done < wanted:
                 try:
-                    more = _receive(
-                        endpoint, handle, buffer + done, size - done, 0, nowait, end, timeout
-                    )
+                    more = _receive(endpoint, handle, buffer + done, size - done, 0, nowait, end)
                 except (OSError, TimeoutError):
                     break  # what came first is told first
                 if more == 0:
@@ -131,11 +133,13 @@ def _receive(
     peek: int,
     nowait: bool,
     end: int | None,
-    timeout: float | None,
 ) -> int:
     size = min(size, 0x7FFFFFFF)
+    moves = 0
     while True:
-        got = _recv(handle, endpoint.slot, buffer, size, peek, 0 if nowait else slice_ns(end))
+        slot = endpoint.slot
+        wait = 0 if nowait or moves > 1 else slice_ns(end)
+        got = _recv(handle, slot, buffer, size, peek, wait)
         if got > 0:
             return got
         if endpoint.closed:
@@ -147,9 +151,18 @@ def _receive(
                 endpoint.read_done(handle)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
-                raise _connection.too_late(timeout)
+                raise TimeoutError("timed out")
+            if moves > 1:
+                endpoint.read_done(handle)
+                _claim.await_readable(endpoint, end)
         elif got != EINTR:
-            return _ended(endpoint, got, writing=False)
+            again = endpoint.regain(handle, slot, got)
+            if again is None:
+                return _ended(endpoint, got, writing=False)
+            handle = again
+            # Two processes that both wait here must not take it from each other for ever: from the
+            # second time on this one waits until there is something.
+            moves += 1
 
 
 def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
@@ -167,10 +180,35 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     return 0
 
 
+def recvfrom(
+    endpoint: Endpoint, size: int, flags: int, timeout: float | None
+) -> tuple[bytes, None]:
+    """`socket.recvfrom`: a stream names no sender."""
+    return recv(endpoint, size, flags, timeout), None
+
+
+def recvfrom_into(
+    endpoint: Endpoint, buffer: WriteableBuffer, size: int, flags: int, timeout: float | None
+) -> tuple[int, None]:
+    """`socket.recvfrom_into`."""
+    return recv_into(endpoint, buffer, size, flags, timeout), None
+
+
+def recvmsg(
+    endpoint: Endpoint, size: int, _ancillary: int, flags: int, timeout: float | None
+) -> tuple[bytes, list[Any], int, None]:
+    """`socket.recvmsg`: a stream has no ancillary data."""
+    return recv(endpoint, size, flags, timeout), [], 0, None
+
+
 def recvmsg_into(
-    endpoint: Endpoint, buffers: Iterable[WriteableBuffer], flags: int, timeout: float | None
-) -> int:
-    """Scatters into several buffers: waits for the first bytes only."""
+    endpoint: Endpoint,
+    buffers: Iterable[WriteableBuffer],
+    _ancillary: int,
+    flags: int,
+    timeout: float | None,
+) -> tuple[int, list[Any], int, None]:
+    """`socket.recvmsg_into`: scatters, waiting for the first bytes only."""
     total = 0
     for buffer in buffers:
         view = memoryview(buffer).cast("B")
@@ -187,7 +225,7 @@ def recvmsg_into(
         total += got
         if got < view.nbytes:
             break
-    return total
+    return total, [], 0, None
 
 
 def send(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> int:
@@ -211,12 +249,16 @@ def _transmit(
     """Sends `data`, all of it (`whole`) or what fits; `strict`: an error counts more than bytes."""
     if flags & MSG_OOB:
         raise _errors.os_error(errno.EOPNOTSUPP)
+    patience = endpoint.send_patience
+    if timeout is None and patience is not None and not flags & MSG_DONTWAIT:
+        try:
+            return _transmit(endpoint, data, flags, patience, whole, strict)
+        except TimeoutError:
+            raise _errors.os_error(errno.EAGAIN) from None
     native: Any = ffi.from_buffer("char[]", data)
     size = len(native)
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
-    if timeout is None and endpoint.send_patience is not None and not nowait:
-        end = deadline(endpoint.send_patience)
     sent = 0
     handle = endpoint.enter()
     try:
@@ -224,8 +266,7 @@ def _transmit(
             _connection.finish(endpoint, handle, nowait, end)
         while True:
             try:
-                part = size - sent
-                sent += _send_some(endpoint, handle, native + sent, part, nowait, end, timeout)
+                sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)
             except OSError:
                 if sent and not strict:
                     return sent
@@ -239,40 +280,43 @@ def _transmit(
 
 
 def _send_some(
-    endpoint: Endpoint,
-    handle: CData,
-    data: Any,
-    size: int,
-    nowait: bool,
-    end: int | None,
-    timeout: float | None,
+    endpoint: Endpoint, handle: CData, data: Any, size: int, nowait: bool, end: int | None
 ) -> int:
     size = min(size, _SEND_MAX)
     while True:
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
-        sent = _send(handle, endpoint.slot, data, size, 0 if nowait else slice_ns(end))
+        slot = endpoint.slot
+        sent = _send(handle, slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
             if endpoint.armed and sent < size:
-                lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                endpoint.write_done(handle)
             return sent
         if sent == EAGAIN:
             if nowait:
-                if endpoint.armed:
-                    lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                endpoint.write_done(handle)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
-                raise _connection.too_late(timeout)
+                raise TimeoutError("timed out")
         elif sent != EINTR:
             if endpoint.closed:
                 raise _errors.os_error(errno.EBADF)
-            _ended(endpoint, sent, writing=True)
+            again = endpoint.regain(handle, slot, sent)
+            if again is None:
+                _ended(endpoint, sent, writing=True)
+            else:
+                handle = again
 
 
 def sendmsg(
-    endpoint: Endpoint, buffers: Iterable[ReadableBuffer], flags: int, timeout: float | None
+    endpoint: Endpoint,
+    buffers: Iterable[ReadableBuffer],
+    _ancillary: Iterable[Any],
+    flags: int,
+    timeout: float | None,
+    _to: CData | None = None,
 ) -> int:
-    """Gathers several buffers into one send."""
+    """Gathers several buffers into one send; ancillary data and an address mean nothing here."""
     views = [memoryview(buffer) for buffer in buffers]
     total = sum(view.nbytes for view in views)
     if len(views) == 1:
