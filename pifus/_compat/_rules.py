@@ -156,6 +156,8 @@ def may_leave(endpoint: Endpoint, connecting: bool) -> bool:
     """
     if endpoint.is_fresh():
         return True
+    if endpoint.datagram:
+        return False  # bound, it may have many peers: one of them cannot take it away
     if not connecting or not endpoint.bound or endpoint.listening or endpoint.connect_op:
         return False
     if endpoint.connected or endpoint.connect_told:
@@ -212,7 +214,7 @@ def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
     was_set = _differing(sock)
     inheritable = os.get_inheritable(fd)
     blocking = os.get_blocking(fd)
-    ours, endpoint = _endpoint.make(int(sock.family), _c.SOCK_STREAM, int(sock.proto))
+    ours, endpoint = _endpoint.make(int(sock.family), int(sock.type), int(sock.proto))
     os.dup2(ours, fd, inheritable)
     _table.adopt(fd)
     _table.close(ours)
