@@ -38,7 +38,7 @@ static void on_failed(void *owner, int error) {
 }
 
 static const struct stk_events events = {on_connected, on_acceptable, on_readable, on_acknowledged,
-                                         on_failed};
+                                         on_failed,    NULL,          NULL};
 
 static void take_received(void) {
     static uint8_t buffer[65536];
