@@ -1,6 +1,5 @@
 /* Submissions: copied once, checked, then acted on. One table says what each operation is. */
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "backend/internal.h"
@@ -80,10 +79,26 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     return result;
 }
 
+static int adopt_by_ticket(struct pf_bsock *sock, const struct pf_sqe *sqe,
+                           const struct pf_op *op) {
+    int result = pf_sock_start(sock, sqe->generation, 0, 0);
+    if (result != 0) {
+        return result;
+    }
+    result = pf_identity_adopt(sock, sqe->token, op);
+    if (result < 0) {
+        pf_sock_broken(sock, -result);
+    }
+    return result > 0 ? PENDING : result;
+}
+
 static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    if (sqe->flags & PF_SQE_TICKET) {
+        set_priority(sock, sqe->offset);
+        return adopt_by_ticket(sock, sqe, op);
+    }
     struct pf_session *session = sock->session;
     struct stk_conn *conn = pf_session_claim(session, sqe->token);
-    (void)op;
     set_priority(sock, sqe->offset);
     int result = start(sock, sqe, conn, conn ? 0 : -EINVAL);
     if (result != 0) {
@@ -151,6 +166,12 @@ static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sock->multishot && pf_op_first(sock, &sock->accepts)) {
         return -EALREADY; /* the multishot accept takes every connection */
     }
+    if (sqe->flags & PF_SQE_MULTISHOT && pf_identity_is_shared(sock)) {
+        return -ESTALE; /* the others would get none */
+    }
+    if (sqe->flags & PF_SQE_NOWAIT && !stk_tcp_acceptable(sock->conn)) {
+        return -EAGAIN;
+    }
     if (!pf_op_push(sock, &sock->accepts, op)) {
         return -ENOMEM;
     }
@@ -161,7 +182,12 @@ static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
         }
         sock->multishot = true;
     }
+    uint32_t tail = sock->accepts.tail;
     pf_accept_report(sock);
+    if (sqe->flags & PF_SQE_NOWAIT && sock->accepts.head != tail) {
+        sock->accepts.tail--; /* others were first, or this client adopts too slowly */
+        return -EAGAIN;
+    }
     return PENDING;
 }
 
@@ -289,7 +315,10 @@ static int do_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const st
 
 static int do_close(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     sock->close_op = *op;
-    pf_sock_begin_close(sock, (sqe->flags & PF_CLOSE_ABORT) != 0);
+    sock->close_abort = (sqe->flags & PF_CLOSE_ABORT) != 0;
+    if (!(sqe->flags & PF_CLOSE_SHARED) || !pf_identity_keep(sock, false)) {
+        pf_sock_begin_close(sock, sock->close_abort);
+    }
     return PENDING;
 }
 
@@ -322,7 +351,10 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     (void)op;
     if (sqe->flags & PF_SQE_REJECT) {
         struct stk_conn *conn = pf_session_claim(sock->session, sqe->token);
-        if (conn) {
+        if (conn && pf_identity_is_shared(sock)) {
+            stk_tcp_unaccept(sock->conn, conn); /* somebody else may have room for it */
+            pf_ready_add(sock, PF_WORK_ACCEPT);
+        } else if (conn) {
             stk_tcp_abort(conn);
         }
         return conn ? 0 : -ENOENT;
@@ -361,15 +393,16 @@ static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
 
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    int fd = pf_session_take_mirror(sock->session, sqe->token);
+    uint64_t number;
+    int fd = pf_session_take_mirror(sock->session, sqe->token, &number);
     if (fd < 0) {
         return -EBADF;
     }
-    if (sock->mirror_fd >= 0) {
-        (void)close(sock->mirror_fd);
+    if (pf_identity_is_shared(sock) || pf_identity_attach(sock, number, fd) != 0) {
+        (void)close(fd);
         sock->session->backend->mirrors--;
+        return -EBADF;
     }
-    sock->mirror_fd = fd;
     sock->mirror_ended = false;
     sock->read_token = sock->b2c->read_token;
     sock->write_token = sock->b2c->write_token;
@@ -414,7 +447,7 @@ static const char *check(struct pf_bsock *sock, const struct pf_sqe *sqe) {
         if (sock->phase != PF_SOCK_NONE || sqe->generation == sock->generation) {
             return "open of a slot in use";
         }
-    } else if (sock->phase == PF_SOCK_NONE || sock->phase == PF_SOCK_CLOSING ||
+    } else if (sock->phase == PF_SOCK_NONE || sock->phase == PF_SOCK_CLOSING || sock->let_go ||
                sqe->generation != sock->generation) {
         return "operation on a socket that does not exist";
     }
@@ -452,7 +485,8 @@ bool pf_dispatch_one(struct pf_bsock *sock) {
     bool datagram = sock->dgram && operations[sqe.opcode].datagram;
     pf_handler handler =
         datagram ? operations[sqe.opcode].datagram : operations[sqe.opcode].handler;
-    int result = handler(sock, &sqe, &op);
+    bool moved = sock->phase == PF_SOCK_MOVED && sqe.opcode != PF_OP_CLOSE;
+    int result = moved ? -ESTALE : handler(sock, &sqe, &op);
     if (result != PENDING) {
         pf_post(sock, &op, sqe.opcode, result);
     }

@@ -13,6 +13,7 @@
 #include "backend/internal.h"
 
 #define TICK_NS UINT64_C(100000000)
+#define ORPHAN_LOOK_NS UINT64_C(1000000) /* while busy; asleep, they wake */
 #define BUSY_TIMER_NS UINT64_C(10000000)
 #define TIMER_SLACK_NS UINT64_C(2000000) /* the stack counts in milliseconds */
 #define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
@@ -333,6 +334,10 @@ static void timers(struct pf_backend *backend) {
         stk_timers();
         set_next_timer(backend, backend->now_ns);
     }
+    if (backend->orphans && backend->now_ns >= backend->next_orphan_look_ns) {
+        backend->next_orphan_look_ns = backend->now_ns + ORPHAN_LOOK_NS;
+        pf_identity_look(backend);
+    }
     if (backend->now_ns >= backend->next_tick_ns) {
         backend->next_tick_ns = backend->now_ns + TICK_NS;
         tick(backend);
@@ -416,6 +421,7 @@ void *pf_loop(void *argument) {
             pf_spin_result(&backend->spin, false);
         }
         sleep_until_news(backend);
+        backend->next_orphan_look_ns = 0;
         idle_since = 0;
     }
     return NULL;

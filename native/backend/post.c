@@ -90,12 +90,17 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
         sock->inflight--;
     }
     /* Before the completion: whoever takes that must not have taken more than was reported. */
-    pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    if (!pf_identity_is_shared(sock)) {
+        pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    }
     put(sock, &cqe);
     return true;
 }
 
 static bool mirror_readable(const struct pf_bsock *sock) {
+    if (pf_identity_is_shared(sock)) {
+        return stk_tcp_acceptable(sock->conn);
+    }
     /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
     bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
     if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
@@ -109,10 +114,14 @@ static bool mirror_readable(const struct pf_bsock *sock) {
  * there is room to write; each at most once per arming by the client. */
 static void mirror_update(struct pf_bsock *sock) {
     uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
-    if (arm != sock->read_token && mirror_readable(sock)) {
+    bool news = arm != sock->read_token || (sock->identity && sock->identity->arrived);
+    if (news && mirror_readable(sock)) {
         (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         sock->read_token = arm;
         pf_store_release(&sock->b2c->read_token, arm);
+    }
+    if (sock->identity) {
+        sock->identity->arrived = false;
     }
     arm = pf_load_acquire(&sock->c2b->write_arm);
     if (arm != sock->write_token && (sock->tx_progress || (sock->state & PF_STATE_ERROR))) {

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "backend/internal.h"
 
@@ -78,6 +77,9 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->connect_op.op_id = 0;
     sock->close_op.op_id = 0;
     sock->mirror_fd = -1;
+    sock->let_go = false;
+    sock->close_abort = false;
+    sock->moved_identity = 0;
 }
 
 int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes, uint32_t state) {
@@ -135,6 +137,7 @@ void pf_sock_broken(struct pf_bsock *sock, int error) {
         op->op_id = 0;
         pf_post(sock, &done, PF_OP_CONNECT, -error);
     }
+    pf_drains_fail(sock, error);
     pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -error);
     sock->writes_next = sock->writes.tail;
     sock->writes_done = 0;
@@ -155,6 +158,15 @@ static void closing_list(struct pf_bsock *sock) {
 
 void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     struct pf_op *op = &sock->connect_op;
+    if (sock->phase == PF_SOCK_MOVED) {
+        if (!sock->let_go) {
+            sock->let_go = true;
+            /* It may have emptied the mirror of what another one waits for. */
+            pf_identity_refresh(sock->session->backend, sock->moved_identity);
+        }
+        pf_ready_add(sock, PF_WORK_CLOSE);
+        return;
+    }
     if (op->op_id) {
         struct pf_op done = *op;
         op->op_id = 0;
@@ -192,6 +204,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
             stk_tcp_close(conn); /* a listener, or one that never was connected */
         }
     }
+    pf_drains_fail(sock, ECONNRESET);
     pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
     sock->writes_next = sock->writes.tail;
     pf_ready_add(sock, PF_WORK_CLOSE);
@@ -199,6 +212,10 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
 
 /* Ends the close when nothing of the connection refers to the client's memory any more. */
 void pf_sock_check_close(struct pf_bsock *sock) {
+    if (sock->phase == PF_SOCK_MOVED && sock->let_go && !sock->draining) {
+        pf_sock_free(sock);
+        return;
+    }
     if (sock->phase != PF_SOCK_CLOSING) {
         return;
     }
@@ -206,6 +223,7 @@ void pf_sock_check_close(struct pf_bsock *sock) {
         struct stk_conn *conn = sock->conn;
         sock->conn = NULL;
         stk_tcp_abort(conn);
+        pf_drains_fail(sock, ECONNRESET);
         pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
         sock->writes_next = sock->writes.tail;
     }
@@ -227,10 +245,8 @@ void pf_sock_free(struct pf_bsock *sock) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     pf_sock_set_state(sock, 0, UINT32_MAX);
-    if (sock->mirror_fd >= 0) {
-        (void)close(sock->mirror_fd);
-        backend->mirrors--;
-    }
+    pf_identity_leave(sock);
+    pf_drains_fail(sock, ECONNRESET);
     if (sock->closing_listed) {
         struct pf_bsock **link = &backend->closing_first;
         while (*link != sock) {

@@ -91,6 +91,8 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr);
 /* NULL: none waits. */
 struct stk_conn *stk_tcp_accept(struct stk_conn *listener);
 bool stk_tcp_acceptable(const struct stk_conn *listener);
+/* Puts a connection back in front of the queue it was taken from. */
+void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn);
 /* Takes up to `length` bytes by reference: they must stay until `acknowledged` or `failed` tells.
  * Returns how many (possibly 0: no room now), or -errno. Does not send by itself. */
 int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t length, bool more);
@@ -100,6 +102,8 @@ uint32_t stk_tcp_unsent(const struct stk_conn *conn);
 void stk_tcp_push(struct stk_conn *conn);
 /* Copies and drops up to `limit` received bytes; the window is not opened. */
 uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit);
+/* Puts bytes that stk_tcp_read handed out back in front of the others. 0 or -ENOMEM. */
+int stk_tcp_unread_back(struct stk_conn *conn, const uint8_t *data, uint32_t length);
 /* Received bytes not read yet. */
 uint32_t stk_tcp_unread(const struct stk_conn *conn);
 /* All bytes were read and the peer sends no more. */

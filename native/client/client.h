@@ -4,7 +4,8 @@
  * Results below zero are -errno: -EPIPE      the backend or this session is gone: pf_client_ended
  * says why -EAGAIN     the submission queue is full: reap completions first -ENOBUFS    no room in
  * the send arena, or this socket holds its share of it: reap first -EBADF      no such socket
- *   -EINTR      a signal came: run its handler, then call again
+ *   -EINTR      a signal came: run its handler, then call again -ESTALE     another process has
+ * taken over the socket: claim it back
  * Times are in nanoseconds, of CLOCK_MONOTONIC; a negative time-out means for ever. */
 
 struct pf_client;
@@ -48,7 +49,6 @@ void pf_client_abandon(struct pf_client *client);
 int pf_client_ended(struct pf_client *client);
 /* How long a wait spins before it sleeps: 0 never, negative: by the backend's profile. */
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns);
-/* For a client whose process forked: its locks are made anew. The session belongs to the parent. */
 uint32_t pf_client_max_sockets(const struct pf_client *client);
 uint32_t pf_client_queue_depth(const struct pf_client *client);
 uint64_t pf_client_arena_free(struct pf_client *client);
@@ -59,6 +59,17 @@ int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t 
 int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
+/* Adopts a connection that the listener reported. -ESTALE: others accept from it too, and the
+ * connection went back to its queue. */
+int pf_accept_adopt(struct pf_client *client, uint32_t listener, uint64_t token, int priority);
+/* Takes over the socket of a ticket, from whatever slot and session it is in; `op` is to be
+ * awaited, `fd` its mirror descriptor. A slot number, or -errno. */
+int pf_socket_claim(struct pf_client *client, uint64_t ticket, int priority, int fd, uint64_t *op);
+/* Has the threads that wait for this socket return -EINTR soon. */
+int pf_socket_interrupt(struct pf_client *client, uint32_t slot);
+/* In a forked child, whose memory has no regions: a call that was begun before the fork must find
+ * a session that has ended, instead of nothing. */
+void pf_client_forked(struct pf_client *client);
 /* Resets a connection that an accept of this listener reported and that will not be adopted. */
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token);
 /* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close

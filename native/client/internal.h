@@ -79,6 +79,8 @@ struct pf_sock {
     uint32_t send_limit;
     int mirror_fd;
     bool mirror_armed;
+    bool identified; /* others may hold the socket, and have it moved away */
+    uint32_t interrupts;
     uint32_t next; /* in the list of free, closing or ready slots */
     uint32_t next_ready;
 };
@@ -161,10 +163,17 @@ bool pf_waiter_spin_cq(struct pf_waiter *waiter, const struct pf_sock *sock);
 int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
                     uint32_t *waiting);
 
+/* move.c. `state` has MOVING or MOVED; waits until it is known. True: the socket is gone from here.
+ */
+bool pf_moved(struct pf_client *client, const struct pf_sock *sock);
+
 /* Submits the close of a released slot, if there is room. Caller holds the lock; true: ring. */
 bool pf_close_locked(struct pf_client *client, struct pf_sock *sock);
 
-/* submit.c. Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
+/* submit.c */
+int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int delivery,
+                 uint64_t *op);
+/* Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring);
 

@@ -17,6 +17,7 @@ int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id
         struct pf_sqe sqe = {.opcode = PF_OP_MIRROR, .token = mirror_id};
         sock->mirror_fd = fd;
         sock->mirror_armed = false;
+        sock->identified = true;
         /* A question that the slot's former socket left unanswered is none of this one. */
         pf_store_release(&sock->c2b->read_arm, pf_load_acquire(&sock->b2c->read_token));
         pf_store_release(&sock->c2b->write_arm, pf_load_acquire(&sock->b2c->write_token));
@@ -59,10 +60,26 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd) {
 }
 
 static bool readable(const struct pf_sock *sock) {
-    return pf_sock_known(sock) &&
-           (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
+    if (!pf_sock_known(sock)) {
+        return false;
+    }
+    uint32_t state = pf_load_acquire(&sock->b2c->state);
+    if (state & PF_STATE_SHARED) {
+        return pf_load_acquire(&sock->b2c->accepts) != 0;
+    }
+    return (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
             pf_load_acquire(&sock->b2c->rx_head) != sock->rx_tail ||
             (pf_load_acquire(&sock->b2c->state) & (PF_STATE_EOF | PF_STATE_ERROR)));
+}
+
+/* -ESTALE: the socket has moved, and what was done to its mirror has to be made good by a claim.
+ */
+static int gone(struct pf_client *client, const struct pf_sock *sock) {
+    return pf_sock_known(sock) &&
+                   (pf_load_acquire(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+                   pf_moved(client, sock)
+               ? -ESTALE
+               : 0;
 }
 
 /* True: ring. */
@@ -78,7 +95,7 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
     struct pf_sock *sock = pf_sock_get(client, slot);
     int result = sock ? 0 : -EBADF;
     if (sock && sock->mirror_armed && !readable(sock)) {
-        char token[8];
+        char token[64];
         bool answered = pf_load_acquire(&sock->b2c->read_token) == sock->c2b->read_arm;
         ssize_t got = recv(sock->mirror_fd, token, sizeof(token), MSG_DONTWAIT);
         /* The byte may be there before the backend has said so: there is one per arming. */
@@ -86,6 +103,7 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
             ring = ask_again(client, sock);
         }
     }
+    result = result ? result : gone(client, sock);
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
@@ -107,6 +125,7 @@ int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
         /* The backend looks whether the reason has gone meanwhile. */
         ring = pf_hint(client, sock);
     }
+    result = result ? result : gone(client, sock);
     pf_unlock(client);
     if (ring) {
         pf_ring(client);

@@ -155,6 +155,7 @@ void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
     pf_store_relaxed(&sock->fifo_count, 0);
     sock->mirror_fd = -1;
     sock->mirror_armed = false;
+    sock->identified = false;
     if (sock->fifo_capacity > client->layout.cq_depth) {
         free(sock->fifo);
         sock->fifo = NULL;

@@ -67,7 +67,7 @@ int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *
     if (sock->phase == PF_SLOT_OPEN && sock->generation == generation) {
         result = pf_submit_locked(client, sock, sqe, delivery, block, &ring);
     }
-    if (result < 0 && length) {
+    if (result < 0 && result != -ESTALE && length) { /* stale: its completion will free it */
         (void)pf_arena_free(&client->arena, offset);
         if (sock->generation == generation) {
             sock->send_used -= block;
@@ -117,14 +117,19 @@ int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct 
     return count;
 }
 
-/* Caller holds the lock. True: ring. */
-static bool consume(struct pf_client *client, struct pf_sock *sock, uint32_t bytes) {
+/* Caller holds the lock. 0, or -ESTALE: the bytes went with the socket. */
+static int consume(struct pf_client *client, struct pf_sock *sock, uint32_t bytes, bool *ring) {
     pf_store_relaxed(&sock->rx_tail, sock->rx_tail + bytes);
     pf_store_release(&sock->c2b->rx_tail, sock->rx_tail);
     /* The backend asks to be told as soon as the window has shrunk noticeably: the fence in pf_hint
      * orders our store before its look, and this look after our store. */
     pf_full_fence();
-    return (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) && pf_hint(client, sock);
+    uint32_t state = pf_load_relaxed(&sock->b2c->state);
+    if ((state & (PF_STATE_MOVING | PF_STATE_MOVED)) && pf_moved(client, sock)) {
+        return (int32_t)(sock->rx_tail - sock->b2c->moved_rx) > 0 ? -ESTALE : 0;
+    }
+    *ring = (state & PF_STATE_WANTS_HINT) && pf_hint(client, sock);
+    return 0;
 }
 
 int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
@@ -137,7 +142,7 @@ int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
     } else if (bytes > pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail) {
         result = -EINVAL;
     } else {
-        ring = consume(client, sock, bytes);
+        result = consume(client, sock, bytes, &ring);
     }
     pf_unlock(client);
     if (ring) {
@@ -148,6 +153,9 @@ int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
 
 /* Why there is nothing to read. Caller holds the lock. */
 static int64_t rx_nothing(const struct pf_sock *sock, uint32_t state) {
+    if (state & PF_STATE_MOVED) {
+        return -ESTALE;
+    }
     if (state & PF_STATE_ERROR) {
         return -sock->b2c->error;
     }
@@ -169,7 +177,7 @@ static int64_t rx_read_locked(struct pf_client *client, struct pf_sock *sock, ui
     uint32_t state = pf_load_acquire(&sock->b2c->state);
     uint32_t used = pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail;
     uint32_t bytes = sock->b2c->rx_bytes;
-    if (used == 0) {
+    if (used == 0 || (state & PF_STATE_MOVED)) {
         return rx_nothing(sock, state);
     }
     if (used > bytes || bytes > client->layout.rx_bytes) {
@@ -180,10 +188,8 @@ static int64_t rx_read_locked(struct pf_client *client, struct pf_sock *sock, ui
     uint32_t first = take < bytes - start ? take : bytes - start;
     memcpy(buffer, sock->rx + start, first);
     memcpy(buffer + first, sock->rx, take - first);
-    if (!peek) {
-        *ring = consume(client, sock, take);
-    }
-    return take;
+    int gone = peek ? 0 : consume(client, sock, take, ring);
+    return gone ? gone : (int64_t)take;
 }
 
 int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit,
@@ -212,6 +218,7 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int64_t result = pf_rx_read(client, slot, buffer, limit, peek);
@@ -232,6 +239,9 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
         if (slept != 0) {
             return slept;
         }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
+        }
     }
 }
 
@@ -246,7 +256,9 @@ static int tx_refused(struct pf_client *client, uint32_t slot) {
         result = sock->open_error;
     } else if (pf_sock_known(sock)) {
         uint32_t state = pf_load_acquire(&sock->b2c->state);
-        if (state & PF_STATE_ERROR) {
+        if (state & PF_STATE_MOVED) {
+            result = -ESTALE;
+        } else if (state & PF_STATE_ERROR) {
             result = -sock->b2c->error;
         } else if (state & PF_STATE_TX_CLOSED || !(state & PF_STATE_CONNECTED)) {
             result = -EPIPE; /* the kernel's answer on a socket that was never connected, too */
@@ -266,6 +278,7 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     pf_waiter_start(&waiter, client, timeout_ns);
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     uint32_t sent = 0;
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
@@ -294,6 +307,9 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
         int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept != 0) {
             return slept == -ETIMEDOUT ? -EAGAIN : slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }

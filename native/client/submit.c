@@ -27,6 +27,14 @@ static bool make_tables(struct pf_client *client, struct pf_sock *sock) {
     return true;
 }
 
+/* Whether the socket had moved away before the submission that was just made could count. */
+static bool moved_before(struct pf_client *client, const struct pf_sock *sock) {
+    pf_full_fence(); /* see move.c */
+    return pf_sock_known(sock) &&
+           (pf_load_relaxed(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+           pf_moved(client, sock) && (int32_t)(sock->sq_tail - sock->b2c->moved_sq) > 0;
+}
+
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring) {
     if (sock->open_error) {
@@ -73,10 +81,14 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     *ring = pf_hint(client, sock);
     /* After the backend can have seen it: the clock takes as long as half the way there. */
     pending->submitted_ns = pf_now_ns();
+    if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
+        return -ESTALE; /* it will be answered so, and has no effect */
+    }
     return (int64_t)op_id;
 }
 
-static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, bool adopted) {
+int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int delivery,
+                 uint64_t *op) {
     bool ring = false;
     if (pf_client_ended(client)) {
         return -EPIPE;
@@ -96,7 +108,8 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     client->free_slots = sock->next;
     sock->generation++;
     sock->phase = PF_SLOT_OPEN;
-    sock->adopted = adopted;
+    sock->adopted = sqe->opcode == PF_OP_ADOPT;
+    sock->identified = false;
     sock->released = false;
     sock->open_error = 0;
     sock->send_error = 0;
@@ -106,8 +119,11 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     sock->send_limit = PF_DEFAULT_SEND_LIMIT;
     pf_store_relaxed(&sock->fifo_count, 0);
     pf_store_release(&sock->c2b->accepts_taken, pf_load_acquire(&sock->b2c->accepts));
-    int64_t result = pf_submit_locked(client, sock, sqe, PF_DELIVER_NONE, 0, &ring);
+    int64_t result = pf_submit_locked(client, sock, sqe, delivery, 0, &ring);
     pf_unlock(client);
+    if (op && result > 0) {
+        *op = (uint64_t)result;
+    }
     if (ring || swept) {
         pf_ring(client);
     }
@@ -128,7 +144,7 @@ static int open_kind(struct pf_client *client, int family, int kind, int priorit
                          .token = (uint64_t)priority,
                          .offset = (uint32_t)kind,
                          .length = rx_bytes};
-    return open_slot(client, &sqe, priority, false);
+    return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
@@ -151,7 +167,7 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
         priority = (int)client->layout.allowed_priority;
     }
     struct pf_sqe sqe = {.opcode = PF_OP_ADOPT, .token = token, .offset = (uint32_t)priority};
-    return open_slot(client, &sqe, priority, true);
+    return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {

@@ -144,6 +144,7 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     if (timeout_ns != 0 && nothing_new(client, sock)) {
         pf_waiter_start(&waiter, client, timeout_ns);
         started = true;
@@ -171,6 +172,9 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
         }
         if (slept != 0) {
             return slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }
@@ -302,6 +306,7 @@ int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t ti
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int got = take_call(client, slot, op_id, out);
@@ -321,6 +326,9 @@ int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t ti
         }
         if (slept != 0) {
             return slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }

@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 3
+#define PF_ABI_VERSION 4
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -32,7 +32,7 @@ enum pf_opcode {
     PF_OP_INVALID = 0,
     PF_OP_OPEN = 1,     /* flags: family; token: priority; length: receive ring bytes (0: default);
                            offset: enum pf_kind */
-    PF_OP_ADOPT = 2,    /* token: from the completion of an accept */
+    PF_OP_ADOPT = 2,    /* token: from the completion of an accept, or (PF_SQE_TICKET) a ticket */
     PF_OP_BIND = 3,     /* addr */
     PF_OP_LISTEN = 4,   /* length: backlog */
     PF_OP_ACCEPT = 5,   /* flags: PF_SQE_MULTISHOT */
@@ -62,7 +62,9 @@ enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
 
 enum pf_sqe_flags {
     PF_SQE_MULTISHOT = 1,
-    PF_SQE_REJECT = 2 /* cancel: token is of an accept whose connection nobody will adopt */
+    PF_SQE_REJECT = 2, /* cancel: token is of an accept whose connection nobody will adopt */
+    PF_SQE_TICKET = 4, /* adopt: token is a ticket for a socket whose mirror the client holds */
+    PF_SQE_NOWAIT = 8  /* accept: -EAGAIN when no connection waits */
 };
 enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
 /* Where in the token of PF_OP_SENDTO is what is different for this datagram; 0: nothing is. */
@@ -73,7 +75,11 @@ enum pf_send_bits {
     PF_SEND_SOURCE4 = 32    /* 32 bits: IPv4 address to send from, as on the wire */
 };
 enum pf_group_flags { PF_GROUP_LEAVE = 0, PF_GROUP_JOIN = 1 };
-enum pf_close_flags { PF_CLOSE_GRACEFUL = 0, PF_CLOSE_ABORT = 1 };
+enum pf_close_flags {
+    PF_CLOSE_GRACEFUL = 0,
+    PF_CLOSE_ABORT = 1,
+    PF_CLOSE_SHARED = 2 /* only once no process holds the mirror descriptor any more */
+};
 
 /* More completions of the same operation follow. */
 enum pf_cqe_flags { PF_CQE_MORE = 1 };
@@ -106,7 +112,11 @@ enum pf_socket_state {
     PF_STATE_ERROR = 16, /* ended by pf_socket_b2c.error */
     PF_STATE_WANTS_HINT =
         32, /* the backend waits for the client to make room: reap or read, then hint */
-    PF_STATE_TX_CLOSED = 64 /* our FIN is queued: writes fail */
+    PF_STATE_TX_CLOSED = 64, /* our FIN is queued: writes fail */
+    PF_STATE_SHARED = 4096,  /* listener: others accept from the same queue; `accepts` is 1 while it
+                                has something */
+    PF_STATE_MOVING = 8192,  /* the socket is on its way to another slot: wait for MOVED */
+    PF_STATE_MOVED = 16384   /* it is gone; moved_rx and moved_sq tell what still counted here */
 };
 
 /* Why a client was ended: pf_b2c_control.ended. */
@@ -242,7 +252,8 @@ struct pf_socket_b2c {
     uint32_t sq_head;
     struct pf_addr local;
     struct pf_addr peer;
-    uint32_t pad1[2];
+    uint32_t moved_rx; /* MOVED: received bytes up to here were the client's, later ones are not */
+    uint32_t moved_sq; /* MOVED: submissions before this index counted, later ones do not */
 };
 
 struct pf_public {
@@ -267,4 +278,5 @@ struct pf_public {
     uint64_t segments;
     uint64_t mirrors;
     uint64_t datagrams_dropped; /* for want of room in a receive ring */
+    uint64_t orphans; /* sockets that only a mirror descriptor in some process keeps open */
 };

@@ -21,7 +21,16 @@ from pifus._compat import _table
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from pifus._compat import _connection, _datagram, _endpoint, _options, _rules, _stream
+    from pifus._compat import (
+        _accept,
+        _claim,
+        _connection,
+        _datagram,
+        _endpoint,
+        _options,
+        _rules,
+        _stream,
+    )
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
     from pifus._core._client import CData
@@ -68,7 +77,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     ) -> None:
         kind = type
         if fileno is not None:
-            endpoint = _table.adopt(fileno) if isinstance(fileno, int) else None
+            endpoint = None
+            if isinstance(fileno, int):
+                endpoint = _table.adopt(fileno) or _foreign(fileno, family)
             if endpoint is not None:
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
@@ -90,8 +101,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         try:
             _C.__init__(self, family, kind, proto, fd)
         except BaseException:
-            _table.drop(fd)
-            os.close(fd)
+            _table.close(fd)
             raise
         if _gettimeout(self) == 0:
             endpoint.arm()
@@ -103,10 +113,10 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return
         # What the base class does, but its descriptor must leave our table before it is closed.
         try:
+            _table.endpoints[fd].leave_alone()
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:
-            _table.drop(fd)
-            _C.close(self)
+            _close(self, fd)
 
     # ---- descriptors and time-outs ----
 
@@ -114,16 +124,13 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         """The descriptor: a mirror of the socket's readiness."""
         fd = _fileno(self)
         endpoint = _find(fd)
-        if endpoint is not None and not endpoint.armed and endpoint.session.handle is not None:
-            endpoint.arm(settle=True)
+        if endpoint is not None and not endpoint.armed:
+            endpoint.show()
         return fd
 
     def close(self) -> None:
         """Closes the socket; calls that other threads have under way end with EBADF."""
-        fd = _fileno(self)
-        if fd in _table.endpoints:
-            _table.drop(fd)
-        _C.close(self)
+        _close(self, _fileno(self))
 
     def detach(self) -> int:
         """Lets go of the descriptor, which stays open, and returns it."""
@@ -175,7 +182,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             fd, address = _C._accept(self)  # type: ignore[attr-defined]
             _table.forget(fd)
             return fd, address
-        return _connection.accept(endpoint, _gettimeout(self))
+        return _accept.accept(endpoint, _gettimeout(self))
 
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
@@ -356,15 +363,33 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         return endpoint.io.sendmsg(endpoint, buffers, ancdata, flags, _gettimeout(self), native)
 
 
+def _close(sock: _C, fd: int) -> None:
+    endpoint = _table.drop(fd) if fd in _table.endpoints else None
+    try:
+        _C.close(sock)
+    finally:
+        if endpoint is not None:
+            endpoint.finish()
+
+
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _address, _connection, _datagram, _endpoint, _options, _rules, _stream
+    global _accept, _address, _claim, _connection, _datagram, _endpoint, _options, _rules, _stream
     if "_endpoint" not in globals():
-        from pifus._compat import _connection, _datagram, _options, _rules, _stream
+        from pifus._compat import _accept, _claim, _connection, _datagram, _options, _rules, _stream
         from pifus._core import _address
 
         # Last: it tells that the others are there.
         from pifus._compat import _endpoint  # isort: skip
+
+
+def _foreign(fd: int, family: int) -> Endpoint | None:
+    """The stack socket of another process behind a descriptor that this one was given."""
+    name = _table.mirror_name(fd)
+    if name is None:
+        return None
+    _load()
+    return _claim.foreign(fd, name, family)
 
 
 def _native(endpoint: Endpoint, address: Any, call: str) -> CData:

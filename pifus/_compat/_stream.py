@@ -7,7 +7,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _connection
+from pifus._compat import _claim, _connection
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -128,8 +128,11 @@ def _receive(
     end: int | None,
 ) -> int:
     size = min(size, 0x7FFFFFFF)
+    moves = 0
     while True:
-        got = _recv(handle, endpoint.slot, buffer, size, peek, 0 if nowait else slice_ns(end))
+        slot = endpoint.slot
+        wait = 0 if nowait or moves > 1 else slice_ns(end)
+        got = _recv(handle, slot, buffer, size, peek, wait)
         if got > 0:
             return got
         if endpoint.closed:
@@ -142,8 +145,17 @@ def _receive(
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
                 raise TimeoutError("timed out")
+            if moves > 1:
+                endpoint.read_done(handle)
+                _claim.await_readable(endpoint, end)
         elif got != EINTR:
-            return _ended(endpoint, got, writing=False)
+            again = endpoint.regain(handle, slot, got)
+            if again is None:
+                return _ended(endpoint, got, writing=False)
+            handle = again
+            # Two processes that both wait here must not take it from each other for ever: from the
+            # second time on this one waits until there is something.
+            moves += 1
 
 
 def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
@@ -261,22 +273,26 @@ def _send_some(
     while True:
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
-        sent = _send(handle, endpoint.slot, data, size, 0 if nowait else slice_ns(end))
+        slot = endpoint.slot
+        sent = _send(handle, slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
             if endpoint.armed and sent < size:
-                lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                endpoint.write_done(handle)
             return sent
         if sent == EAGAIN:
             if nowait:
-                if endpoint.armed:
-                    lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                endpoint.write_done(handle)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
                 raise TimeoutError("timed out")
         elif sent != EINTR:
             if endpoint.closed:
                 raise _errors.os_error(errno.EBADF)
-            _ended(endpoint, sent, writing=True)
+            again = endpoint.regain(handle, slot, sent)
+            if again is None:
+                _ended(endpoint, sent, writing=True)
+            else:
+                handle = again
 
 
 def sendmsg(

@@ -82,10 +82,12 @@ class _Constants(Protocol):
     PF_FAMILY_IPV4: int
     PF_FAMILY_IPV6: int
     PF_SQE_MULTISHOT: int
+    PF_SQE_NOWAIT: int
     PF_SHUT_READ: int
     PF_SHUT_WRITE: int
     PF_CLOSE_GRACEFUL: int
     PF_CLOSE_ABORT: int
+    PF_CLOSE_SHARED: int
     PF_CQE_MORE: int
     PF_OPT_NODELAY: int
     PF_OPT_KEEPALIVE: int
@@ -110,6 +112,8 @@ class _Constants(Protocol):
     PF_STATE_ERROR: int
     PF_STATE_WANTS_HINT: int
     PF_STATE_TX_CLOSED: int
+    PF_STATE_SHARED: int
+    PF_STATE_MOVED: int
     PF_ENDED_NOT: int
     PF_ENDED_CLOSED: int
     PF_ENDED_VIOLATION: int
@@ -149,6 +153,14 @@ class _Lib(_Constants, Protocol):
     ) -> int: ...
     def pf_ping_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
     def pf_socket_adopt(self, client: CData, token: int, priority: int, /) -> int: ...
+    def pf_accept_adopt(
+        self, client: CData, listener: int, token: int, priority: int, /
+    ) -> int: ...
+    def pf_socket_claim(
+        self, client: CData, ticket: int, priority: int, fd: int, op: CData, /
+    ) -> int: ...
+    def pf_socket_interrupt(self, client: CData, slot: int, /) -> int: ...
+    def pf_client_forked(self, client: CData, /) -> None: ...
     def pf_accept_reject(self, client: CData, listener: int, token: int, /) -> int: ...
     def pf_socket_release(self, client: CData, slot: int, flags: int, /) -> int: ...
     def pf_socket_generation(self, client: CData, slot: int, /) -> int: ...
