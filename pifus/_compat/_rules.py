@@ -24,14 +24,15 @@ def is_for_stack(endpoint: Endpoint, native: CData) -> bool:
     """True when a bind or connect to the `struct pf_addr` is the stack's.
 
     A stack that has nothing but its loopback has the loopback and wildcard addresses; one with a
-    network has all.
+    network has all. Of 127.0.0.0/8 only 127.0.0.1 is the stack's: at another one of these there can
+    only be somebody of the kernel's, a resolver (127.0.0.53) mostly.
     """
-    if _has_network(endpoint.session):
-        return True
     size = 4 if endpoint.family == _names.AF_INET else 16
     address = ipaddress.ip_address(bytes(native.ip)[:size])
     mapped = getattr(address, "ipv4_mapped", None) or address
-    return bool(mapped.is_loopback or mapped.is_unspecified)
+    if mapped.version == 4 and mapped.is_loopback:
+        return mapped.packed == b"\x7f\0\0\1"
+    return _has_network(endpoint.session) or bool(mapped.is_loopback or mapped.is_unspecified)
 
 
 def to_kernel(endpoint: Endpoint, fd: int) -> None:
