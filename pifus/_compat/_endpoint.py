@@ -312,8 +312,13 @@ class Endpoint(Sharing):
     def result_of(self, handle: CData, op: int) -> int:
         """Waits for the result of an operation that the backend answers at once."""
         done = ffi.new("struct pf_done *")
-        while (got := lib.pf_await(handle, self.slot, op, SLICE_NS, done)) in (0, EINTR):
-            pass
+        got = 0
+        try:
+            while got in (0, EINTR):
+                got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
+        finally:
+            if got != 1:  # also when a signal handler raised
+                lib.pf_forget(handle, self.slot, op)
         if got != 1:
             raise self.error(got)
         result: int = done.result
