@@ -12,7 +12,7 @@ import threading
 from typing import Any, Final
 
 from pifus import compat_socket
-from pifus._compat import _sendfile, _table
+from pifus._compat import _sendfile, _table, _tls_hook
 
 _lock: Final = threading.Lock()
 _patched = False
@@ -46,6 +46,7 @@ def patch() -> None:
         _replace(socket, "_socket", compat_socket)
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
+        _tls_hook.wire("pifus.monkey")
         _patched = True
 
 
@@ -61,6 +62,7 @@ def unpatch() -> None:
             _put_back(socket, "_socket")
         else:
             _restore_all()
+            _tls_hook.unwire("pifus.monkey")
 
 
 def is_patched() -> bool:

@@ -19,6 +19,8 @@ endpoints: dict[int, Endpoint] = {}
 _by_inode: dict[tuple[int, int], Endpoint] = {}
 # Descriptors without a Python object: whoever closes them with os.close does not tell us.
 _detached: set[int] = set()
+# Descriptors with two Python objects, of which one is about to let go: `ssl` wraps that way.
+_shared: set[int] = set()
 # Re-entrant: the garbage collector may close a socket while this thread holds it.
 _lock = threading.RLock()
 
@@ -42,6 +44,8 @@ def adopt(fd: int) -> Endpoint | None:
     except (OSError, TypeError, OverflowError):
         return None  # the constructor will complain
     with _lock:
+        if endpoint is not None and endpoints.get(fd) is endpoint and fd not in _detached:
+            _shared.add(fd)
         _detached.discard(fd)
         if endpoint is None:
             forget(fd)
@@ -63,7 +67,9 @@ def forget(fd: int) -> None:
 def detach(fd: int) -> None:
     """The Python object let go of `fd`, which stays open."""
     with _lock:
-        if fd in endpoints:
+        if fd in _shared:
+            _shared.discard(fd)
+        elif fd in endpoints:
             _detached.add(fd)
 
 
@@ -89,6 +95,7 @@ def sweep() -> None:
 
 def _unlist(fd: int) -> None:
     endpoint = endpoints.pop(fd, None)
+    _shared.discard(fd)
     if endpoint is None:
         return
     with contextlib.suppress(ValueError):

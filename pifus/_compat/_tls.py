@@ -1,0 +1,413 @@
+"""TLS on a stack socket: the interpreter's own engine, fed by the stack instead of a descriptor.
+
+The engine of `ssl` reads and writes a descriptor in C, and a mirror descriptor carries no data. So
+it works on two buffers in memory here, and this module moves what is in them. From the socket it
+takes exactly the record that the engine asks for, never a byte more, as OpenSSL does: what is not
+decrypted yet stays in the socket, where select sees it and from where whoever comes after an
+`unwrap` reads on; what is decrypted and not read yet `pending` tells.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _ssl
+import contextlib
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from pifus._compat import _stream, _table
+from pifus._compat._endpoint import deadline
+from pifus._core._client import ffi
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from pifus._compat._endpoint import Endpoint
+
+_HEADER: Final = 5
+_RECORD_MAX: Final = 16384
+# A blocking call encrypts so much before it sends.
+_BATCH: Final = 4 * _RECORD_MAX
+_SSL2_CLIENT_HELLO: Final = 1
+# A wait without an end, in seconds: sends come back with what went, so that nothing is sent twice
+# after a signal.
+_FOREVER: Final = 1e6
+_NO_SOCKET: Final = 9  # of the engine's own error numbers, without a name in `ssl`
+
+_fileno = _socket.socket.fileno
+_gettimeout = _socket.socket.gettimeout
+# The engine on a descriptor.
+_wrap_descriptor: Any = vars(_ssl._SSLContext)["_wrap_socket"]
+# Buffers for what comes in; a record and its header say how long they are in 16 bits.
+_pool: list[Any] = []
+_BUFFER: Final = 65536
+
+
+def _error(text: str, reason: str = "", kind: Any = ssl.SSLError, number: int = 1) -> Exception:
+    """An SSLError with the attributes that the engine's have."""
+    error: ssl.SSLError = kind(number, f"[SSL: {reason}] {text}" if reason else text)
+    attributes: Any = error
+    attributes.reason = reason or None
+    attributes.library = "SSL" if reason else None
+    return error
+
+
+def _want_write() -> Exception:
+    text = "The operation did not complete (write)"
+    return _error(text, kind=ssl.SSLWantWriteError, number=ssl.SSL_ERROR_WANT_WRITE)
+
+
+class _Call:
+    """How long one call of the program may take."""
+
+    __slots__ = ("end", "nowait", "what")
+
+    def __init__(self, what: str, timeout: float | None) -> None:
+        self.what = what
+        self.nowait = timeout == 0
+        self.end = None if self.nowait else deadline(timeout)
+
+    def left(self) -> float:
+        """Seconds; at least 0, and never for ever."""
+        if self.end is None:
+            return 0.0 if self.nowait else _FOREVER
+        return max((self.end - time.monotonic_ns()) / 1e9, 1e-9)
+
+    def late(self) -> TimeoutError:
+        return TimeoutError(f"The {self.what} operation timed out")
+
+
+class _Lock:
+    """A lock that is waited for as long as the call may take."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self, call: _Call) -> bool:
+        """False: held by another thread, and this call may not wait.
+
+        Raises:
+            TimeoutError: the time of the call was up.
+        """
+        if call.nowait:
+            return self._lock.acquire(blocking=False)
+        if not self._lock.acquire(timeout=-1 if call.end is None else call.left()):
+            raise call.late()
+        return True
+
+    def give(self) -> None:
+        self._lock.release()
+
+
+class Engine:
+    """What an `SSLSocket` of the stack has in the place of its `_ssl._SSLSocket`.
+
+    Everything that moves bytes is here; all else (certificates, ciphers, sessions) is the
+    engine's. Threads may read and write at once: the engine is never entered by two, and none
+    waits for the network inside of it.
+    """
+
+    __slots__ = (
+        "_body",
+        "_encrypted",
+        "_engine",
+        "_fed",
+        "_flushed",
+        "_guard",
+        "_header",
+        "_incoming",
+        "_outgoing",
+        "_reading",
+        "_sending",
+        "_shaken",
+        "_sock",
+        "_started",
+        "_unsent",
+        "_writing",
+    )
+
+    def __init__(
+        self, context: Any, sock: Any, server_side: bool, hostname: str | None, **more: Any
+    ) -> None:
+        self._sock = weakref.ref(sock)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._engine: Any = context._wrap_bio(
+            self._incoming, self._outgoing, server_side, hostname, **more
+        )
+        self._started = False
+        self._shaken = False
+        # The engine and its two buffers; a callback of the engine's may come back here.
+        self._guard = threading.RLock()
+        self._reading = _Lock()
+        self._sending = _Lock()
+        self._writing = _Lock()
+        # Pieces of ciphertext that the engine was given.
+        self._fed = 0
+        # Of the record that comes in: what is there of its header, what is missing of its body.
+        self._header = bytearray()
+        self._body = 0
+        self._unsent = memoryview(b"")
+        # Of a write that did not end: how much was encrypted, how much of that was sent.
+        self._encrypted = 0
+        self._flushed = 0
+
+    # ---- what does not move bytes ----
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    @property
+    def context(self) -> Any:
+        """The context; another one may be set in a server-name callback."""
+        return self._engine.context
+
+    @context.setter
+    def context(self, context: Any) -> None:
+        self._engine.context = context
+
+    @property
+    def session(self) -> Any:
+        """The session, for reuse."""
+        return self._engine.session
+
+    @session.setter
+    def session(self, session: Any) -> None:
+        self._engine.session = session
+
+    @property
+    def owner(self) -> Any:
+        """The SSLSocket."""
+        return self._engine.owner
+
+    @owner.setter
+    def owner(self, owner: Any) -> None:
+        self._engine.owner = owner
+
+    # ---- what does ----
+
+    def do_handshake(self) -> None:
+        """Shakes hands."""
+        if (direct := self._start()) is not None:
+            direct.do_handshake()
+            return
+        call = self._call("handshake")
+        self._run(call, self._engine.do_handshake)
+        try:
+            self._send(call)
+        except (ConnectionResetError, BrokenPipeError):
+            # The session tickets come after the handshake: a client may be gone by then, and
+            # what it sent before is still to be read.
+            if not (self._engine.server_side and self._engine.version() == "TLSv1.3"):
+                raise
+
+    def read(self, size: int, *buffer: WriteableBuffer) -> Any:
+        """Decrypted bytes, or their number if there is a buffer; none at the end."""
+        if (direct := self._start()) is not None:
+            return direct.read(size, *buffer)
+        call = self._call("read")
+        got = self._run(call, self._engine.read, size, *buffer)
+        self._send_what_fits()
+        return got
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Encrypts and sends all of `data`. After SSLWantWriteError, as OpenSSL: the same again."""
+        if (direct := self._start()) is not None:
+            return int(direct.write(data))
+        call = self._call("write")
+        if not self._writing.take(call):
+            raise _want_write()
+        try:
+            with memoryview(data) as view, view.cast("B") as octets:
+                return self._write(call, octets)
+        finally:
+            self._writing.give()
+
+    def _write(self, call: _Call, data: memoryview) -> int:
+        size = len(data)
+        if size < self._flushed:
+            raise _error("bad length", "BAD_LENGTH")
+        if size < self._encrypted:
+            raise _error("bad write retry", "BAD_WRITE_RETRY")
+        batch = _RECORD_MAX if call.nowait else _BATCH
+        self._send(call)
+        self._flushed = self._encrypted
+        while self._encrypted < size or not size:
+            piece = data[self._encrypted : self._encrypted + batch]
+            self._encrypted += self._run(call, self._engine.write, piece)
+            self._send(call)
+            self._flushed = self._encrypted
+            if not size:
+                break
+        self._encrypted = self._flushed = 0
+        return size
+
+    def shutdown(self) -> Any:
+        """Ends TLS in both directions; the socket, which goes on without."""
+        if (direct := self._start()) is not None:
+            return direct.shutdown()
+        call = self._call("read")
+        self._run(call, self._engine.shutdown)
+        self._send(call)
+        return self._sock()
+
+    # ---- inside ----
+
+    def _start(self) -> Any:
+        """Before the first bytes: None, or the engine for a socket that became the kernel's."""
+        if self._started:
+            return None
+        sock: Any = self._sock()
+        fd = -1 if sock is None else _fileno(sock)
+        if fd >= 0 and fd not in _table.endpoints:
+            old = self._engine
+            direct = _wrap_descriptor(
+                old.context,
+                sock,
+                old.server_side,
+                old.server_hostname,
+                owner=sock,
+                session=old.session,
+            )
+            sock._sslobj = direct
+            return direct
+        self._started = True
+        return None
+
+    def _call(self, what: str) -> _Call:
+        return _Call(what, _gettimeout(self._alive()))
+
+    def _alive(self) -> Any:
+        sock = self._sock()
+        if sock is None:
+            raise _error("Underlying socket connection gone", number=_NO_SOCKET)
+        return sock
+
+    def _endpoint(self) -> Endpoint:
+        endpoint = _table.endpoints.get(_fileno(self._alive()))
+        if endpoint is None:
+            raise _error("Underlying socket has been closed.")
+        return endpoint
+
+    def _run(self, call: _Call, operation: Callable[..., Any], *arguments: Any) -> Any:
+        """Lets the engine work, and moves bytes as it asks, until it is done or fails."""
+        while True:
+            fed = self._fed
+            try:
+                with self._guard:
+                    result = operation(*arguments)
+                self._shaken = True
+                return result
+            except ssl.SSLWantReadError:
+                if self._shaken and call.what == "read":
+                    # A reader must not wait for the peer to take what a writer has under way.
+                    self._send_what_fits()
+                else:
+                    self._send(call)
+                if not self._feed(call, fed):
+                    raise
+            except ssl.SSLError:
+                self._send_what_fits()  # an alert, most likely
+                raise
+
+    def _feed(self, call: _Call, fed: int) -> bool:
+        """Gives the engine what is missing of a record's header or body; False: nothing is there.
+
+        Args:
+            fed: the count before the engine asked.
+        """
+        if not self._reading.take(call):
+            return False
+        try:
+            if self._fed != fed:
+                return True  # another thread was faster
+            whole = not self._body
+            try:
+                self._receive(call.left())
+            except BlockingIOError:
+                return False
+            except TimeoutError:
+                raise call.late() from None
+            if whole and self._body:
+                # Most often the body is here already, and the engine is asked only once.
+                with contextlib.suppress(BlockingIOError):
+                    self._receive(0)
+            return True
+        finally:
+            self._reading.give()
+
+    def _receive(self, timeout: float) -> None:
+        """Takes what the next part of the record misses from the socket, or as much as is there."""
+        wanted = self._body or _HEADER - len(self._header)
+        try:
+            buffer = _pool.pop()
+        except IndexError:
+            buffer = ffi.new("char[]", _BUFFER)
+        try:
+            got = _stream.receive(self._endpoint(), buffer, wanted, 0, timeout)
+            octets = ffi.buffer(buffer, got)[:]
+        finally:
+            _pool.append(buffer)
+        with self._guard:
+            if got:
+                self._incoming.write(octets)
+            else:
+                self._incoming.write_eof()
+            self._fed += 1
+        if self._body:
+            self._body -= got
+            return
+        self._header += octets
+        if len(self._header) == _HEADER:
+            self._body = _body_length(self._header)
+            self._header.clear()
+
+    def _send(self, call: _Call) -> None:
+        """Sends what the engine wrote.
+
+        Raises:
+            SSLWantWriteError: it did not fit, and the call may not wait.
+            TimeoutError: it did not fit in time.
+        """
+        while self._unsent or self._outgoing.pending:
+            if not self._sending.take(call):
+                raise _want_write()
+            try:
+                self._drain(call)
+            finally:
+                self._sending.give()
+
+    def _drain(self, call: _Call) -> None:
+        if not self._unsent:
+            with self._guard:
+                self._unsent = memoryview(self._outgoing.read())
+        while self._unsent:
+            try:
+                sent = _stream.send(self._endpoint(), self._unsent, 0, call.left())
+            except BlockingIOError:
+                raise _want_write() from None
+            except TimeoutError:
+                raise call.late() from None
+            self._unsent = self._unsent[sent:]
+
+    def _send_what_fits(self) -> None:
+        """The engine's own answers (alerts, new keys): what does not fit goes with the next call.
+
+        A thread that sends already takes them along.
+        """
+        if self._unsent or self._outgoing.pending:
+            with contextlib.suppress(OSError):  # whoever sends next is told
+                self._send(_Call("write", 0))
+
+
+def _body_length(header: bytearray) -> int:
+    """How many bytes follow the first five of a record."""
+    if header[0] & 0x80 and header[2] == _SSL2_CLIENT_HELLO:
+        return max(((header[0] & 0x7F) << 8 | header[1]) + 2 - _HEADER, 0)
+    return header[3] << 8 | header[4]
