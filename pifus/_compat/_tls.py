@@ -10,17 +10,24 @@ decrypted yet stays in the socket, where select sees it and from where whoever c
 from __future__ import annotations
 
 import _socket
-import _ssl
 import contextlib
 import ssl
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pifus._compat import _stream, _table
-from pifus._compat._endpoint import deadline
+from pifus._compat._tls_calls import (
+    Call,
+    Lock,
+    closed,
+    gone,
+    retell,
+    tls_error,
+    want_write,
+    wrap_descriptor,
+)
 from pifus._core._client import ffi
 
 if TYPE_CHECKING:
@@ -33,76 +40,12 @@ _RECORD_MAX: Final = 16384
 # A blocking call encrypts so much before it sends.
 _BATCH: Final = 4 * _RECORD_MAX
 _SSL2_CLIENT_HELLO: Final = 1
-# A wait without an end, in seconds: sends come back with what went, so that nothing is sent twice
-# after a signal.
-_FOREVER: Final = 1e6
-_NO_SOCKET: Final = 9  # of the engine's own error numbers, without a name in `ssl`
 
 _fileno = _socket.socket.fileno
 _gettimeout = _socket.socket.gettimeout
-# The engine on a descriptor.
-_wrap_descriptor: Any = vars(_ssl._SSLContext)["_wrap_socket"]
 # Buffers for what comes in; a record and its header say how long they are in 16 bits.
 _pool: list[Any] = []
 _BUFFER: Final = 65536
-
-
-def _error(text: str, reason: str = "", kind: Any = ssl.SSLError, number: int = 1) -> Exception:
-    """An SSLError with the attributes that the engine's have."""
-    error: ssl.SSLError = kind(number, f"[SSL: {reason}] {text}" if reason else text)
-    attributes: Any = error
-    attributes.reason = reason or None
-    attributes.library = "SSL" if reason else None
-    return error
-
-
-def _want_write() -> Exception:
-    text = "The operation did not complete (write)"
-    return _error(text, kind=ssl.SSLWantWriteError, number=ssl.SSL_ERROR_WANT_WRITE)
-
-
-class _Call:
-    """How long one call of the program may take."""
-
-    __slots__ = ("end", "nowait", "what")
-
-    def __init__(self, what: str, timeout: float | None) -> None:
-        self.what = what
-        self.nowait = timeout == 0
-        self.end = None if self.nowait else deadline(timeout)
-
-    def left(self) -> float:
-        """Seconds; at least 0, and never for ever."""
-        if self.end is None:
-            return 0.0 if self.nowait else _FOREVER
-        return max((self.end - time.monotonic_ns()) / 1e9, 1e-9)
-
-    def late(self) -> TimeoutError:
-        return TimeoutError(f"The {self.what} operation timed out")
-
-
-class _Lock:
-    """A lock that is waited for as long as the call may take."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def take(self, call: _Call) -> bool:
-        """False: held by another thread, and this call may not wait.
-
-        Raises:
-            TimeoutError: the time of the call was up.
-        """
-        if call.nowait:
-            return self._lock.acquire(blocking=False)
-        if not self._lock.acquire(timeout=-1 if call.end is None else call.left()):
-            raise call.late()
-        return True
-
-    def give(self) -> None:
-        self._lock.release()
 
 
 class Engine:
@@ -125,6 +68,7 @@ class Engine:
         "_outgoing",
         "_reading",
         "_sending",
+        "_sent",
         "_shaken",
         "_sock",
         "_started",
@@ -145,15 +89,17 @@ class Engine:
         self._shaken = False
         # The engine and its two buffers; a callback of the engine's may come back here.
         self._guard = threading.RLock()
-        self._reading = _Lock()
-        self._sending = _Lock()
-        self._writing = _Lock()
+        self._reading = Lock()
+        self._sending = Lock()
+        self._writing = Lock()
         # Pieces of ciphertext that the engine was given.
         self._fed = 0
         # Of the record that comes in: what is there of its header, what is missing of its body.
         self._header = bytearray()
         self._body = 0
-        self._unsent = memoryview(b"")
+        # Ciphertext out of the engine, and how much of it is sent.
+        self._unsent = b""
+        self._sent = 0
         # Of a write that did not end: how much was encrypted, how much of that was sent.
         self._encrypted = 0
         self._flushed = 0
@@ -212,7 +158,11 @@ class Engine:
         if (direct := self._start()) is not None:
             return direct.read(size, *buffer)
         call = self._call("read")
-        got = self._run(call, self._engine.read, size, *buffer)
+        try:
+            got = self._run(call, self._engine.read, size, *buffer)
+        except OSError as error:
+            retell(error)
+            raise
         self._send_what_fits()
         return got
 
@@ -222,25 +172,28 @@ class Engine:
             return int(direct.write(data))
         call = self._call("write")
         if not self._writing.take(call):
-            raise _want_write()
+            raise want_write()
         try:
             with memoryview(data) as view, view.cast("B") as octets:
                 return self._write(call, octets)
+        except OSError as error:
+            retell(error)
+            raise
         finally:
             self._writing.give()
 
-    def _write(self, call: _Call, data: memoryview) -> int:
+    def _write(self, call: Call, data: memoryview) -> int:
         size = len(data)
         if size < self._flushed:
-            raise _error("bad length", "BAD_LENGTH")
+            raise tls_error("bad length", "BAD_LENGTH")
         if size < self._encrypted:
-            raise _error("bad write retry", "BAD_WRITE_RETRY")
+            raise tls_error("bad write retry", "BAD_WRITE_RETRY")
         batch = _RECORD_MAX if call.nowait else _BATCH
         self._send(call)
         self._flushed = self._encrypted
         while self._encrypted < size or not size:
-            piece = data[self._encrypted : self._encrypted + batch]
-            self._encrypted += self._run(call, self._engine.write, piece)
+            with data[self._encrypted : self._encrypted + batch] as piece:
+                self._encrypted += self._run(call, self._engine.write, piece)
             self._send(call)
             self._flushed = self._encrypted
             if not size:
@@ -267,7 +220,7 @@ class Engine:
         fd = -1 if sock is None else _fileno(sock)
         if fd >= 0 and fd not in _table.endpoints:
             old = self._engine
-            direct = _wrap_descriptor(
+            direct = wrap_descriptor(
                 old.context,
                 sock,
                 old.server_side,
@@ -280,22 +233,22 @@ class Engine:
         self._started = True
         return None
 
-    def _call(self, what: str) -> _Call:
-        return _Call(what, _gettimeout(self._alive()))
+    def _call(self, what: str) -> Call:
+        return Call(what, _gettimeout(self._alive()))
 
     def _alive(self) -> Any:
         sock = self._sock()
         if sock is None:
-            raise _error("Underlying socket connection gone", number=_NO_SOCKET)
+            raise gone()
         return sock
 
     def _endpoint(self) -> Endpoint:
         endpoint = _table.endpoints.get(_fileno(self._alive()))
         if endpoint is None:
-            raise _error("Underlying socket has been closed.")
+            raise closed()
         return endpoint
 
-    def _run(self, call: _Call, operation: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, call: Call, operation: Callable[..., Any], *arguments: Any) -> Any:
         """Lets the engine work, and moves bytes as it asks, until it is done or fails."""
         while True:
             fed = self._fed
@@ -316,7 +269,7 @@ class Engine:
                 self._send_what_fits()  # an alert, most likely
                 raise
 
-    def _feed(self, call: _Call, fed: int) -> bool:
+    def _feed(self, call: Call, fed: int) -> bool:
         """Gives the engine what is missing of a record's header or body; False: nothing is there.
 
         Args:
@@ -368,7 +321,7 @@ class Engine:
             self._body = _body_length(self._header)
             self._header.clear()
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: Call) -> None:
         """Sends what the engine wrote.
 
         Raises:
@@ -377,24 +330,28 @@ class Engine:
         """
         while self._unsent or self._outgoing.pending:
             if not self._sending.take(call):
-                raise _want_write()
+                raise want_write()
             try:
                 self._drain(call)
             finally:
                 self._sending.give()
 
-    def _drain(self, call: _Call) -> None:
+    def _drain(self, call: Call) -> None:
         if not self._unsent:
             with self._guard:
-                self._unsent = memoryview(self._outgoing.read())
+                self._unsent = self._outgoing.read()
         while self._unsent:
             try:
-                sent = _stream.send(self._endpoint(), self._unsent, 0, call.left())
+                # Views are let go of at once: the collector of interpreters before 3.12.2 may
+                # crash over one in a frame of a traceback.
+                with memoryview(self._unsent) as whole, whole[self._sent :] as rest:
+                    self._sent += _stream.send(self._endpoint(), rest, 0, call.left())
             except BlockingIOError:
-                raise _want_write() from None
+                raise want_write() from None
             except TimeoutError:
                 raise call.late() from None
-            self._unsent = self._unsent[sent:]
+            if self._sent == len(self._unsent):
+                self._unsent, self._sent = b"", 0
 
     def _send_what_fits(self) -> None:
         """The engine's own answers (alerts, new keys): what does not fit goes with the next call.
@@ -403,7 +360,7 @@ class Engine:
         """
         if self._unsent or self._outgoing.pending:
             with contextlib.suppress(OSError):  # whoever sends next is told
-                self._send(_Call("write", 0))
+                self._send(Call("write", 0))
 
 
 def _body_length(header: bytearray) -> int:

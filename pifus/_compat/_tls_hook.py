@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,16 +19,14 @@ _fileno = _socket.socket.fileno
 _METHOD = "_wrap_socket"
 # On whose behalf: as long as there is one, `ssl` is wired.
 _users: set[str] = set()
+# To be called when `ssl` has been imported.
+_waiting: dict[str, Callable[[Any], None]] = {}
 
 
 def wire(user: str) -> None:
     """From now on SSLSockets over stack sockets work. Twice for the same user is once."""
     if not _users:
-        module = sys.modules.get("ssl")
-        if module is not None and _is_complete(module):
-            _wire(module)
-        else:
-            sys.meta_path.insert(0, _finder)
+        when_imported("wire", _wire)
     _users.add(user)
 
 
@@ -37,11 +35,23 @@ def unwire(user: str) -> None:
     _users.discard(user)
     if _users:
         return
-    if _finder in sys.meta_path:
+    _waiting.pop("wire", None)
+    if not _waiting and _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
     context: Any = getattr(sys.modules.get("ssl"), "SSLContext", None)
     if context is not None and _METHOD in vars(context):
         delattr(context, _METHOD)
+
+
+def when_imported(key: str, call: Callable[[Any], None]) -> None:
+    """Calls with the module `ssl`: now if it is there, else once a program imports it."""
+    module = sys.modules.get("ssl")
+    if module is not None and _is_complete(module):
+        call(module)
+        return
+    _waiting[key] = call
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
 
 
 def _is_complete(module: ModuleType) -> bool:
@@ -65,12 +75,12 @@ def _wire(module: Any) -> None:
 
 
 class _Finder:
-    """Finds `ssl` as everybody else does, and wires it once it is executed."""
+    """Finds `ssl` as everybody else does, and tells once it is executed."""
 
     def __init__(self) -> None:
         self._busy = False
 
-    def find_spec(
+    def find_spec(  # as of importlib.abc.MetaPathFinder
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if name != "ssl" or self._busy:
@@ -87,10 +97,15 @@ class _Finder:
             execute = loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
+                if module.__name__ != name:  # some loaders are there for many modules
+                    execute(module)
+                    return
                 del loader.exec_module
                 execute(module)
-                if _users:
-                    _wire(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                while _waiting:
+                    _waiting.popitem()[1](module)
 
             loader.exec_module = exec_module
         return spec

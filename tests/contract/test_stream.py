@@ -224,3 +224,18 @@ def test_a_client_may_not_wait_for_an_accept_to_send(
     server, _ = listener.accept()
     closing(server)
     assert receive_exactly(server, 100) == b"early"
+
+
+def test_a_failed_call_lets_go_of_the_buffer(pair: Pair) -> None:
+    client, server = pair
+    client.shutdown(names.SHUT_WR)
+    server.setblocking(False)
+    buffer = bytearray(10)
+    with pytest.raises(BrokenPipeError), memoryview(buffer) as view:
+        client.send(view)
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError) as caught, memoryview(buffer) as view:
+        client.recv_into(view)
+    # The traceback is still there, and with it the frames of the call.
+    assert caught.tb is not None
+    buffer.extend(b"resized")
