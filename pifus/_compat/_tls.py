@@ -25,6 +25,7 @@ from pifus._compat._tls_calls import (
     gone,
     retell,
     tls_error,
+    want_read,
     want_write,
     wrap_descriptor,
 )
@@ -66,6 +67,7 @@ class Engine:
         "_header",
         "_incoming",
         "_outgoing",
+        "_over",
         "_reading",
         "_sending",
         "_sent",
@@ -86,7 +88,9 @@ class Engine:
             self._incoming, self._outgoing, server_side, hostname, **more
         )
         self._started = False
+        # The handshake is done; the last read told an end, an error, or that there is nothing.
         self._shaken = False
+        self._over = False
         # The engine and its two buffers; a callback of the engine's may come back here.
         self._guard = threading.RLock()
         self._reading = Lock()
@@ -159,12 +163,29 @@ class Engine:
             return direct.read(size, *buffer)
         call = self._call("read")
         try:
+            fed = self._fed
+            if size > 0 and self._is_dry():
+                # It would say that it wants to read: spared, an exception costs more than a look.
+                self._send_what_fits()
+                if not self._feed(call, fed):
+                    raise want_read()
             got = self._run(call, self._engine.read, size, *buffer)
+        except (ssl.SSLWantReadError, TimeoutError):
+            raise
         except OSError as error:
+            self._over = True
             retell(error)
             raise
+        self._over = not got
         self._send_what_fits()
         return got
+
+    def _is_dry(self) -> bool:
+        """True: without more ciphertext the engine has nothing to tell."""
+        if self._over or not self._shaken:
+            return False
+        with self._guard:
+            return not (self._engine.pending() or self._incoming.pending)
 
     def write(self, data: ReadableBuffer) -> int:
         """Encrypts and sends all of `data`. After SSLWantWriteError, as OpenSSL: the same again."""
@@ -206,6 +227,7 @@ class Engine:
         if (direct := self._start()) is not None:
             return direct.shutdown()
         call = self._call("read")
+        call.is_read = False
         self._run(call, self._engine.shutdown)
         self._send(call)
         return self._sock()
@@ -258,16 +280,17 @@ class Engine:
                 self._shaken = True
                 return result
             except ssl.SSLWantReadError:
-                if self._shaken and call.what == "read":
-                    # A reader must not wait for the peer to take what a writer has under way.
-                    self._send_what_fits()
-                else:
-                    self._send(call)
-                if not self._feed(call, fed):
-                    raise
+                pass  # what follows is not to look like its consequence
             except ssl.SSLError:
                 self._send_what_fits()  # an alert, most likely
                 raise
+            if self._shaken and call.is_read:
+                # A reader must not wait for the peer to take what a writer has under way.
+                self._send_what_fits()
+            else:
+                self._send(call)
+            if not self._feed(call, fed):
+                raise want_read()
 
     def _feed(self, call: Call, fed: int) -> bool:
         """Gives the engine what is missing of a record's header or body; False: nothing is there.
@@ -312,6 +335,7 @@ class Engine:
                 self._incoming.write(octets)
             else:
                 self._incoming.write_eof()
+                self._over = True
             self._fed += 1
         if self._body:
             self._body -= got

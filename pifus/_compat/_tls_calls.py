@@ -31,6 +31,12 @@ def tls_error(text: str, reason: str = "", kind: Any = ssl.SSLError, number: int
     return error
 
 
+def want_read() -> Exception:
+    """There is not enough ciphertext, and the call may not wait."""
+    text = "The operation did not complete (read)"
+    return tls_error(text, kind=ssl.SSLWantReadError, number=ssl.SSL_ERROR_WANT_READ)
+
+
 def want_write() -> Exception:
     """Ciphertext does not fit, and the call may not wait."""
     text = "The operation did not complete (write)"
@@ -83,10 +89,11 @@ def closed() -> Exception:
 class Call:
     """How long one call of the program may take."""
 
-    __slots__ = ("end", "nowait", "what")
+    __slots__ = ("end", "is_read", "nowait", "what")
 
     def __init__(self, what: str, timeout: float | None) -> None:
         self.what = what
+        self.is_read = what == "read"
         self.nowait = timeout == 0
         self.end = None if self.nowait else deadline(timeout)
 
