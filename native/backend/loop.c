@@ -27,8 +27,8 @@ static void prefetch(const struct pf_bsock *sock) {
                               (size_t)sock->slot * layout->cq_depth;
     __builtin_prefetch(sock->c2b, 0);
     __builtin_prefetch(&sq[sock->sq_head & (layout->sq_depth - 1)], 0);
-    __builtin_prefetch(&cq[sock->cq_tail & (layout->cq_depth - 1)], 1);
-    __builtin_prefetch(sock->b2c, 1);
+    pf_prefetch_write(&cq[sock->cq_tail & (layout->cq_depth - 1)]);
+    pf_prefetch_write(sock->b2c);
 }
 
 static void look_at(struct pf_session *session, int p, uint32_t slot) {
@@ -337,19 +337,20 @@ static void timers(struct pf_backend *backend) {
     }
 }
 
-/* A few looks for news without the cost of a clock or a system call. */
-static void spin_look(const struct pf_backend *backend) {
+/* A few looks for news without the cost of a clock or a system call. True: there is some. */
+static bool spin_look(const struct pf_backend *backend) {
     for (int look = 0; look < PF_SPIN_LOOKS; look++) {
         for (uint32_t i = 0; i < backend->session_count; i++) {
             const struct pf_session *session = backend->sessions[i];
             for (int p = 0; p < PF_PRIORITIES; p++) {
                 if (pf_hint_waiting(&session->hints[p])) {
-                    return;
+                    return true;
                 }
             }
         }
         pf_cpu_relax();
     }
+    return false;
 }
 
 /* One round of spinning. False: sleep. */
@@ -358,8 +359,7 @@ static bool spin_round(struct pf_backend *backend, uint64_t idle_since) {
     if (idle >= backend->config.spin_ns) {
         return false;
     }
-    spin_look(backend);
-    return pf_spin_pause(backend->now_ns, idle);
+    return spin_look(backend) || pf_spin_pause(backend->now_ns, idle);
 }
 
 void *pf_loop(void *argument) {

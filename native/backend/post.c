@@ -20,9 +20,8 @@ static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
     struct pf_session *session = sock->session;
     struct pf_cqe *ring = (struct pf_cqe *)(session->b2c + session->layout.b2c_cq) +
                           (size_t)sock->slot * session->layout.cq_depth;
-    ring[sock->cq_tail & (session->layout.cq_depth - 1)] = *cqe;
+    pf_cq_put(ring, session->layout.cq_depth, sock->cq_tail, cqe);
     sock->cq_tail++;
-    pf_store_release(&sock->b2c->cq_tail, sock->cq_tail);
     sock->wake_hint = true;
     pf_wake(sock);
 }
@@ -32,6 +31,7 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = (uint8_t)opcode,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
     };
@@ -124,8 +124,9 @@ static void flush_sock(struct pf_bsock *sock) {
     (void)pf_event_ring(&sock->b2c->event, &sock->c2b->waiting);
     if (sock->wake_hint) {
         sock->wake_hint = false;
-        int pushed = pf_hint_push(&session->events[sock->priority],
-                                  &sock->event_mark[sock->priority], sock->slot);
+        /* Ringing had the fence between the news and this. */
+        int pushed = pf_hint_push_fenced(&session->events[sock->priority],
+                                         &sock->event_mark[sock->priority], sock->slot);
         if (pushed < 0) {
             pf_session_violation(session, "event ring head out of range");
         } else if (pushed > 0 && !session->wake_any) {

@@ -32,6 +32,8 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     if (sock->open_error) {
         return sock->open_error;
     }
+    pf_prefetch_write(&sock->sq[sock->sq_tail & (client->layout.sq_depth - 1)]);
+    pf_prefetch_write(&sock->c2b->sq_tail);
     /* One entry is kept for the close: a socket can always be let go. */
     uint32_t kept = sqe->opcode == PF_OP_CLOSE ? 0 : 1;
     if (sock->pending_free_count <= kept) {
@@ -52,17 +54,16 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sqe->op_id = op_id;
     sqe->generation = sock->generation;
     struct pf_pending *pending = &sock->pending[index];
-    *pending = (struct pf_pending){
-        .op_id = op_id,
-        .submitted_ns = pf_now_ns(),
-        .offset = sqe->opcode == PF_OP_WRITE ? sqe->offset : PF_ARENA_NONE,
-        .block_bytes = block_bytes,
-        .opcode = sqe->opcode,
-        .delivery = (uint8_t)delivery,
-        .state = PF_PENDING_FLYING,
-    };
+    /* Not all of it: `done` is filled in at the end. */
+    pending->op_id = op_id;
+    pending->offset = sqe->opcode == PF_OP_WRITE ? sqe->offset : PF_ARENA_NONE;
+    pending->block_bytes = block_bytes;
+    pending->opcode = sqe->opcode;
+    pending->delivery = (uint8_t)delivery;
+    pending->state = PF_PENDING_FLYING;
+    pf_publish_reaped(sock); /* before it: the completion's slot is reserved by this count */
     if (!pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
-                    &sock->b2c->sq_head, sqe)) {
+                    &sock->sq_head, &sock->b2c->sq_head, sqe)) {
         pending->state = PF_PENDING_FREE;
         pending->offset = PF_ARENA_NONE;
         return -EAGAIN;
@@ -72,6 +73,8 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sock->user_ops += counted;
     pending->counted = counted;
     *ring = pf_hint(client, sock);
+    /* After the backend can have seen it: the clock takes as long as half the way there. */
+    pending->submitted_ns = pf_now_ns();
     return (int64_t)op_id;
 }
 

@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 1
+#define PF_ABI_VERSION 2
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -118,8 +118,8 @@ struct pf_cqe {
     int32_t result; /* >= 0, or -errno */
     uint8_t opcode;
     uint8_t flags;
-    uint16_t reserved;
-    uint64_t token;        /* accept: hand it to PF_OP_ADOPT */
+    uint16_t lap;   /* written last: pf_cq_lap of the entry's position, once it is complete */
+    uint64_t token; /* accept: hand it to PF_OP_ADOPT; else: pf_hints_taken */
     uint64_t completed_ns; /* CLOCK_MONOTONIC: start of the backend's step that completed it */
     uint64_t picked_ns;  /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
     struct pf_addr addr; /* accept: the peer */
@@ -127,8 +127,9 @@ struct pf_cqe {
 
 /* C2B: first line of the region: what the backend polls. */
 struct pf_c2b_control {
-    uint32_t hint_tail[3]; /* one hint ring per priority: slots with new submissions */
-    uint32_t pad0[13];
+    uint32_t hint_tail[3];    /* one hint ring per priority: slots with new submissions */
+    uint32_t hint_recent[12]; /* the latest four of each, in the line that is polled */
+    uint32_t pad0;
     uint32_t event_head[3]; /* consumed position of each event ring of B2C */
     uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
     uint32_t pad1[12];
@@ -175,16 +176,15 @@ struct pf_b2c_header {
 struct pf_b2c_control {
     uint32_t hint_head[3]; /* consumed position of each hint ring of C2B */
     uint32_t pad0[13];
-    uint32_t event_tail[3]; /* one event ring per priority: slots with news */
-    uint32_t event;         /* futex: changes with each entry of an event ring */
-    uint32_t ended;         /* enum pf_ended */
-    uint32_t pad1[11];
+    uint32_t event_tail[3];    /* one event ring per priority: slots with news */
+    uint32_t event_recent[12]; /* the latest four of each */
+    uint32_t event;            /* futex: changes with each entry of an event ring */
+    uint32_t ended;            /* enum pf_ended */
+    uint32_t pad1[15];
 };
 
 /* B2C: one per socket slot. */
 struct pf_socket_b2c {
-    uint32_t cq_tail;
-    uint32_t event; /* futex: changes with each completion, arrival, change of state */
     uint32_t rx_head;
     uint32_t rx_base; /* byte of position p is at (p - rx_base) & (rx_bytes - 1) */
     uint32_t rx_bytes;
@@ -195,11 +195,14 @@ struct pf_socket_b2c {
     uint32_t accepts;     /* listener: connections reported, modulo 2^32, for the mirror */
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
-    uint32_t pad0[4];
+    uint32_t pad0[6];
+    /* Apart from the line above, because these change with every operation, and that one is read
+     * with every completion. */
+    uint32_t event; /* futex: changes with each completion, arrival, change of state */
+    uint32_t sq_head;
     struct pf_addr local;
     struct pf_addr peer;
-    uint32_t sq_head; /* apart from the line that a spinning client looks at */
-    uint32_t pad1[3];
+    uint32_t pad1[2];
 };
 
 struct pf_public {

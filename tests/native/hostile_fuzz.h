@@ -201,11 +201,11 @@ static inline void fuzz_reap(struct fuzz *fuzz) {
     struct raw_client *raw = &fuzz->raw;
     for (uint32_t slot = 0; slot < FUZZ_SLOTS; slot++) {
         struct raw_slot *own = &raw->slots[slot];
-        uint32_t tail = pf_load_acquire(&raw_b2c(raw, slot)->cq_tail);
         if (fuzz_random(fuzz, 40) == 0) {
             continue;
         }
-        for (; own->cq_head != tail; own->cq_head++) {
+        for (; pf_cq_ready(raw_cq(raw, slot), raw->layout.cq_depth, own->cq_head);
+             own->cq_head++) {
             const struct pf_cqe *cqe =
                 &raw_cq(raw, slot)[own->cq_head & (raw->layout.cq_depth - 1)];
             if (cqe->opcode == PF_OP_ACCEPT && cqe->result == 0) {

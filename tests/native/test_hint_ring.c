@@ -17,6 +17,7 @@ struct hints {
     pf_hint_mark marks[SLOTS];
     _Alignas(64) struct pf_hint_consumer consumer;
     _Alignas(64) uint32_t shared_tail;
+    uint32_t recent[PF_HINT_RECENT];
     _Alignas(64) uint32_t shared_head;
     _Alignas(64) uint32_t memory[GUARDS + ENTRIES + GUARDS];
     /* What the hints are about: one counter per slot, written by the producer's side only. */
@@ -37,6 +38,7 @@ static void hints_init(uint32_t entries, uint64_t start) {
         .tail = start,
         .entries = entries,
         .ring = hints.memory + GUARDS,
+        .recent = hints.recent,
         .shared_tail = &hints.shared_tail,
         .shared_head = &hints.shared_head,
     };
@@ -44,6 +46,7 @@ static void hints_init(uint32_t entries, uint64_t start) {
         .head = (uint32_t)start,
         .entries = entries,
         .ring = hints.memory + GUARDS,
+        .recent = hints.recent,
         .shared_tail = &hints.shared_tail,
         .shared_head = &hints.shared_head,
     };
