@@ -277,6 +277,8 @@ int pf_session_mirrors(struct pf_backend *backend, uint64_t session, uint32_t co
         }
         int least = 1; /* the kernel raises it to its minimum: full after few bytes */
         (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
+        /* Never read: see mirror.c. */
+        (void)send(pair[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         fds[i] = pair[0];
         command->fds[i] = pair[1];
     }

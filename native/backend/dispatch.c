@@ -356,19 +356,21 @@ static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
 
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    int fd = pf_session_take_mirror(sock->session, sqe->token);
-    if (fd < 0) {
-        return -EBADF;
+    if (sqe->token != 0) {
+        int fd = pf_session_take_mirror(sock->session, sqe->token);
+        if (fd < 0) {
+            return -EBADF;
+        }
+        pf_mirror_close(sock);
+        sock->mirror_fd = fd;
+        sock->mirror_eof = false;
+        sock->read_token = sock->b2c->read_token;
+        sock->write_token = sock->b2c->write_token;
     }
+    /* Before the completion: once that is there, the descriptor shows what holds. */
     if (sock->mirror_fd >= 0) {
-        (void)close(sock->mirror_fd);
-        sock->session->backend->mirrors--;
+        pf_mirror_update(sock);
     }
-    sock->mirror_fd = fd;
-    sock->mirror_ended = false;
-    sock->read_token = sock->b2c->read_token;
-    sock->write_token = sock->b2c->write_token;
-    pf_wake(sock);
     return 0;
 }
 

@@ -79,8 +79,7 @@ struct pf_bsock {
     bool tx_finished;
     bool rx_shut;
     bool tx_stalled;  /* the stack was out of memory: the tick tries again */
-    bool tx_progress; /* for the mirror: there is room to write again */
-    bool mirror_ended;
+    bool mirror_eof;
     uint32_t work; /* enum pf_work */
     uint32_t sq_head;
     uint32_t cq_tail;
@@ -308,6 +307,13 @@ bool pf_cq_takes_more(struct pf_bsock *sock);
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
+
+/* mirror.c */
+/* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
+ * there is room to write, each at most once per arming by the client; and its ends. Only for a
+ * socket that has one; after an error it has none any more. */
+void pf_mirror_update(struct pf_bsock *sock);
+void pf_mirror_close(struct pf_bsock *sock);
 
 /* ready.c */
 void pf_ready_add(struct pf_bsock *sock, uint32_t work);

@@ -62,8 +62,7 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->tx_finished = false;
     sock->rx_shut = false;
     sock->tx_stalled = false;
-    sock->tx_progress = false;
-    sock->mirror_ended = false;
+    sock->mirror_eof = false;
     sock->work = 0;
     sock->error = 0;
     sock->tx_written = 0;
@@ -121,6 +120,9 @@ void pf_sock_show_error(struct pf_bsock *sock) {
 
 void pf_sock_broken(struct pf_bsock *sock, int error) {
     struct pf_op *op = &sock->connect_op;
+    if (error == ECONNRESET && (sock->state & PF_STATE_EOF) && !sock->rx_shut && !sock->tx_finish) {
+        error = EPIPE; /* the peer had said that it would send no more: its reset is about ours */
+    }
     sock->error = error;
     if (sock->phase != PF_SOCK_CLOSING) {
         sock->phase = PF_SOCK_BROKEN;
@@ -216,10 +218,7 @@ void pf_sock_free(struct pf_bsock *sock) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     pf_sock_set_state(sock, 0, UINT32_MAX);
-    if (sock->mirror_fd >= 0) {
-        (void)close(sock->mirror_fd);
-        backend->mirrors--;
-    }
+    pf_mirror_close(sock);
     if (sock->closing_listed) {
         struct pf_bsock **link = &backend->closing_first;
         while (*link != sock) {

@@ -11,7 +11,6 @@ static void complete_writes(struct pf_bsock *sock) {
     while (sock->writes.head != sock->writes_next && (op = pf_op_first(sock, &sock->writes)) &&
            op->end <= sock->tx_acked) {
         sock->writes.head++;
-        sock->tx_progress = true;
         pf_post(sock, op, PF_OP_WRITE, op->length);
     }
 }
@@ -196,7 +195,6 @@ static void on_connected(void *owner) {
         return;
     }
     sock->phase = PF_SOCK_CONNECTED;
-    sock->tx_progress = true;
     pf_sock_names(sock);
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     struct pf_op done = sock->connect_op;

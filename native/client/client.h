@@ -119,3 +119,9 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd);
  * the condition has changed meanwhile. */
 int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot);
 int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot);
+/* 1: the descriptor may show, or come to show, bytes that were read without waiting for it. */
+int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot);
+/* After a PF_OP_MIRROR with token 0 has completed: now it does not. */
+int pf_mirror_settle(struct pf_client *client, uint32_t slot);
+/* The program knows the errno of the connection: the descriptor no longer shows an error. */
+int pf_mirror_told(struct pf_client *client, uint32_t slot);

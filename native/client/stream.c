@@ -141,11 +141,12 @@ int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
 
 /* Why there is nothing to read. Caller holds the lock. */
 static int64_t rx_nothing(const struct pf_sock *sock, uint32_t state) {
-    if (state & PF_STATE_ERROR) {
-        return -sock->b2c->error;
-    }
+    /* An end that came before the error stays the end: only writes are told of the error. */
     if (state & PF_STATE_EOF) {
         return 0;
+    }
+    if (state & PF_STATE_ERROR) {
+        return -sock->b2c->error;
     }
     return state & (PF_STATE_CONNECTED) ? -EAGAIN : -ENOTCONN;
 }

@@ -42,7 +42,7 @@ enum pf_opcode {
     PF_OP_NOP = 11,
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
-    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
+    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client, 0: the same */
     PF_OP_COUNT = 15
 };
 

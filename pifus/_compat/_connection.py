@@ -51,6 +51,8 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
                 delivery=lib.PF_DELIVER_QUEUE,
             )
         endpoint.listening = True
+        if endpoint.armed:
+            lib.pf_mirror_rearm_write(handle, endpoint.slot)  # never writable
     finally:
         endpoint.leave()
 
@@ -125,6 +127,8 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
             return _verdict(endpoint)
         if endpoint.connected or endpoint.listening:
             return errno.EISCONN
+        if endpoint.connect_failed and endpoint.attached:
+            endpoint.renew_mirror()
         if nowait or endpoint.armed:
             endpoint.arm()
             # Not writable until it is connected.
@@ -158,6 +162,8 @@ def _verdict(endpoint: Endpoint) -> int:
     """How the connect ended: told to the program by this."""
     endpoint.connect_told = True
     code, endpoint.pending_error = endpoint.pending_error, 0
+    if code:
+        endpoint.tell()
     return code
 
 
@@ -217,7 +223,7 @@ def take_error(endpoint: Endpoint) -> int:
             return 0
         state = endpoint.state(handle)
         if state.state & lib.PF_STATE_ERROR:
-            endpoint.error_told = True
+            endpoint.tell()
             return int(state.error)
         return 0
     finally:

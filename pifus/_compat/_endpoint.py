@@ -294,8 +294,19 @@ class Endpoint:
                 lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
+            if self.listening:
+                lib.pf_mirror_rearm_write(handle, self.slot)  # never writable
             if settle and (self.connected or self.listening):
-                self.call(handle, lib.PF_OP_NOP)
+                self.call(handle, lib.PF_OP_MIRROR)
+        finally:
+            self.leave()
+
+    def settle(self) -> None:
+        """Somebody may look at the descriptor: it must not show what has been read already."""
+        handle = self.enter()
+        try:
+            self.call(handle, lib.PF_OP_MIRROR)
+            lib.pf_mirror_settle(handle, self.slot)
         finally:
             self.leave()
 
@@ -309,6 +320,28 @@ class Endpoint:
         """After reading: an empty socket must not look readable."""
         if self.armed:
             lib.pf_mirror_rearm_read(handle, self.slot)
+
+    def tell(self) -> None:
+        """The program is told the errno of the connection: the descriptor stops to show it."""
+        self.error_told = True
+        handle = self.session.handle
+        if self.attached and handle is not None:
+            lib.pf_mirror_told(handle, self.slot)
+
+    def renew_mirror(self) -> None:
+        """Another connect on a socket whose last one failed: its descriptor shows that for ever.
+
+        So another takes its place under its number; registrations with an epoll end.
+        """
+        self.mirror_id, fresh = self.session.take_mirror()
+        try:
+            for number in self.fds:
+                os.set_blocking(fresh, os.get_blocking(number))
+                os.dup2(fresh, number, os.get_inheritable(number))
+            _table.moved(self)
+        finally:
+            os.close(fresh)
+        self.attached = self.armed = False
 
     # ---- the end ----
 

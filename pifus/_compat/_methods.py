@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pifus._compat import _connection, _endpoint, _options, _rules, _stream
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
-    from pifus._core._client import CData
+    from pifus._core._client import CData, lib
+
+    _is_unsure = lib.pf_mirror_is_unsure
 
 _C = _c.socket
 _find = _table.endpoints.get
@@ -105,8 +107,11 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         """The descriptor: a mirror of the socket's readiness."""
         fd = _fileno(self)
         endpoint = _find(fd)
-        if endpoint is not None and not endpoint.armed and endpoint.session.handle is not None:
-            endpoint.arm(settle=True)
+        if endpoint is not None and (handle := endpoint.session.handle) is not None:
+            if not endpoint.armed:
+                endpoint.arm(settle=True)
+            elif _is_unsure(handle, endpoint.slot):
+                endpoint.settle()
         return fd
 
     def close(self) -> None:
@@ -203,6 +208,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _C.shutdown(self, how)
         else:
             _connection.shutdown(endpoint, operator.index(how))
+            # The descriptor shows it at once, and hangs up when both directions are shut.
+            _C.shutdown(self, how)
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -332,10 +339,13 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _address, _connection, _endpoint, _options, _rules, _stream
+    global _address, _connection, _endpoint, _is_unsure, _options, _rules, _stream
     if "_endpoint" not in globals():
         from pifus._compat import _connection, _options, _rules, _stream
         from pifus._core import _address
+        from pifus._core._client import lib
+
+        _is_unsure = lib.pf_mirror_is_unsure
 
         # Last: it tells that the others are there.
         from pifus._compat import _endpoint  # isort: skip

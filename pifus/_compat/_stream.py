@@ -154,12 +154,16 @@ def _receive(
 def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     """The connection ended with an errno: it is told once, then there is only the end."""
     code = -result
+    if code == errno.EPIPE and writing and not endpoint.error_told:
+        handle = endpoint.session.handle
+        if handle is not None and endpoint.state(handle).state & lib.PF_STATE_ERROR:
+            endpoint.tell()
     if code in _STATELESS:
         raise endpoint.error(result)
     if endpoint.connect_failed:
         raise _errors.os_error(errno.EPIPE if writing else errno.ENOTCONN)
     if not endpoint.error_told:
-        endpoint.error_told = True
+        endpoint.tell()
         raise _errors.os_error(code)
     if writing:
         raise _errors.os_error(errno.EPIPE)

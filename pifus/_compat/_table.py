@@ -57,6 +57,15 @@ def adopt(fd: int) -> Endpoint | None:
     return endpoint
 
 
+def moved(endpoint: Endpoint) -> None:
+    """Another mirror descriptor stands for `endpoint`, under the same numbers."""
+    with _lock:
+        if _by_inode.get(endpoint.inode) is endpoint:
+            del _by_inode[endpoint.inode]
+        endpoint.inode = _inode(endpoint.fds[0])
+        _by_inode[endpoint.inode] = endpoint
+
+
 def forget(fd: int) -> None:
     """The number `fd` now is a descriptor of the kernel's."""
     if fd in endpoints:
