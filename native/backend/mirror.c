@@ -29,25 +29,23 @@ static bool writable(const struct pf_bsock *sock) {
     if (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)) {
         return true;
     }
-    return sock->phase == PF_SOCK_CONNECTED &&
-           (sock->writes.head == sock->writes.tail ||
-            sock->cq_tail != pf_load_acquire(&sock->c2b->cq_head));
+    if (sock->phase != PF_SOCK_CONNECTED) {
+        return false;
+    }
+    bool idle = sock->writes.head == sock->writes.tail &&
+                sock->sq_head == pf_load_acquire(&sock->c2b->sq_tail);
+    return idle || sock->cq_tail != pf_load_acquire(&sock->c2b->cq_head);
 }
 
 /* Takes all but one byte out. The one that stays (the first was there from the beginning) makes
- * the close after an error an error for the client's end, too. */
+ * the close after an error an error for the client's end, too. At one stroke: as soon as the
+ * descriptor is writable the client may find itself out of room again, and fill it. */
 static void drain(int fd) {
-    char bytes[64];
-    /* Bounded: the other end may be filled as fast as this drains it. */
-    for (int i = 0; i < 64; i++) {
-        int unread = 0;
-        if (ioctl(fd, FIONREAD, &unread) != 0 || unread <= 1) {
-            return;
-        }
+    char bytes[256];
+    int unread = 0;
+    if (ioctl(fd, FIONREAD, &unread) == 0 && unread > 1) {
         size_t count = (size_t)unread - 1;
-        if (recv(fd, bytes, count < sizeof(bytes) ? count : sizeof(bytes), MSG_DONTWAIT) <= 0) {
-            return;
-        }
+        (void)recv(fd, bytes, count < sizeof(bytes) ? count : sizeof(bytes), MSG_DONTWAIT);
     }
 }
 

@@ -119,6 +119,8 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd);
  * the condition has changed meanwhile. */
 int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot);
 int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot);
+/* After a write that was taken: makes the descriptor unwritable if there is no room for another. */
+int pf_mirror_sent(struct pf_client *client, uint32_t slot);
 /* 1: the descriptor may show, or come to show, bytes that were read without waiting for it. */
 int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot);
 /* After a PF_OP_MIRROR with token 0 has completed: now it does not. */

@@ -146,6 +146,10 @@ void pf_closing_add(struct pf_client *client, struct pf_sock *sock);
  * the doorbell after unlocking. */
 bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
 
+/* stream.c */
+/* One more byte could be written now. Caller holds the lock. */
+bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock);
+
 /* wait.c */
 struct pf_waiter {
     struct pf_client *client;

@@ -149,23 +149,46 @@ int pf_mirror_told(struct pf_client *client, uint32_t slot) {
     return shown > 0 ? 0 : -ETIMEDOUT;
 }
 
+/* Fills the descriptor's send buffer, and asks the backend to drain it when there is room again.
+ * Not only when the last question was answered: the backend may have drained it, and be about to
+ * say so. Caller holds the lock; true: ring. */
+static bool fill(struct pf_client *client, struct pf_sock *sock) {
+    if (!sock->mirror_armed) {
+        return false;
+    }
+    /* Single bytes: the one that the backend leaves in it must not count for more. */
+    bool filled = false;
+    while (send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+        filled = true;
+    }
+    if (!filled && pf_load_acquire(&sock->b2c->write_token) != sock->c2b->write_arm) {
+        return false; /* still full, and asked for */
+    }
+    /* First: completions beyond what has been reaped are news to the one who wants to write. */
+    pf_publish_reaped(sock);
+    pf_store_fence(&sock->c2b->write_arm, sock->c2b->write_arm + 1);
+    /* The backend looks whether the reason has gone meanwhile. */
+    return pf_hint(client, sock);
+}
+
 int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
-    bool ring = false;
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    int result = sock ? 0 : -EBADF;
-    if (sock && sock->mirror_armed &&
-        pf_load_acquire(&sock->b2c->write_token) == sock->c2b->write_arm) {
-        /* Single bytes: the one that the backend leaves in it must not count for more. */
-        while (send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-        }
-        pf_store_fence(&sock->c2b->write_arm, sock->c2b->write_arm + 1);
-        /* The backend looks whether the reason has gone meanwhile. */
-        ring = pf_hint(client, sock);
-    }
+    bool ring = sock && fill(client, sock);
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
-    return result;
+    return sock ? 0 : -EBADF;
+}
+
+int pf_mirror_sent(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    bool ring = sock && !pf_send_has_room(client, sock) && fill(client, sock);
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return sock ? 0 : -EBADF;
 }

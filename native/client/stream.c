@@ -16,6 +16,21 @@ static bool may_allocate(const struct pf_client *client, const struct pf_sock *s
     return after <= sock->send_limit && after <= (share > 65536 ? share : 65536);
 }
 
+static bool has_room(const struct pf_client *client, const struct pf_sock *sock) {
+    uint32_t block = pf_arena_block_bytes(1);
+    /* One entry is kept for the close. */
+    return sock->pending_free_count > 1 && client->arena.free_bytes >= block &&
+           may_allocate(client, sock, block);
+}
+
+bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock) {
+    if (has_room(client, sock)) {
+        return true;
+    }
+    pf_reap(client, sock);
+    return has_room(client, sock);
+}
+
 /* A block for `bytes`, charged to the socket, or PF_ARENA_NONE. Caller holds the lock; *ring as of
  * pf_sweep_closing. */
 static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t bytes, bool *ring) {

@@ -127,9 +127,9 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
             return _verdict(endpoint)
         if endpoint.connected or endpoint.listening:
             return errno.EISCONN
-        if endpoint.connect_failed and endpoint.attached:
-            endpoint.renew_mirror()
-        if nowait or endpoint.armed:
+        shows = nowait or endpoint.armed
+        renews = endpoint.connect_failed and endpoint.attached
+        if shows and not renews:
             endpoint.arm()
             # Not writable until it is connected.
             lib.pf_mirror_rearm_write(handle, endpoint.slot)
@@ -137,6 +137,12 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
         endpoint.connect_failed = False
         endpoint.connect_told = False
         endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
+        if renews:
+            # Behind the connect: before it, all there is to show is how the last one failed.
+            endpoint.renew_mirror()
+            if shows:
+                endpoint.arm()
+                lib.pf_mirror_rearm_write(handle, endpoint.slot)
         if nowait:
             return errno.EINPROGRESS
         code = _wait(endpoint, handle, timeout)

@@ -257,8 +257,9 @@ def _send_some(
             raise _errors.os_error(errno.EBADF)
         sent = _send(handle, endpoint.slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
-            if endpoint.armed and sent < size:
-                lib.pf_mirror_rearm_write(handle, endpoint.slot)
+            if endpoint.armed:
+                full = lib.pf_mirror_rearm_write if sent < size else lib.pf_mirror_sent
+                full(handle, endpoint.slot)
             return sent
         if sent == EAGAIN:
             if nowait:
