@@ -100,6 +100,7 @@ struct pf_client {
     uint32_t free_slots; /* list heads */
     uint32_t closing_first;
     uint32_t closing_last;
+    uint32_t reap_next; /* where to look next for memory to be had back */
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;

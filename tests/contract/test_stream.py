@@ -239,3 +239,16 @@ def test_a_failed_call_lets_go_of_the_buffer(pair: Pair) -> None:
     # The traceback is still there, and with it the frames of the call.
     assert caught.tb is not None
     buffer.extend(b"resized")
+
+
+def test_idle_connections_hold_no_memory(
+    net: ModuleType, listener: Any, closing: Callable[[Any], Any], spawn: Spawn
+) -> None:
+    """What they sent has arrived; that nobody asks them again must not starve the others."""
+    data = bytes(500_000)
+    for _ in range(200):
+        client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+        server = closing(listener.accept()[0])
+        sending = spawn(client.sendall, data)
+        assert receive_exactly(server, len(data)) == data
+        sending.result(PATIENCE_SECONDS)
