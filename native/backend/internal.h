@@ -78,7 +78,7 @@ struct pf_bsock {
     bool tx_finish; /* FIN after the last write */
     bool tx_finished;
     bool rx_shut;
-    bool tx_stalled;  /* the stack was out of memory: the tick tries again */
+    bool tx_stalled; /* the stack was out of memory: the tick tries again */
     bool mirror_eof;
     uint32_t work; /* enum pf_work */
     uint32_t sq_head;

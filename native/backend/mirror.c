@@ -58,6 +58,9 @@ void pf_mirror_close(struct pf_bsock *sock) {
 }
 
 void pf_mirror_update(struct pf_bsock *sock) {
+    /* After what was published: the client asks, fences, and looks for that once more. Either it
+     * sees our news, or we its question. */
+    pf_full_fence();
     uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
     if (arm != sock->read_token && readable(sock)) {
         (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);

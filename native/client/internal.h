@@ -79,7 +79,7 @@ struct pf_sock {
     int mirror_fd;
     bool mirror_armed;
     bool mirror_unsure; /* a token may come for what has been read already */
-    uint32_t next; /* in the list of free, closing or ready slots */
+    uint32_t next;      /* in the list of free, closing or ready slots */
     uint32_t next_ready;
 };
 

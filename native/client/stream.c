@@ -20,13 +20,12 @@ static bool may_allocate(const struct pf_client *client, const struct pf_sock *s
     return after <= sock->send_limit && after <= (share > 65536 ? share : 65536);
 }
 
-/* Looks for acknowledged writes of other sockets: nobody else may ever ask those. A part of the slots
- * at a time, so that the lock is not held for long. */
+/* Looks for acknowledged writes of other sockets: nobody else may ever ask those. A part of the
+ * slots at a time, so that the lock is not held for long. */
 static void reap_others(struct pf_client *client) {
     for (int i = 0; i < PF_REAP_SOME; i++) {
-        client->reap_next = client->reap_next + 1 < client->layout.max_sockets
-                                ? client->reap_next + 1
-                                : 0;
+        client->reap_next =
+            client->reap_next + 1 < client->layout.max_sockets ? client->reap_next + 1 : 0;
         struct pf_sock *sock = &client->socks[client->reap_next];
         if (sock->phase == PF_SLOT_OPEN && sock->send_used > 0) {
             pf_reap(client, sock);
