@@ -7,13 +7,12 @@ gets its engine. Sockets of the kernel get the same one as always.
 from __future__ import annotations
 
 import _socket
-import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pifus._compat import _table
+from pifus._compat import _late, _table
 
 _fileno = _socket.socket.fileno
 _METHOD = "_wrap_socket"
@@ -36,8 +35,8 @@ def unwire(user: str) -> None:
     if _users:
         return
     _waiting.pop("wire", None)
-    if not _waiting and _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
+    if not _waiting:
+        _late.forget("ssl")
     context: Any = getattr(sys.modules.get("ssl"), "SSLContext", None)
     if context is not None and _METHOD in vars(context):
         delattr(context, _METHOD)
@@ -45,18 +44,18 @@ def unwire(user: str) -> None:
 
 def when_imported(key: str, call: Callable[[Any], None]) -> None:
     """Calls with the module `ssl`: now if it is there, else once a program imports it."""
-    module = sys.modules.get("ssl")
-    if module is not None and _is_complete(module):
+    module = _late.imported("ssl")
+    if module is not None:
         call(module)
         return
     _waiting[key] = call
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
+    _late.watch("ssl", _execute)
 
 
-def _is_complete(module: ModuleType) -> bool:
-    """False while another thread, or one of our callers, still executes it."""
-    return not getattr(module.__spec__, "_initializing", False)
+def _execute(module: ModuleType, execute: _late.Execute) -> None:
+    execute(module)
+    while _waiting:
+        _waiting.popitem()[1](module)
 
 
 def _wire(module: Any) -> None:
@@ -72,43 +71,3 @@ def _wire(module: Any) -> None:
         return Engine(self, sock, server_side, server_hostname, **more)
 
     setattr(module.SSLContext, _METHOD, _wrap_socket)
-
-
-class _Finder:
-    """Finds `ssl` as everybody else does, and tells once it is executed."""
-
-    def __init__(self) -> None:
-        self._busy = False
-
-    def find_spec(  # as of importlib.abc.MetaPathFinder
-        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != "ssl" or self._busy:
-            return None
-        from importlib.util import find_spec
-
-        self._busy = True
-        try:
-            spec = find_spec(name)
-        finally:
-            self._busy = False
-        loader: Any = spec.loader if spec is not None else None
-        if loader is not None:
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                if module.__name__ != name:  # some loaders are there for many modules
-                    execute(module)
-                    return
-                del loader.exec_module
-                execute(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
-                while _waiting:
-                    _waiting.popitem()[1](module)
-
-            loader.exec_module = exec_module
-        return spec
-
-
-_finder: Any = _Finder()

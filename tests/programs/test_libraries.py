@@ -13,3 +13,12 @@ SCRIPTS = ["web_clients.py", "trio_streams.py", "tornado_app.py", "twisted_echo.
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_library(program: Program, certificates: Certificates, script: str) -> None:
     assert program(script, certificates.authority, certificates.server) == "all well\n"
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet", "curio"])
+def test_library_that_is_rarely_there(
+    program: Program, certificates: Certificates, library: str
+) -> None:
+    pytest.importorskip(library)
+    script = {"curio": "curio_streams.py"}.get(library, f"{library}_server.py")
+    assert program(script, certificates.authority, certificates.server) == "all well\n"
