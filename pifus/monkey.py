@@ -91,7 +91,6 @@ def _patch_class() -> None:
 
     _replace(cls, "detach", detach)
     _replace(cls, "_real_close", _real_close)
-    _sendfile.refuse(socket, _replace)
 
 
 def _replace(where: Any, name: str, value: Any) -> None:

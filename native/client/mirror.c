@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -191,4 +192,9 @@ int pf_mirror_sent(struct pf_client *client, uint32_t slot) {
         pf_ring(client);
     }
     return sock ? 0 : -EBADF;
+}
+
+int pf_epoll_add(int epoll_fd, int fd, uint32_t events, uint64_t data) {
+    struct epoll_event event = {.events = events, .data.u64 = data};
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 }

@@ -7,7 +7,7 @@ import os
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _table
+from pifus._compat import _registrations, _table
 from pifus._compat._endpoint import EINTR, Endpoint, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -139,10 +139,11 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
         endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
         if renews:
             # Behind the connect: before it, all there is to show is how the last one failed.
-            endpoint.renew_mirror()
+            registered = endpoint.renew_mirror()
             if shows:
                 endpoint.arm()
                 lib.pf_mirror_rearm_write(handle, endpoint.slot)
+            _registrations.restore(registered)
         if nowait:
             return errno.EINPROGRESS
         code = _wait(endpoint, handle, timeout)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _table
+from pifus._compat import _registrations, _table
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
@@ -328,11 +328,15 @@ class Endpoint:
         if self.attached and handle is not None:
             lib.pf_mirror_told(handle, self.slot)
 
-    def renew_mirror(self) -> None:
+    def renew_mirror(self) -> list[_registrations.Registration]:
         """Another connect on a socket whose last one failed: its descriptor shows that for ever.
 
-        So another takes its place under its number; registrations with an epoll end.
+        So another takes its place under its number.
+
+        Returns:
+            In which epolls it was; it is to be put there again once it shows what holds.
         """
+        registered = [one for number in self.fds for one in _registrations.find(number)]
         self.mirror_id, fresh = self.session.take_mirror()
         try:
             for number in self.fds:
@@ -342,6 +346,7 @@ class Endpoint:
         finally:
             os.close(fresh)
         self.attached = self.armed = False
+        return registered
 
     # ---- the end ----
 

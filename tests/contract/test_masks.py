@@ -298,7 +298,11 @@ def test_connected_after_a_refusal(net: ModuleType, closing: Closing, listener: 
     assert sock.connect_ex(unused) == errno.EINPROGRESS
     shows(sock, IN | OUT | RDHUP | HUP | ERR)
     assert sock.connect_ex(unused) == errno.ECONNREFUSED
-    assert sock.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+    with select.epoll() as poller:
+        poller.register(sock, OUT)
+        assert sock.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        # It is registered still.
+        assert poller.poll(PATIENCE_SECONDS) == [(fd, OUT)]
     assert sock.fileno() == fd
     shows(sock, OUT)
     assert sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR) == 0
