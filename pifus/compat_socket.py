@@ -17,5 +17,6 @@ def close(fd: int, /) -> None:  # type: ignore[no-redef]
     from pifus._compat import _table
 
     if fd in _table.endpoints:
-        _table.drop(fd)
-    _c.close(fd)
+        _table.close(fd)
+    else:
+        _c.close(fd)

@@ -11,7 +11,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -55,12 +54,15 @@ static int open_descriptors(struct pf_backend *backend) {
     backend->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     backend->command_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     backend->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    backend->orphan_epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     backend->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = OTHER_EVENT};
+    struct epoll_event level = {.events = EPOLLIN, .data.u64 = OTHER_EVENT};
     if (backend->epoll_fd < 0 || backend->command_fd < 0 || backend->event_fd < 0 ||
-        backend->timer_fd < 0 ||
+        backend->timer_fd < 0 || backend->orphan_epoll_fd < 0 ||
         epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, backend->command_fd, &event) != 0 ||
         epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, backend->timer_fd, &event) != 0 ||
+        epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, backend->orphan_epoll_fd, &level) != 0 ||
         getrandom(&backend->random_state, sizeof(backend->random_state), 0) !=
             sizeof(backend->random_state)) {
         return -errno;
@@ -86,6 +88,7 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
     backend->command_fd = -1;
     backend->event_fd = -1;
     backend->timer_fd = -1;
+    backend->orphan_epoll_fd = -1;
     (void)pthread_mutex_init(&backend->lock, NULL);
     int bad = open_descriptors(backend);
     bad = bad ? bad : pf_guard_install();
@@ -204,7 +207,7 @@ void pf_backend_free(struct pf_backend *backend) {
         pf_region_unmap(backend->public_region, 4096);
     }
     int descriptors[] = {backend->public_fd, backend->epoll_fd, backend->command_fd,
-                         backend->event_fd, backend->timer_fd};
+                         backend->event_fd,  backend->timer_fd, backend->orphan_epoll_fd};
     for (unsigned i = 0; i < sizeof(descriptors) / sizeof(descriptors[0]); i++) {
         if (descriptors[i] >= 0) {
             (void)close(descriptors[i]);
@@ -251,41 +254,6 @@ int pf_session_end(struct pf_backend *backend, uint64_t session, int reason) {
     command->kind = PF_COMMAND_END;
     command->id = session;
     command->reason = reason;
-    pf_command_send(backend, command);
-    return 0;
-}
-
-int pf_session_mirrors(struct pf_backend *backend, uint64_t session, uint32_t count, int32_t *fds,
-                       uint64_t *first_id) {
-    struct pf_command *command = calloc(1, sizeof(*command));
-    if (!command || count < 1 || count > sizeof(command->fds) / sizeof(command->fds[0])) {
-        free(command);
-        return command ? -EINVAL : -ENOMEM;
-    }
-    command->kind = PF_COMMAND_MIRRORS;
-    command->id = session;
-    for (uint32_t i = 0; i < count; i++) {
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
-            int number = errno;
-            for (uint32_t j = 0; j < i; j++) {
-                (void)close(command->fds[j]);
-                (void)close(fds[j]);
-            }
-            free(command);
-            return -number;
-        }
-        int least = 1; /* the kernel raises it to its minimum: full after few bytes */
-        (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
-        /* Never read: see mirror.c. */
-        (void)send(pair[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-        fds[i] = pair[0];
-        command->fds[i] = pair[1];
-    }
-    *first_id = backend->next_mirror + 1;
-    backend->next_mirror += count;
-    command->count = count;
-    command->first_mirror = *first_id;
     pf_command_send(backend, command);
     return 0;
 }

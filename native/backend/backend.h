@@ -19,6 +19,7 @@ struct pf_backend_config {
     int32_t lock_memory;       /* 1: mlockall */
     uint32_t loss_per_million; /* for tests: received frames to lose; 0..1000000 */
     uint64_t fault_seed;       /* which ones */
+    char address[108]; /* where clients reach the control plane: part of the names of mirrors */
 };
 
 struct pf_session_request {
@@ -72,6 +73,10 @@ int pf_session_end(struct pf_backend *backend, uint64_t session, int reason);
  * them), numbered from *first_id. 0 or -errno. */
 int pf_session_mirrors(struct pf_backend *backend, uint64_t session, uint32_t count, int32_t *fds,
                        uint64_t *first_id);
+/* The client has shown `fd`, a mirror descriptor: the ticket by which it can adopt the socket that
+ * it stands for. 0, or -errno: it is no UNIX socket. (Whether it is a mirror shows at the
+ * adoption.) */
+int pf_session_show(struct pf_backend *backend, uint64_t session, int32_t fd, uint64_t *ticket);
 /* Readable when pf_backend_next_ended has something. */
 int pf_backend_event_fd(struct pf_backend *backend);
 /* The next session that the stack thread ended by itself, or whose resources are all free again:

@@ -24,6 +24,12 @@ static void run(struct pf_backend *backend, struct pf_command *command) {
             backend->any_doomed = true;
         }
         break;
+    case PF_COMMAND_CLAIM:
+        session = pf_session_find(backend, command->id);
+        if (session && !session->dying) {
+            pf_session_add_ticket(session, command->ticket, command->numbers[0]);
+        }
+        break;
     case PF_COMMAND_MIRRORS:
         session = pf_session_find(backend, command->id);
         if (session) {

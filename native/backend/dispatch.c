@@ -1,13 +1,11 @@
 /* Submissions: copied once, checked, then acted on. One table says what each operation is. */
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "backend/internal.h"
 
-/* What a handler returns when the operation completes later; otherwise its result, 0 or -errno. */
-enum { PENDING = 1 };
-
+/* Returns PENDING when the operation completes later; otherwise its result, 0 or -errno. */
+#define PENDING PF_OP_PENDING
 typedef int (*pf_handler)(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 
 static bool addr_valid(const struct pf_addr *addr) {
@@ -54,7 +52,12 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     (void)op;
     set_priority(sock, sqe->token);
     sock->family = sqe->flags;
-    if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
+    if (sqe->offset == PF_KIND_DATAGRAM || sqe->offset == PF_KIND_PING) {
+        return pf_dgram_open(sock, sqe);
+    }
+    if (sqe->offset != PF_KIND_STREAM) {
+        error = -EPROTONOSUPPORT;
+    } else if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
         error = -EAFNOSUPPORT;
     } else if (session->backend->sockets >= session->backend->config.max_pcbs) {
         error = -ENOBUFS;
@@ -76,10 +79,26 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     return result;
 }
 
+static int adopt_by_ticket(struct pf_bsock *sock, const struct pf_sqe *sqe,
+                           const struct pf_op *op) {
+    int result = pf_sock_start(sock, sqe->generation, 0, 0);
+    if (result != 0) {
+        return result;
+    }
+    result = pf_identity_adopt(sock, sqe->token, op);
+    if (result < 0) {
+        pf_sock_broken(sock, -result);
+    }
+    return result > 0 ? PENDING : result;
+}
+
 static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    if (sqe->flags & PF_SQE_TICKET) {
+        set_priority(sock, sqe->offset);
+        return adopt_by_ticket(sock, sqe, op);
+    }
     struct pf_session *session = sock->session;
     struct stk_conn *conn = pf_session_claim(session, sqe->token);
-    (void)op;
     set_priority(sock, sqe->offset);
     int result = start(sock, sqe, conn, conn ? 0 : -EINVAL);
     if (result != 0) {
@@ -147,6 +166,12 @@ static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sock->multishot && pf_op_first(sock, &sock->accepts)) {
         return -EALREADY; /* the multishot accept takes every connection */
     }
+    if (sqe->flags & PF_SQE_MULTISHOT && pf_identity_is_shared(sock)) {
+        return -ESTALE; /* the others would get none */
+    }
+    if (sqe->flags & PF_SQE_NOWAIT && !stk_tcp_acceptable(sock->conn)) {
+        return -EAGAIN;
+    }
     if (!pf_op_push(sock, &sock->accepts, op)) {
         return -ENOMEM;
     }
@@ -157,7 +182,12 @@ static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
         }
         sock->multishot = true;
     }
+    uint32_t tail = sock->accepts.tail;
     pf_accept_report(sock);
+    if (sqe->flags & PF_SQE_NOWAIT && sock->accepts.head != tail) {
+        sock->accepts.tail--; /* others were first, or this client adopts too slowly */
+        return -EAGAIN;
+    }
     return PENDING;
 }
 
@@ -285,7 +315,10 @@ static int do_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const st
 
 static int do_close(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     sock->close_op = *op;
-    pf_sock_begin_close(sock, (sqe->flags & PF_CLOSE_ABORT) != 0);
+    sock->close_abort = (sqe->flags & PF_CLOSE_ABORT) != 0;
+    if (!(sqe->flags & PF_CLOSE_SHARED) || !pf_identity_keep(sock, false)) {
+        pf_sock_begin_close(sock, sock->close_abort);
+    }
     return PENDING;
 }
 
@@ -318,7 +351,10 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     (void)op;
     if (sqe->flags & PF_SQE_REJECT) {
         struct stk_conn *conn = pf_session_claim(sock->session, sqe->token);
-        if (conn) {
+        if (conn && pf_identity_is_shared(sock)) {
+            stk_tcp_unaccept(sock->conn, conn); /* somebody else may have room for it */
+            pf_ready_add(sock, PF_WORK_ACCEPT);
+        } else if (conn) {
             stk_tcp_abort(conn);
         }
         return conn ? 0 : -ENOENT;
@@ -335,7 +371,7 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
 
 static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    if (sock->phase == PF_SOCK_BROKEN || !sock->conn) {
+    if (sock->phase == PF_SOCK_BROKEN || (!sock->conn && !sock->dgram)) {
         return 0; /* options of a connection that is gone have no effect, as in the kernel */
     }
     if (sqe->offset == PF_OPT_PRIORITY) {
@@ -351,18 +387,23 @@ static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sqe->offset == PF_OPT_V6ONLY && (sock->phase != PF_SOCK_OPEN || sock->bound)) {
         return -EINVAL;
     }
-    return stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
+    return sock->dgram ? stk_udp_set_option(sock->dgram, sqe->offset, sqe->token)
+                       : stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
 }
 
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
     if (sqe->token != 0) {
-        int fd = pf_session_take_mirror(sock->session, sqe->token);
+        uint64_t number;
+        int fd = pf_session_take_mirror(sock->session, sqe->token, &number);
         if (fd < 0) {
             return -EBADF;
         }
-        pf_mirror_close(sock);
-        sock->mirror_fd = fd;
+        if (pf_identity_is_shared(sock) || pf_identity_attach(sock, number, fd) != 0) {
+            (void)close(fd);
+            sock->session->backend->mirrors--;
+            return -EBADF;
+        }
         sock->mirror_eof = false;
         sock->read_token = sock->b2c->read_token;
         sock->write_token = sock->b2c->write_token;
@@ -378,23 +419,26 @@ enum { NEEDS_NO_SOCKET = 1, NEEDS_SOCKET = 2 };
 
 static const struct {
     pf_handler handler;
+    pf_handler datagram; /* of datagram sockets; NULL: the same */
     uint8_t needs;
 } operations[] = {
-    [PF_OP_INVALID] = {NULL, 0},
-    [PF_OP_OPEN] = {do_open, NEEDS_NO_SOCKET},
-    [PF_OP_ADOPT] = {do_adopt, NEEDS_NO_SOCKET},
-    [PF_OP_BIND] = {do_bind, NEEDS_SOCKET},
-    [PF_OP_LISTEN] = {do_listen, NEEDS_SOCKET},
-    [PF_OP_ACCEPT] = {do_accept, NEEDS_SOCKET},
-    [PF_OP_CONNECT] = {do_connect, NEEDS_SOCKET},
-    [PF_OP_WRITE] = {do_write, NEEDS_SOCKET},
-    [PF_OP_RECV] = {do_recv, NEEDS_SOCKET},
-    [PF_OP_SHUTDOWN] = {do_shutdown, NEEDS_SOCKET},
-    [PF_OP_CLOSE] = {do_close, NEEDS_SOCKET},
-    [PF_OP_NOP] = {do_nop, NEEDS_SOCKET},
-    [PF_OP_CANCEL] = {do_cancel, NEEDS_SOCKET},
-    [PF_OP_SETOPT] = {do_setopt, NEEDS_SOCKET},
-    [PF_OP_MIRROR] = {do_mirror, NEEDS_SOCKET},
+    [PF_OP_INVALID] = {NULL, NULL, 0},
+    [PF_OP_OPEN] = {do_open, NULL, NEEDS_NO_SOCKET},
+    [PF_OP_ADOPT] = {do_adopt, NULL, NEEDS_NO_SOCKET},
+    [PF_OP_BIND] = {do_bind, pf_dgram_bind, NEEDS_SOCKET},
+    [PF_OP_LISTEN] = {do_listen, pf_dgram_unsupported, NEEDS_SOCKET},
+    [PF_OP_ACCEPT] = {do_accept, pf_dgram_unsupported, NEEDS_SOCKET},
+    [PF_OP_CONNECT] = {do_connect, pf_dgram_connect, NEEDS_SOCKET},
+    [PF_OP_WRITE] = {do_write, pf_dgram_unsupported, NEEDS_SOCKET},
+    [PF_OP_RECV] = {do_recv, pf_dgram_recv, NEEDS_SOCKET},
+    [PF_OP_SHUTDOWN] = {do_shutdown, pf_dgram_shutdown, NEEDS_SOCKET},
+    [PF_OP_CLOSE] = {do_close, NULL, NEEDS_SOCKET},
+    [PF_OP_NOP] = {do_nop, NULL, NEEDS_SOCKET},
+    [PF_OP_CANCEL] = {do_cancel, NULL, NEEDS_SOCKET},
+    [PF_OP_SETOPT] = {do_setopt, NULL, NEEDS_SOCKET},
+    [PF_OP_MIRROR] = {do_mirror, NULL, NEEDS_SOCKET},
+    [PF_OP_SENDTO] = {pf_dgram_unsupported, pf_dgram_sendto, NEEDS_SOCKET},
+    [PF_OP_GROUP] = {pf_dgram_unsupported, pf_dgram_group, NEEDS_SOCKET},
 };
 _Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
                "every operation has a row");
@@ -408,7 +452,7 @@ static const char *check(struct pf_bsock *sock, const struct pf_sqe *sqe) {
         if (sock->phase != PF_SOCK_NONE || sqe->generation == sock->generation) {
             return "open of a slot in use";
         }
-    } else if (sock->phase == PF_SOCK_NONE || sock->phase == PF_SOCK_CLOSING ||
+    } else if (sock->phase == PF_SOCK_NONE || sock->phase == PF_SOCK_CLOSING || sock->let_go ||
                sqe->generation != sock->generation) {
         return "operation on a socket that does not exist";
     }
@@ -443,7 +487,11 @@ bool pf_dispatch_one(struct pf_bsock *sock) {
                        .offset = sqe.offset,
                        .length = sqe.length};
     sock->inflight++;
-    int result = operations[sqe.opcode].handler(sock, &sqe, &op);
+    bool datagram = sock->dgram && operations[sqe.opcode].datagram;
+    pf_handler handler =
+        datagram ? operations[sqe.opcode].datagram : operations[sqe.opcode].handler;
+    bool moved = sock->phase == PF_SOCK_MOVED && sqe.opcode != PF_OP_CLOSE;
+    int result = moved ? -ESTALE : handler(sock, &sqe, &op);
     if (result != PENDING) {
         pf_post(sock, &op, sqe.opcode, result);
     }

@@ -25,6 +25,9 @@
 #define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
 #define PF_MAX_MIRRORS_SLACK 256U
+#define PF_MAX_GROUPS 64U /* multicast groups of one application */
+#define PF_MIRROR_NAME "pifus-mirror:"
+#define PF_IDENTITY_BUCKETS 4096U
 
 enum pf_sock_phase {
     PF_SOCK_NONE = 0, /* the slot is empty */
@@ -34,6 +37,7 @@ enum pf_sock_phase {
     PF_SOCK_CONNECTED,
     PF_SOCK_BROKEN,  /* the connection ended by itself; `error` tells */
     PF_SOCK_CLOSING, /* a close is under way */
+    PF_SOCK_MOVED,   /* the connection is in another slot; only writes may be left here */
 };
 
 enum pf_work {
@@ -61,10 +65,12 @@ struct pf_op_queue {
 };
 
 struct pf_session;
+struct pf_identity;
 
 struct pf_bsock {
     struct pf_session *session;
     struct stk_conn *conn;
+    struct stk_dgram *dgram; /* a datagram socket: it has no conn */
     const struct pf_socket_c2b *c2b;
     struct pf_socket_b2c *b2c;
     uint32_t slot;
@@ -104,6 +110,17 @@ struct pf_bsock {
     uint32_t read_token;
     uint32_t write_token;
     int mirror_fd;
+    uint32_t groups;              /* multicast groups that the socket is in */
+    struct pf_identity *identity; /* whose descriptor mirror_fd is */
+    struct pf_bsock *sharer_next; /* others that accept from the same listener */
+    uint64_t moved_identity;      /* MOVED: the number of what was here */
+    bool close_abort;             /* when nobody holds it any more */
+    bool let_go;                  /* the client is done with the slot; others may hold the socket */
+    struct pf_bsock *
+        drains_first; /* moved here from these, oldest first, and they have unacknowledged writes */
+    struct pf_bsock *drains_last;
+    struct pf_bsock *drains_next;
+    bool draining; /* on such a list */
     pf_hint_mark event_mark[PF_PRIORITIES];
     bool wake;      /* on the list of sockets with news for the client */
     bool wake_hint; /* a completion was posted: tell waiters for any socket */
@@ -122,11 +139,21 @@ struct pf_ready_ring {
 struct pf_unadopted {
     uint64_t token;
     struct stk_conn *conn; /* NULL: free entry */
+    uint64_t order;
+    uint32_t slot; /* of the listener */
+    uint32_t generation;
 };
 
 struct pf_mirror {
     uint64_t id;
+    uint64_t number;
     int fd;
+};
+
+/* The right of a session, which has shown the descriptor, to take over a socket. */
+struct pf_ticket {
+    uint64_t id;
+    uint64_t number;
 };
 
 /* Hints taken and not yet published as taken. */
@@ -149,6 +176,7 @@ struct pf_session {
     struct pf_taken_hints taken[PF_PRIORITIES];
     struct pf_bsock *socks;
     uint32_t live_socks;
+    uint32_t groups; /* multicast groups of all its sockets */
     struct pf_ready_ring ready[PF_PRIORITIES];
     struct pf_session *ready_next[PF_PRIORITIES]; /* ring of sessions with ready sockets */
     struct pf_session *ready_prev[PF_PRIORITIES];
@@ -158,6 +186,9 @@ struct pf_session {
     struct pf_mirror *mirrors;
     uint32_t mirror_count;
     uint32_t mirror_capacity;
+    struct pf_ticket *tickets;
+    uint32_t ticket_count;
+    uint32_t ticket_capacity;
     uint32_t event_changes;
     bool wake_any;
     struct pf_session *wake_next;
@@ -173,7 +204,7 @@ struct pf_session {
     struct pf_session *next_ended;
 };
 
-enum pf_command_kind { PF_COMMAND_ADD, PF_COMMAND_END, PF_COMMAND_MIRRORS };
+enum pf_command_kind { PF_COMMAND_ADD, PF_COMMAND_END, PF_COMMAND_MIRRORS, PF_COMMAND_CLAIM };
 
 struct pf_command {
     enum pf_command_kind kind;
@@ -182,6 +213,8 @@ struct pf_command {
     int reason;
     uint32_t count;
     uint64_t first_mirror;
+    uint64_t ticket; /* CLAIM */
+    uint64_t numbers[64];
     int32_t fds[64];
     struct pf_command *next;
 };
@@ -214,6 +247,7 @@ struct pf_backend {
     struct pf_notice *notice_last;
     uint64_t next_session; /* control thread */
     uint64_t next_mirror;
+    uint64_t next_ticket;
     /* Stack thread. */
     struct pf_session **sessions;
     uint32_t session_count;
@@ -235,6 +269,12 @@ struct pf_backend {
     bool any_stalled;
     uint32_t mirrors;
     uint32_t sockets;
+    uint32_t orphans;
+    uint64_t next_orphan_look_ns;
+    uint64_t unadopted_order;
+    int orphan_epoll_fd; /* mirrors of orphans: ready when the last copy is closed */
+    bool claiming;
+    struct pf_identity *identities[PF_IDENTITY_BUCKETS];
     uint64_t random_state;
     struct pf_spin spin;
 };
@@ -254,9 +294,13 @@ void pf_session_violation(struct pf_session *session, const char *what);
 /* Hands a session without sockets to the control thread. */
 void pf_session_reap(struct pf_session *session);
 void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command);
-int pf_session_take_mirror(struct pf_session *session, uint64_t id);
-uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn);
+int pf_session_take_mirror(struct pf_session *session, uint64_t id, uint64_t *number);
+uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn);
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
+/* Connections that were reported and not adopted: back to their listeners, or reset. NULL: of all
+ * listeners. */
+void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener);
+void pf_session_add_ticket(struct pf_session *session, uint64_t id, uint64_t number);
 
 /* guard.c */
 int pf_guard_install(void);
@@ -288,16 +332,66 @@ bool pf_op_push(struct pf_bsock *sock, struct pf_op_queue *queue, const struct p
 struct pf_op *pf_op_first(const struct pf_bsock *sock, const struct pf_op_queue *queue);
 void pf_ops_fail(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, int result);
 
+/* datagram.c: handlers as in dispatch.c, of sockets that have a dgram, and events of the stack. */
+#define PF_OP_PENDING 1 /* what a handler returns when the operation completes later */
+int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe);
+int pf_dgram_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_group(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
+void pf_dgram_failed(void *owner, int error);
+
 /* transfer.c */
 extern const struct stk_events pf_stack_events;
+/* How far the client has read; a place that cannot be ends it. */
+uint32_t pf_rx_tail(struct pf_bsock *sock);
 void pf_tx_pump(struct pf_bsock *sock);
 void pf_rx_flush(struct pf_bsock *sock);
 void pf_rx_credit(struct pf_bsock *sock);
 void pf_rx_answer(struct pf_bsock *sock);
+uint32_t pf_rx_tail(struct pf_bsock *sock);
 void pf_accept_report(struct pf_bsock *sock);
+
+/* identity.c: which socket a mirror descriptor stands for, whoever holds it. */
+struct pf_identity {
+    uint64_t number; /* the kernel's cookie of the clients' end: unique, and nobody can choose it */
+    int fd;          /* the backend's end */
+    bool watched;    /* by orphan_epoll_fd */
+    bool arrived;    /* listener: a connection came that the mirror has not told of */
+    struct pf_bsock *first; /* where the socket is; a shared listener: all who accept from it */
+    struct pf_identity *next;
+};
+/* The mirror `fd` stands for the socket. 0 or -ENOMEM. */
+int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd);
+/* The slot has nothing to do with its mirror any more. */
+void pf_identity_leave(struct pf_bsock *sock);
+/* The connection ended with an error: the mirror shows that for ever. Claims still find the slot. */
+void pf_identity_hang_up(struct pf_bsock *sock);
+/* The client let go of the socket, or is gone. True: another process holds it, so it stays. `kill`:
+ * not what the client had until now. */
+bool pf_identity_keep(struct pf_bsock *sock, bool kill);
+/* Brings the socket of a ticket into the slot, in which a socket was just started. 0 or -errno; 1:
+ * `op` completes when the connect under way does. */
+int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op *op);
+/* Closes the orphans whose mirrors nobody holds any more. */
+void pf_identity_look(struct pf_backend *backend);
+/* Puts right what the mirror shows, by the socket that it stands for. */
+void pf_identity_refresh(struct pf_backend *backend, uint64_t number);
+bool pf_identity_is_shared(const struct pf_bsock *sock);
+void pf_identity_report(struct pf_bsock *sock);
+/* The oldest slot whose writes the connection still has: it is done with them. */
+struct pf_bsock *pf_drains_pop(struct pf_bsock *sock);
+void pf_drains_fail(struct pf_bsock *sock, int error);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* Of the receive of a datagram: with its sender. */
+void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
+                  const struct pf_addr *source);
 /* A completion that does not end its operation, with a connection. False: no room in the CQ. */
 bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
                     const struct pf_addr *peer, bool more);
@@ -308,12 +402,11 @@ void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
 
-/* mirror.c */
+/* readiness.c */
 /* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
  * there is room to write, each at most once per arming by the client; and its ends. Only for a
  * socket that has one; after an error it has none any more. */
 void pf_mirror_update(struct pf_bsock *sock);
-void pf_mirror_close(struct pf_bsock *sock);
 
 /* ready.c */
 void pf_ready_add(struct pf_bsock *sock, uint32_t work);

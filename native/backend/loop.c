@@ -13,6 +13,7 @@
 #include "backend/internal.h"
 
 #define TICK_NS UINT64_C(100000000)
+#define ORPHAN_LOOK_NS UINT64_C(1000000) /* while busy; asleep, they wake */
 #define BUSY_TIMER_NS UINT64_C(10000000)
 #define TIMER_SLACK_NS UINT64_C(2000000) /* the stack counts in milliseconds */
 #define NOISE_PER_TICK 2000U /* rings without news in one tick that get a doorbell muted */
@@ -31,14 +32,14 @@ static void prefetch(const struct pf_bsock *sock) {
     pf_prefetch_write(sock->b2c);
 }
 
-static void look_at(struct pf_session *session, int p, uint32_t slot) {
+static struct pf_bsock *look_at(struct pf_session *session, int p, uint32_t slot) {
     struct pf_bsock *sock = &session->socks[slot];
     if (sock->phase == PF_SOCK_NONE && !sock->ready) {
         uint32_t best = session->granted.best_priority;
         sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
     }
-    prefetch(sock);
     pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
+    return sock;
 }
 
 /* Tells the client that its hints were taken, and looks at those slots once more: what it added
@@ -50,7 +51,7 @@ static void publish_taken(struct pf_session *session, int p) {
     taken->count = 0;
     pf_hint_publish(&session->hints[p]);
     for (uint32_t h = 0; h < count; h++) {
-        look_at(session, p, taken->slots[h]);
+        (void)look_at(session, p, taken->slots[h]);
     }
 }
 
@@ -68,7 +69,7 @@ static void take_of(struct pf_session *session, int p) {
             return;
         }
         taken->count++;
-        look_at(session, p, taken->slots[h]);
+        prefetch(look_at(session, p, taken->slots[h]));
     }
 }
 
@@ -327,6 +328,10 @@ static void timers(struct pf_backend *backend) {
         stk_timers();
         set_next_timer(backend, backend->now_ns);
     }
+    if (backend->orphans && backend->now_ns >= backend->next_orphan_look_ns) {
+        backend->next_orphan_look_ns = backend->now_ns + ORPHAN_LOOK_NS;
+        pf_identity_look(backend);
+    }
     if (backend->now_ns >= backend->next_tick_ns) {
         backend->next_tick_ns = backend->now_ns + TICK_NS;
         tick(backend);
@@ -345,7 +350,7 @@ static bool spin_look(const struct pf_backend *backend) {
                 }
             }
         }
-        pf_cpu_relax();
+        pf_spin_relax(look);
     }
     return false;
 }
@@ -410,6 +415,7 @@ void *pf_loop(void *argument) {
             pf_spin_result(&backend->spin, false);
         }
         sleep_until_news(backend);
+        backend->next_orphan_look_ns = 0;
         idle_since = 0;
     }
     return NULL;

@@ -38,6 +38,21 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
     put(sock, &cqe);
 }
 
+void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
+                  const struct pf_addr *source) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)result,
+        .opcode = PF_OP_RECV,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+        .addr = *source,
+    };
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
 /* Free entries of the CQ that no operation in flight has reserved. */
 uint32_t pf_cq_room(struct pf_bsock *sock) {
     uint32_t used = sock->cq_tail - pf_load_acquire(&sock->c2b->cq_head);
@@ -74,7 +89,9 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
         sock->inflight--;
     }
     /* Before the completion: whoever takes that must not have taken more than was reported. */
-    pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    if (!pf_identity_is_shared(sock)) {
+        pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    }
     put(sock, &cqe);
     return true;
 }

@@ -136,6 +136,7 @@ void pf_session_destroy(struct pf_session *session) {
         (void)close(session->doorbell_fd);
     }
     free(session->mirrors);
+    free(session->tickets);
     free(session->socks);
     free(session);
 }
@@ -159,17 +160,6 @@ void pf_session_violation(struct pf_session *session, const char *what) {
     }
 }
 
-static void drop_unadopted(struct pf_session *session) {
-    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++) {
-        struct stk_conn *conn = session->unadopted[i].conn;
-        if (conn) {
-            session->unadopted[i].conn = NULL;
-            stk_tcp_abort(conn);
-        }
-    }
-    session->unadopted_count = 0;
-}
-
 void pf_session_finish(struct pf_session *session, int reason) {
     bool kill = reason != PF_ENDED_CLOSED;
     if (session->dying && !kill) {
@@ -189,14 +179,14 @@ void pf_session_finish(struct pf_session *session, int reason) {
     session->reason = reason;
     /* First: a client that finds its sockets gone must find out why. */
     pf_store_release(&session->b2c_control->ended, (uint32_t)reason);
-    drop_unadopted(session);
+    pf_session_give_back(session, NULL);
     for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
         struct pf_bsock *sock = &session->socks[slot];
         sock->close_op.op_id = 0; /* nobody reads completions any more */
         if (sock->phase != PF_SOCK_NONE && (kill || sock->phase != PF_SOCK_CLOSING)) {
             if (sock->phase == PF_SOCK_CLOSING) {
                 sock->work |= PF_WORK_ABORT;
-            } else {
+            } else if (!pf_identity_keep(sock, kill)) {
                 pf_sock_begin_close(sock, kill);
             }
             pf_sock_check_close(sock);
@@ -241,7 +231,7 @@ void pf_session_add_mirrors(struct pf_session *session, const struct pf_command 
         if (session->mirror_count < session->mirror_capacity && session->mirror_count < limit &&
             !session->dying) {
             session->mirrors[session->mirror_count++] =
-                (struct pf_mirror){command->first_mirror + i, command->fds[i]};
+                (struct pf_mirror){command->first_mirror + i, command->numbers[i], command->fds[i]};
             session->backend->mirrors++;
         } else {
             (void)close(command->fds[i]);
@@ -249,10 +239,11 @@ void pf_session_add_mirrors(struct pf_session *session, const struct pf_command 
     }
 }
 
-static int find_mirror(struct pf_session *session, uint64_t id) {
+static int find_mirror(struct pf_session *session, uint64_t id, uint64_t *number) {
     for (uint32_t i = session->mirror_count; i-- > 0;) {
         if (session->mirrors[i].id == id) {
             int fd = session->mirrors[i].fd;
+            *number = session->mirrors[i].number;
             session->mirrors[i] = session->mirrors[--session->mirror_count];
             return fd; /* stays counted: it belongs to a socket now */
         }
@@ -260,17 +251,18 @@ static int find_mirror(struct pf_session *session, uint64_t id) {
     return -1;
 }
 
-int pf_session_take_mirror(struct pf_session *session, uint64_t id) {
-    int fd = find_mirror(session, id);
+int pf_session_take_mirror(struct pf_session *session, uint64_t id, uint64_t *number) {
+    int fd = find_mirror(session, id, number);
     if (fd < 0) {
         /* The client may use it before the stack thread has heard of it. */
         pf_commands_run(session->backend);
-        fd = find_mirror(session, id);
+        fd = find_mirror(session, id, number);
     }
     return fd;
 }
 
-uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn) {
+uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn) {
+    struct pf_session *session = listener->session;
     struct pf_backend *backend = session->backend;
     /* xorshift64: tokens need not be secret, a client only ever reaches its own; they must not be
      * confused with an earlier one of the same entry. */
@@ -284,6 +276,9 @@ uint64_t pf_session_hold(struct pf_session *session, struct stk_conn *conn) {
             entry->token = (backend->random_state & ~(uint64_t)(PF_MAX_UNADOPTED - 1)) |
                            (index % PF_MAX_UNADOPTED);
             entry->conn = conn;
+            entry->order = ++backend->unadopted_order;
+            entry->slot = listener->slot;
+            entry->generation = listener->generation;
             session->unadopted_count++;
             return entry->token;
         }
@@ -307,6 +302,61 @@ struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {
         }
     }
     return conn;
+}
+
+/* The youngest connection that was reported by the listener, or by any; NULL: none. */
+static struct pf_unadopted *youngest(struct pf_session *session, const struct pf_bsock *listener) {
+    struct pf_unadopted *found = NULL;
+    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++) {
+        struct pf_unadopted *entry = &session->unadopted[i];
+        bool wanted = !listener ||
+                      (entry->slot == listener->slot && entry->generation == listener->generation);
+        if (entry->conn && wanted && (!found || entry->order > found->order)) {
+            found = entry;
+        }
+    }
+    return found;
+}
+
+void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener) {
+    struct pf_unadopted *entry;
+    while (session->unadopted_count > 0 && (entry = youngest(session, listener))) {
+        struct pf_bsock *from = &session->socks[entry->slot];
+        struct stk_conn *conn = entry->conn;
+        entry->conn = NULL;
+        session->unadopted_count--;
+        /* Youngest first, each in front of the queue: in the end the oldest stands there. */
+        if (from->identity && from->phase == PF_SOCK_LISTENING &&
+            from->generation == entry->generation) {
+            stk_tcp_unaccept(from->conn, conn);
+            pf_ready_add(from, PF_WORK_ACCEPT);
+        } else {
+            stk_tcp_abort(conn);
+        }
+    }
+}
+
+void pf_session_add_ticket(struct pf_session *session, uint64_t id, uint64_t number) {
+    uint32_t limit = session->layout.max_sockets + PF_MAX_MIRRORS_SLACK;
+    if (session->ticket_count == session->ticket_capacity && session->ticket_capacity < limit) {
+        uint32_t capacity = 2 * session->ticket_capacity + 16;
+        capacity = capacity < limit ? capacity : limit;
+        struct pf_ticket *bigger = realloc(session->tickets, capacity * sizeof(*bigger));
+        if (bigger) {
+            session->tickets = bigger;
+            session->ticket_capacity = capacity;
+        }
+    }
+    if (session->ticket_count == session->ticket_capacity) {
+        if (!session->ticket_count) {
+            return; /* out of memory: the adoption will not find it */
+        }
+        /* The oldest goes: who still needs it shows the descriptor again. */
+        session->ticket_count--;
+        memmove(session->tickets, session->tickets + 1,
+                session->ticket_count * sizeof(*session->tickets));
+    }
+    session->tickets[session->ticket_count++] = (struct pf_ticket){id, number};
 }
 
 void pf_session_admit(struct pf_backend *backend, struct pf_session *session) {

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "backend/internal.h"
 
@@ -46,7 +45,11 @@ void pf_sock_set_state(struct pf_bsock *sock, uint32_t set, uint32_t clear) {
 void pf_sock_names(struct pf_bsock *sock) {
     struct pf_addr local;
     struct pf_addr peer;
-    stk_tcp_names(sock->conn, &local, &peer);
+    if (sock->dgram) {
+        stk_udp_names(sock->dgram, &local, &peer);
+    } else {
+        stk_tcp_names(sock->conn, &local, &peer);
+    }
     sock->b2c->local = local;
     sock->b2c->peer = peer;
 }
@@ -54,6 +57,7 @@ void pf_sock_names(struct pf_bsock *sock) {
 /* Everything that belongs to one generation back to its start; the indices of the rings run on. */
 void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->conn = NULL;
+    sock->dgram = NULL;
     sock->phase = PF_SOCK_NONE;
     sock->v6only = false;
     sock->bound = false;
@@ -72,6 +76,9 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->connect_op.op_id = 0;
     sock->close_op.op_id = 0;
     sock->mirror_fd = -1;
+    sock->let_go = false;
+    sock->close_abort = false;
+    sock->moved_identity = 0;
 }
 
 int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes, uint32_t state) {
@@ -132,6 +139,7 @@ void pf_sock_broken(struct pf_bsock *sock, int error) {
         op->op_id = 0;
         pf_post(sock, &done, PF_OP_CONNECT, -error);
     }
+    pf_drains_fail(sock, error);
     pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -error);
     sock->writes_next = sock->writes.tail;
     sock->writes_done = 0;
@@ -152,6 +160,15 @@ static void closing_list(struct pf_bsock *sock) {
 
 void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     struct pf_op *op = &sock->connect_op;
+    if (sock->phase == PF_SOCK_MOVED) {
+        if (!sock->let_go) {
+            sock->let_go = true;
+            /* It may have emptied the mirror of what another one waits for. */
+            pf_identity_refresh(sock->session->backend, sock->moved_identity);
+        }
+        pf_ready_add(sock, PF_WORK_CLOSE);
+        return;
+    }
     if (op->op_id) {
         struct pf_op done = *op;
         op->op_id = 0;
@@ -161,6 +178,12 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     enum pf_sock_phase phase = sock->phase;
     sock->phase = PF_SOCK_CLOSING;
+    if (sock->dgram) { /* nothing in the stack refers to the client's memory */
+        stk_udp_close(sock->dgram);
+        sock->dgram = NULL;
+        sock->session->groups -= sock->groups;
+        sock->groups = 0;
+    }
     sock->close_deadline_ns = sock->session->backend->now_ns + PF_ORPHAN_NS;
     if (sock->conn && phase == PF_SOCK_CONNECTED && !abort) {
         /* Linux resets a connection that is closed with unread bytes: the peer must not believe
@@ -183,6 +206,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
             stk_tcp_close(conn); /* a listener, or one that never was connected */
         }
     }
+    pf_drains_fail(sock, ECONNRESET);
     pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
     sock->writes_next = sock->writes.tail;
     pf_ready_add(sock, PF_WORK_CLOSE);
@@ -190,6 +214,10 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
 
 /* Ends the close when nothing of the connection refers to the client's memory any more. */
 void pf_sock_check_close(struct pf_bsock *sock) {
+    if (sock->phase == PF_SOCK_MOVED && sock->let_go && !sock->draining) {
+        pf_sock_free(sock);
+        return;
+    }
     if (sock->phase != PF_SOCK_CLOSING) {
         return;
     }
@@ -197,6 +225,7 @@ void pf_sock_check_close(struct pf_bsock *sock) {
         struct stk_conn *conn = sock->conn;
         sock->conn = NULL;
         stk_tcp_abort(conn);
+        pf_drains_fail(sock, ECONNRESET);
         pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
         sock->writes_next = sock->writes.tail;
     }
@@ -218,7 +247,8 @@ void pf_sock_free(struct pf_bsock *sock) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     pf_sock_set_state(sock, 0, UINT32_MAX);
-    pf_mirror_close(sock);
+    pf_identity_leave(sock);
+    pf_drains_fail(sock, ECONNRESET);
     if (sock->closing_listed) {
         struct pf_bsock **link = &backend->closing_first;
         while (*link != sock) {

@@ -6,26 +6,28 @@
 
 /* ---- sending ---- */
 
-static void complete_writes(struct pf_bsock *sock) {
+/* Counts acknowledged bytes as far as they are of this slot; returns the rest. */
+static uint32_t complete_writes(struct pf_bsock *sock, uint32_t bytes) {
+    /* The FIN counts one byte in the stack's bookkeeping. */
+    uint64_t unacked = sock->tx_written - sock->tx_acked;
+    uint32_t own = bytes < unacked ? bytes : (uint32_t)unacked;
+    sock->tx_acked += own;
     struct pf_op *op;
     while (sock->writes.head != sock->writes_next && (op = pf_op_first(sock, &sock->writes)) &&
            op->end <= sock->tx_acked) {
         sock->writes.head++;
         pf_post(sock, op, PF_OP_WRITE, op->length);
     }
+    return bytes - own;
 }
 
-/* Hands queued writes to the stack while little is unsent there, then has it send. */
-void pf_tx_pump(struct pf_bsock *sock) {
+/* Hands writes of a slot to the stack, while little is unsent there. -ENOMEM: stalled. */
+static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
     struct pf_session *session = sock->session;
     const uint8_t *arena = session->c2b + session->layout.c2b_arena;
     uint32_t depth = session->layout.cq_depth;
-    if (!sock->conn || (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_CLOSING)) {
-        return;
-    }
-    sock->tx_stalled = false;
     while (sock->writes_next != sock->writes.tail) {
-        uint32_t unsent = stk_tcp_unsent(sock->conn);
+        uint32_t unsent = stk_tcp_unsent(conn);
         if (unsent >= PF_TX_QUANTUM) {
             break; /* the acknowledgement of what is unsent brings us back */
         }
@@ -33,13 +35,11 @@ void pf_tx_pump(struct pf_bsock *sock) {
         uint32_t left = op->length - sock->writes_done;
         uint32_t piece = left < PF_TX_QUANTUM - unsent ? left : PF_TX_QUANTUM - unsent;
         bool more = sock->writes_next + 1 != sock->writes.tail || piece < left;
-        int64_t taken =
-            stk_tcp_write(sock->conn, arena + op->offset + sock->writes_done, piece, more);
+        int64_t taken = stk_tcp_write(conn, arena + op->offset + sock->writes_done, piece, more);
         if (taken <= 0) {
             /* No room: the next acknowledgement brings us back. No memory, perhaps with nothing in
              * flight that could be acknowledged: the tick does. */
-            sock->tx_stalled = taken == -ENOMEM;
-            break;
+            return taken == -ENOMEM ? -ENOMEM : 0;
         }
         sock->tx_written += (uint64_t)taken;
         sock->writes_done += (uint32_t)taken;
@@ -52,7 +52,32 @@ void pf_tx_pump(struct pf_bsock *sock) {
             break;
         }
     }
-    if (sock->tx_finish && !sock->tx_finished && sock->writes_next == sock->writes.tail &&
+    return 0;
+}
+
+/* First what the slots that the connection was in before have left. True: all of it is with the
+ * stack. */
+static bool hand_over_drains(struct pf_bsock *sock) {
+    for (struct pf_bsock *old = sock->drains_first; old; old = old->drains_next) {
+        sock->tx_stalled = hand_over(old, sock->conn) != 0;
+        if (old->writes_next != old->writes.tail) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Hands queued writes to the stack, then has it send. */
+void pf_tx_pump(struct pf_bsock *sock) {
+    if (!sock->conn || (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_CLOSING)) {
+        return;
+    }
+    sock->tx_stalled = false;
+    bool first = hand_over_drains(sock);
+    if (first) {
+        sock->tx_stalled = hand_over(sock, sock->conn) != 0;
+    }
+    if (first && sock->tx_finish && !sock->tx_finished && sock->writes_next == sock->writes.tail &&
         !sock->tx_stalled) {
         sock->tx_finished = stk_tcp_finish(sock->conn) == 0;
         sock->tx_stalled = !sock->tx_finished;
@@ -63,10 +88,15 @@ void pf_tx_pump(struct pf_bsock *sock) {
 
 static void on_acknowledged(void *owner, uint32_t bytes) {
     struct pf_bsock *sock = owner;
-    /* The FIN counts one byte in the stack's bookkeeping. */
-    uint64_t unacked = sock->tx_written - sock->tx_acked;
-    sock->tx_acked += bytes < unacked ? bytes : unacked;
-    complete_writes(sock);
+    struct pf_bsock *old;
+    while ((old = sock->drains_first)) {
+        bytes = complete_writes(old, bytes);
+        if (old->writes.head != old->writes.tail) {
+            break;
+        }
+        (void)pf_drains_pop(sock);
+    }
+    (void)complete_writes(sock, bytes);
     /* A close lasts as long as its last bytes make progress. */
     sock->close_deadline_ns = sock->session->backend->now_ns + PF_ORPHAN_NS;
     pf_ready_add(sock, PF_WORK_TX | (sock->phase == PF_SOCK_CLOSING ? PF_WORK_CLOSE : 0U));
@@ -74,7 +104,7 @@ static void on_acknowledged(void *owner, uint32_t bytes) {
 
 /* ---- receiving ---- */
 
-static uint32_t client_rx_tail(struct pf_bsock *sock) {
+uint32_t pf_rx_tail(struct pf_bsock *sock) {
     uint32_t tail = pf_load_acquire(&sock->c2b->rx_tail);
     if (sock->rx_head - tail > sock->rx_bytes) {
         pf_session_violation(sock->session, "receive ring tail out of range");
@@ -85,7 +115,7 @@ static uint32_t client_rx_tail(struct pf_bsock *sock) {
 
 /* Opens the window by what the client has consumed. */
 void pf_rx_credit(struct pf_bsock *sock) {
-    uint32_t tail = client_rx_tail(sock);
+    uint32_t tail = pf_rx_tail(sock);
     uint32_t consumed = tail - sock->rx_credited;
     if (consumed == 0 || consumed > sock->rx_head - sock->rx_credited) {
         return;
@@ -104,7 +134,7 @@ void pf_rx_credit(struct pf_bsock *sock) {
 void pf_rx_answer(struct pf_bsock *sock) {
     struct pf_op *op;
     while ((op = pf_op_first(sock, &sock->recvs))) {
-        uint32_t tail = client_rx_tail(sock);
+        uint32_t tail = pf_rx_tail(sock);
         if ((int32_t)(tail - sock->rx_assigned) > 0) {
             sock->rx_assigned = tail; /* the client took bytes without an operation */
         }
@@ -138,7 +168,7 @@ void pf_rx_flush(struct pf_bsock *sock) {
             stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
             continue;
         }
-        uint32_t tail = client_rx_tail(sock);
+        uint32_t tail = pf_rx_tail(sock);
         if (tail == sock->rx_head && sock->rx_base != sock->rx_head) {
             /* Empty: start again at the beginning, where the memory is warm and already there. The
              * client reads the base only after it has seen a later head. */
@@ -205,7 +235,13 @@ static void on_connected(void *owner) {
     pf_ready_add(sock, PF_WORK_TX);
 }
 
-static void on_acceptable(void *owner) { pf_ready_add(owner, PF_WORK_ACCEPT); }
+static void on_acceptable(void *owner) {
+    struct pf_bsock *sock = owner;
+    if (pf_identity_is_shared(sock)) {
+        sock->identity->arrived = true;
+    }
+    pf_ready_add(sock, PF_WORK_ACCEPT);
+}
 
 static void on_failed(void *owner, int error) {
     struct pf_bsock *sock = owner;
@@ -224,6 +260,10 @@ void pf_accept_report(struct pf_bsock *sock) {
     if (sock->phase != PF_SOCK_LISTENING) {
         return;
     }
+    if (pf_identity_is_shared(sock)) {
+        pf_identity_report(sock);
+        return;
+    }
     while ((op = pf_op_first(sock, &sock->accepts)) && stk_tcp_acceptable(sock->conn)) {
         if ((sock->multishot && !pf_cq_takes_more(sock)) ||
             sock->session->unadopted_count == PF_MAX_UNADOPTED) {
@@ -239,7 +279,7 @@ void pf_accept_report(struct pf_bsock *sock) {
         struct pf_addr peer;
         struct stk_conn *conn = stk_tcp_accept(sock->conn);
         stk_tcp_names(conn, &local, &peer);
-        uint64_t token = pf_session_hold(sock->session, conn);
+        uint64_t token = pf_session_hold(sock, conn);
         if (!sock->multishot) {
             sock->accepts.head++;
         }
@@ -254,4 +294,6 @@ const struct stk_events pf_stack_events = {
     .readable = on_readable,
     .acknowledged = on_acknowledged,
     .failed = on_failed,
+    .datagram = pf_dgram_arrived,
+    .datagram_failed = pf_dgram_failed,
 };

@@ -4,7 +4,8 @@
  * Results below zero are -errno: -EPIPE      the backend or this session is gone: pf_client_ended
  * says why -EAGAIN     the submission queue is full: reap completions first -ENOBUFS    no room in
  * the send arena, or this socket holds its share of it: reap first -EBADF      no such socket
- *   -EINTR      a signal came: run its handler, then call again
+ *   -EINTR      a signal came: run its handler, then call again -ESTALE     another process has
+ * taken over the socket: claim it back
  * Times are in nanoseconds, of CLOCK_MONOTONIC; a negative time-out means for ever. */
 
 struct pf_client;
@@ -28,7 +29,7 @@ struct pf_done {
     uint64_t submitted_ns;
     uint64_t picked_ns;
     uint64_t completed_ns;
-    struct pf_addr addr; /* accept: the peer */
+    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
 };
 
 struct pf_span {
@@ -48,7 +49,6 @@ void pf_client_abandon(struct pf_client *client);
 int pf_client_ended(struct pf_client *client);
 /* How long a wait spins before it sleeps: 0 never, negative: by the backend's profile. */
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns);
-/* For a client whose process forked: its locks are made anew. The session belongs to the parent. */
 uint32_t pf_client_max_sockets(const struct pf_client *client);
 uint32_t pf_client_queue_depth(const struct pf_client *client);
 uint64_t pf_client_arena_free(struct pf_client *client);
@@ -56,7 +56,20 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 
 /* Sockets. A slot number, or -errno (-EMFILE: all slots in use). rx_bytes 0: the default. */
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
+/* Adopts a connection that the listener reported. -ESTALE: others accept from it too, and the
+ * connection went back to its queue. */
+int pf_accept_adopt(struct pf_client *client, uint32_t listener, uint64_t token, int priority);
+/* Takes over the socket of a ticket, from whatever slot and session it is in; `op` is to be
+ * awaited, `fd` its mirror descriptor. A slot number, or -errno. */
+int pf_socket_claim(struct pf_client *client, uint64_t ticket, int priority, int fd, uint64_t *op);
+/* Has the threads that wait for this socket return -EINTR soon. */
+int pf_socket_interrupt(struct pf_client *client, uint32_t slot);
+/* In a forked child, whose memory has no regions: a call that was begun before the fork must find
+ * a session that has ended, instead of nothing. */
+void pf_client_forked(struct pf_client *client);
 /* Resets a connection that an accept of this listener reported and that will not be adopted. */
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token);
 /* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close
@@ -107,6 +120,28 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
  * connection's errno. */
 int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                 int64_t timeout_ns);
+
+/* Datagrams. Copies the datagram (up to PF_MAX_DATAGRAM_BYTES) into the arena and submits it; `to`
+ * NULL: to the peer; `how`: enum pf_send_bits. -EAGAIN, -ENOBUFS as of pf_submit and pf_write. The
+ * errno of one that nobody waits for (PF_DELIVER_NONE) is kept for pf_datagram_error. */
+int64_t pf_sendto(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                  const struct pf_addr *to, uint64_t how, int delivery);
+/* The same, waiting up to timeout_ns for room; -EAGAIN at time-out. */
+int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                       const struct pf_addr *to, uint64_t how, int delivery, int64_t timeout_ns);
+
+enum pf_datagram_flags {
+    PF_DATAGRAM_PEEK = 1,  /* it stays */
+    PF_DATAGRAM_ERRORS = 2 /* an errno that nobody was told of comes first */
+};
+
+/* Takes the next datagram, waiting up to timeout_ns for it. Returns how many of its bytes are in
+ * `buffer`, `limit` at most; the rest is gone. What is known of it (its whole length, too) is in
+ * `info`. -EAGAIN: none now, or in time; -ESHUTDOWN: none comes after a shutdown. */
+int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit,
+                    int flags, int64_t timeout_ns, struct pf_datagram *info);
+/* Takes the errno that the network, or a send that nobody waited for, left: 0: none. */
+int pf_datagram_error(struct pf_client *client, uint32_t slot);
 
 /* Mirror descriptors: see docs/ARCHITECTURE.md. `fd` is this side's end. */
 int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id, int fd);

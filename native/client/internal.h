@@ -64,6 +64,7 @@ struct pf_sock {
     uint8_t close_flags;
     bool in_ready;
     int open_error;
+    int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];
     struct pf_pending *pending; /* cq_depth entries, made at the first open */
     uint32_t *pending_free;
@@ -79,7 +80,9 @@ struct pf_sock {
     int mirror_fd;
     bool mirror_armed;
     bool mirror_unsure; /* a token may come for what has been read already */
-    uint32_t next;      /* in the list of free, closing or ready slots */
+    bool identified; /* others may hold the socket, and have it moved away */
+    uint32_t interrupts;
+    uint32_t next; /* in the list of free, closing or ready slots */
     uint32_t next_ready;
 };
 
@@ -166,11 +169,22 @@ bool pf_waiter_spin_cq(struct pf_waiter *waiter, const struct pf_sock *sock);
 int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
                     uint32_t *waiting);
 
+/* move.c. `state` has MOVING or MOVED; waits until it is known. True: the socket is gone from here.
+ */
+bool pf_moved(struct pf_client *client, const struct pf_sock *sock);
+
 /* Submits the close of a released slot, if there is room. Caller holds the lock; true: ring. */
 bool pf_close_locked(struct pf_client *client, struct pf_sock *sock);
 
-/* submit.c. Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
+/* submit.c */
+int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int delivery,
+                 uint64_t *op);
+/* Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring);
+
+/* stream.c. Copies `length` bytes into the arena and submits `sqe` for them. */
+int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
+                        const void *data, uint32_t length, int delivery);
 
 #endif

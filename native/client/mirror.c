@@ -25,6 +25,7 @@ int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id
         sock->mirror_fd = fd;
         sock->mirror_armed = false;
         sock->mirror_unsure = false;
+        sock->identified = true;
         /* A question that the slot's former socket left unanswered is none of this one. */
         pf_store_release(&sock->c2b->read_arm, pf_load_acquire(&sock->b2c->read_token));
         pf_store_release(&sock->c2b->write_arm, pf_load_acquire(&sock->b2c->write_token));
@@ -67,10 +68,26 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd) {
 }
 
 static bool readable(const struct pf_sock *sock) {
-    return pf_sock_known(sock) &&
-           (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
+    if (!pf_sock_known(sock)) {
+        return false;
+    }
+    uint32_t state = pf_load_acquire(&sock->b2c->state);
+    if (state & PF_STATE_SHARED) {
+        return pf_load_acquire(&sock->b2c->accepts) != 0;
+    }
+    return (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
             pf_load_acquire(&sock->b2c->rx_head) != sock->rx_tail ||
             (pf_load_acquire(&sock->b2c->state) & (PF_STATE_EOF | PF_STATE_ERROR)));
+}
+
+/* -ESTALE: the socket has moved, and what was done to its mirror has to be made good by a claim.
+ */
+static int gone(struct pf_client *client, const struct pf_sock *sock) {
+    return pf_sock_known(sock) &&
+                   (pf_load_acquire(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+                   pf_moved(client, sock)
+               ? -ESTALE
+               : 0;
 }
 
 /* True: ring. */
@@ -85,7 +102,7 @@ static bool take_token(struct pf_client *client, struct pf_sock *sock) {
     if (!sock->mirror_armed || readable(sock)) {
         return false;
     }
-    char token[8];
+    char token[64];
     bool answered = pf_load_acquire(&sock->b2c->read_token) == sock->c2b->read_arm;
     ssize_t got = recv(sock->mirror_fd, token, sizeof(token), MSG_DONTWAIT);
     /* The byte may be there before the backend has said so: there is one per arming. */
@@ -102,11 +119,12 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     bool ring = sock && take_token(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
-    return sock ? 0 : -EBADF;
+    return result;
 }
 
 int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot) {
@@ -124,11 +142,12 @@ int pf_mirror_settle(struct pf_client *client, uint32_t slot) {
     if (sock) {
         sock->mirror_unsure = false;
     }
+    int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
-    return sock ? 0 : -EBADF;
+    return result;
 }
 
 int pf_mirror_told(struct pf_client *client, uint32_t slot) {
@@ -176,22 +195,24 @@ int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     bool ring = sock && fill(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
-    return sock ? 0 : -EBADF;
+    return result;
 }
 
 int pf_mirror_sent(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     bool ring = sock && !pf_send_has_room(client, sock) && fill(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
-    return sock ? 0 : -EBADF;
+    return result;
 }
 
 int pf_epoll_add(int epoll_fd, int fd, uint32_t events, uint64_t data) {

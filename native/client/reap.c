@@ -77,6 +77,9 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
     if ((done->opcode == PF_OP_OPEN || done->opcode == PF_OP_ADOPT) && done->result < 0) {
         sock->open_error = done->result;
     }
+    if (done->opcode == PF_OP_SENDTO && done->result < 0 && pending->delivery == PF_DELIVER_NONE) {
+        sock->send_error = -done->result;
+    }
     if (done->opcode == PF_OP_CLOSE) {
         sock->phase = PF_SLOT_CLOSED;
     }
@@ -129,6 +132,9 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock) {
         return;
     }
     pf_store_relaxed(&sock->cq_head, head);
+    /* The next submission is likely to come soon, and will write these. */
+    pf_prefetch_write(&sock->sq[sock->sq_tail & (client->layout.sq_depth - 1)]);
+    pf_prefetch_write(&sock->c2b->sq_tail);
     /* Mostly left to the next submission, which writes the same line: here it would cost a trip to
      * the backend's core. But the backend must never stop for want of room (at a quarter of the CQ)
      * when there is nothing left to reap, because nobody would then tell it. */
@@ -149,6 +155,7 @@ void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
     pf_store_relaxed(&sock->fifo_count, 0);
     sock->mirror_fd = -1;
     sock->mirror_armed = false;
+    sock->identified = false;
     if (sock->fifo_capacity > client->layout.cq_depth) {
         free(sock->fifo);
         sock->fifo = NULL;

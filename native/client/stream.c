@@ -76,11 +76,8 @@ static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t by
     return PF_ARENA_NONE;
 }
 
-int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                 int delivery) {
-    if (length == 0 || length > PF_MAX_WRITE_BYTES) {
-        return -EMSGSIZE;
-    }
+int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
+                        const void *data, uint32_t length, int delivery) {
     if (pf_client_ended(client)) {
         return -EPIPE;
     }
@@ -92,7 +89,8 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
     }
     uint32_t generation = sock->generation;
     bool ring = false;
-    uint32_t offset = grab(client, sock, length, &ring);
+    uint32_t block = length ? pf_arena_block_bytes(length) : 0;
+    uint32_t offset = length ? grab(client, sock, length, &ring) : 0;
     pf_unlock(client);
     if (offset == PF_ARENA_NONE) {
         if (ring) {
@@ -102,14 +100,14 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
     }
     /* Outside the lock: a long copy of one thread must not hold up another's short one. */
     memcpy(client->c2b + client->layout.c2b_arena + offset, data, length);
-    struct pf_sqe sqe = {.opcode = PF_OP_WRITE, .offset = offset, .length = length};
-    uint32_t block = pf_arena_block_bytes(length);
+    sqe->offset = offset;
+    sqe->length = length;
     int64_t result = -EBADF;
     pf_lock(client);
     if (sock->phase == PF_SLOT_OPEN && sock->generation == generation) {
-        result = pf_submit_locked(client, sock, &sqe, delivery, block, &ring);
+        result = pf_submit_locked(client, sock, sqe, delivery, block, &ring);
     }
-    if (result < 0) {
+    if (result < 0 && result != -ESTALE && length) { /* stale: its completion will free it */
         (void)pf_arena_free(&client->arena, offset);
         if (sock->generation == generation) {
             sock->send_used -= block;
@@ -120,6 +118,15 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
         pf_ring(client);
     }
     return result;
+}
+
+int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                 int delivery) {
+    if (length == 0 || length > PF_MAX_WRITE_BYTES) {
+        return -EMSGSIZE;
+    }
+    struct pf_sqe sqe = {.opcode = PF_OP_WRITE};
+    return pf_submit_block(client, slot, &sqe, data, length, delivery);
 }
 
 int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct pf_span *spans) {
@@ -150,14 +157,19 @@ int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct 
     return count;
 }
 
-/* Caller holds the lock. True: ring. */
-static bool consume(struct pf_client *client, struct pf_sock *sock, uint32_t bytes) {
+/* Caller holds the lock. 0, or -ESTALE: the bytes went with the socket. */
+static int consume(struct pf_client *client, struct pf_sock *sock, uint32_t bytes, bool *ring) {
     pf_store_relaxed(&sock->rx_tail, sock->rx_tail + bytes);
     pf_store_release(&sock->c2b->rx_tail, sock->rx_tail);
     /* The backend asks to be told as soon as the window has shrunk noticeably: the fence in pf_hint
      * orders our store before its look, and this look after our store. */
     pf_full_fence();
-    return (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) && pf_hint(client, sock);
+    uint32_t state = pf_load_relaxed(&sock->b2c->state);
+    if ((state & (PF_STATE_MOVING | PF_STATE_MOVED)) && pf_moved(client, sock)) {
+        return (int32_t)(sock->rx_tail - sock->b2c->moved_rx) > 0 ? -ESTALE : 0;
+    }
+    *ring = (state & PF_STATE_WANTS_HINT) && pf_hint(client, sock);
+    return 0;
 }
 
 int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
@@ -170,7 +182,7 @@ int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
     } else if (bytes > pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail) {
         result = -EINVAL;
     } else {
-        ring = consume(client, sock, bytes);
+        result = consume(client, sock, bytes, &ring);
     }
     pf_unlock(client);
     if (ring) {
@@ -181,6 +193,9 @@ int pf_rx_consume(struct pf_client *client, uint32_t slot, uint32_t bytes) {
 
 /* Why there is nothing to read. Caller holds the lock. */
 static int64_t rx_nothing(const struct pf_sock *sock, uint32_t state) {
+    if (state & PF_STATE_MOVED) {
+        return -ESTALE;
+    }
     /* An end that came before the error stays the end: only writes are told of the error. */
     if (state & PF_STATE_EOF) {
         return 0;
@@ -203,7 +218,7 @@ static int64_t rx_read_locked(struct pf_client *client, struct pf_sock *sock, ui
     uint32_t state = pf_load_acquire(&sock->b2c->state);
     uint32_t used = pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail;
     uint32_t bytes = sock->b2c->rx_bytes;
-    if (used == 0) {
+    if (used == 0 || (state & PF_STATE_MOVED)) {
         return rx_nothing(sock, state);
     }
     if (used > bytes || bytes > client->layout.rx_bytes) {
@@ -214,10 +229,8 @@ static int64_t rx_read_locked(struct pf_client *client, struct pf_sock *sock, ui
     uint32_t first = take < bytes - start ? take : bytes - start;
     memcpy(buffer, sock->rx + start, first);
     memcpy(buffer + first, sock->rx, take - first);
-    if (!peek) {
-        *ring = consume(client, sock, take);
-    }
-    return take;
+    int gone = peek ? 0 : consume(client, sock, take, ring);
+    return gone ? gone : (int64_t)take;
 }
 
 int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit,
@@ -246,6 +259,7 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int64_t result = pf_rx_read(client, slot, buffer, limit, peek);
@@ -266,6 +280,9 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
         if (slept != 0) {
             return slept;
         }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
+        }
     }
 }
 
@@ -280,7 +297,9 @@ static int tx_refused(struct pf_client *client, uint32_t slot) {
         result = sock->open_error;
     } else if (pf_sock_known(sock)) {
         uint32_t state = pf_load_acquire(&sock->b2c->state);
-        if (state & PF_STATE_ERROR) {
+        if (state & PF_STATE_MOVED) {
+            result = -ESTALE;
+        } else if (state & PF_STATE_ERROR) {
             result = -sock->b2c->error;
         } else if (state & PF_STATE_TX_CLOSED || !(state & PF_STATE_CONNECTED)) {
             result = -EPIPE; /* the kernel's answer on a socket that was never connected, too */
@@ -314,6 +333,7 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     pf_waiter_start(&waiter, client, timeout_ns);
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     uint32_t sent = 0;
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
@@ -342,6 +362,9 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
         int slept = wait_for_room(&waiter, client, sock, seen);
         if (slept != 0) {
             return slept == -ETIMEDOUT ? -EAGAIN : slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }

@@ -27,13 +27,19 @@ static bool make_tables(struct pf_client *client, struct pf_sock *sock) {
     return true;
 }
 
+/* Whether the socket had moved away before the submission that was just made could count. */
+static bool moved_before(struct pf_client *client, const struct pf_sock *sock) {
+    pf_full_fence(); /* see move.c */
+    return pf_sock_known(sock) &&
+           (pf_load_relaxed(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+           pf_moved(client, sock) && (int32_t)(sock->sq_tail - sock->b2c->moved_sq) > 0;
+}
+
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring) {
     if (sock->open_error) {
         return sock->open_error;
     }
-    pf_prefetch_write(&sock->sq[sock->sq_tail & (client->layout.sq_depth - 1)]);
-    pf_prefetch_write(&sock->c2b->sq_tail);
     /* One entry is kept for the close: a socket can always be let go. */
     uint32_t kept = sqe->opcode == PF_OP_CLOSE ? 0 : 1;
     if (sock->pending_free_count <= kept) {
@@ -56,7 +62,7 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     struct pf_pending *pending = &sock->pending[index];
     /* Not all of it: `done` is filled in at the end. */
     pending->op_id = op_id;
-    pending->offset = sqe->opcode == PF_OP_WRITE ? sqe->offset : PF_ARENA_NONE;
+    pending->offset = block_bytes ? sqe->offset : PF_ARENA_NONE;
     pending->block_bytes = block_bytes;
     pending->opcode = sqe->opcode;
     pending->delivery = (uint8_t)delivery;
@@ -75,10 +81,14 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     *ring = pf_hint(client, sock);
     /* After the backend can have seen it: the clock takes as long as half the way there. */
     pending->submitted_ns = pf_now_ns();
+    if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
+        return -ESTALE; /* it will be answered so, and has no effect */
+    }
     return (int64_t)op_id;
 }
 
-static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, bool adopted) {
+int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int delivery,
+                 uint64_t *op) {
     bool ring = false;
     if (pf_client_ended(client)) {
         return -EPIPE;
@@ -98,24 +108,30 @@ static int open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority,
     client->free_slots = sock->next;
     sock->generation++;
     sock->phase = PF_SLOT_OPEN;
-    sock->adopted = adopted;
+    sock->adopted = sqe->opcode == PF_OP_ADOPT;
+    sock->identified = false;
     sock->released = false;
     sock->open_error = 0;
+    sock->send_error = 0;
     sock->user_ops = 0;
     sock->priority = priority;
     sock->send_used = 0;
     sock->send_limit = PF_DEFAULT_SEND_LIMIT;
     pf_store_relaxed(&sock->fifo_count, 0);
     pf_store_release(&sock->c2b->accepts_taken, pf_load_acquire(&sock->b2c->accepts));
-    int64_t result = pf_submit_locked(client, sock, sqe, PF_DELIVER_NONE, 0, &ring);
+    int64_t result = pf_submit_locked(client, sock, sqe, delivery, 0, &ring);
     pf_unlock(client);
+    if (op && result > 0) {
+        *op = (uint64_t)result;
+    }
     if (ring || swept) {
         pf_ring(client);
     }
     return result < 0 ? (int)result : (int)sock->slot;
 }
 
-int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+static int open_kind(struct pf_client *client, int family, int kind, int priority,
+                     uint32_t rx_bytes) {
     if ((family != PF_FAMILY_IPV4 && family != PF_FAMILY_IPV6) || priority < 0 ||
         priority >= PF_PRIORITIES) {
         return -EINVAL;
@@ -126,8 +142,21 @@ int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t 
     struct pf_sqe sqe = {.opcode = PF_OP_OPEN,
                          .flags = (uint8_t)family,
                          .token = (uint64_t)priority,
+                         .offset = (uint32_t)kind,
                          .length = rx_bytes};
-    return open_slot(client, &sqe, priority, false);
+    return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
+}
+
+int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_STREAM, priority, rx_bytes);
+}
+
+int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_DATAGRAM, priority, rx_bytes);
+}
+
+int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_PING, priority, rx_bytes);
 }
 
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
@@ -138,7 +167,7 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
         priority = (int)client->layout.allowed_priority;
     }
     struct pf_sqe sqe = {.opcode = PF_OP_ADOPT, .token = token, .offset = (uint32_t)priority};
-    return open_slot(client, &sqe, priority, true);
+    return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
@@ -221,7 +250,7 @@ uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot) {
 int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
                   uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery) {
     if (opcode <= PF_OP_INVALID || opcode >= PF_OP_COUNT || opcode == PF_OP_OPEN ||
-        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE) {
+        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE || opcode == PF_OP_SENDTO) {
         return -EINVAL;
     }
     if (pf_client_ended(client)) {

@@ -18,9 +18,8 @@ static inline bool news(const struct pf_client *client, const struct pf_sock *so
     return sock ? pf_cq_waiting(client, sock) : pf_load_acquire(word) != seen;
 }
 
-static inline __attribute__((always_inline)) bool spin(struct pf_waiter *waiter,
-                                                       const struct pf_sock *sock,
-                                                       const uint32_t *word, uint32_t seen) {
+static inline __attribute__((always_inline)) bool
+spin(struct pf_waiter *waiter, const struct pf_sock *sock, const uint32_t *word, uint32_t seen) {
     struct pf_client *client = waiter->client;
     if (client->spin_ns <= 0 || !pf_spin_worthwhile(&client->spin)) {
         return false;
@@ -35,7 +34,7 @@ static inline __attribute__((always_inline)) bool spin(struct pf_waiter *waiter,
                 pf_spin_result(&client->spin, true);
                 return true;
             }
-            pf_cpu_relax();
+            pf_spin_relax(i);
         }
         uint64_t now = pf_now_ns();
         if (now >= end || !pf_spin_pause(now, now - waiter->started_ns)) {
@@ -145,6 +144,7 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     if (timeout_ns != 0 && nothing_new(client, sock)) {
         pf_waiter_start(&waiter, client, timeout_ns);
         started = true;
@@ -172,6 +172,9 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
         }
         if (slept != 0) {
             return slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }
@@ -303,6 +306,7 @@ int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t ti
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int got = take_call(client, slot, op_id, out);
@@ -322,6 +326,9 @@ int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t ti
         }
         if (slept != 0) {
             return slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }

@@ -1,8 +1,9 @@
 #include "lwip/rx_queue.h"
 
+#include <errno.h>
 #include <string.h>
 
-enum { BLOCK_BYTES = 4096 };
+enum { BLOCK_BYTES = 4096, PIECE_BYTES = 32768 };
 
 void pf_rx_drop(struct pf_rx_queue *queue) {
     if (queue->first) {
@@ -46,6 +47,54 @@ void pf_rx_append(struct pf_rx_queue *queue, struct pbuf *segment) {
     last->len = (u16_t)(last->len + bytes);
     queue->spare -= bytes;
     pbuf_free(segment);
+}
+
+/* The first pbuf is partly read: from here on it begins with its first unread byte. */
+static void trim_first(struct pf_rx_queue *queue) {
+    if (queue->first && queue->offset) {
+        struct pbuf *first = queue->first;
+        first->payload = (uint8_t *)first->payload + queue->offset;
+        first->len = (u16_t)(first->len - queue->offset);
+        queue->offset = 0;
+    }
+}
+
+int pf_rx_put_back(struct pf_rx_queue *queue, const uint8_t *data, uint32_t length) {
+    struct pbuf *first = NULL;
+    struct pbuf *last = NULL;
+    for (uint32_t done = 0; done < length;) {
+        u16_t piece = (u16_t)(length - done < PIECE_BYTES ? length - done : PIECE_BYTES);
+        struct pbuf *p = pbuf_alloc(PBUF_RAW, piece, PBUF_RAM);
+        if (!p) {
+            while (first) {
+                struct pbuf *next = first->next;
+                first->next = NULL;
+                pbuf_free(first);
+                first = next;
+            }
+            return -ENOMEM;
+        }
+        memcpy(p->payload, data + done, piece);
+        done += piece;
+        if (last) {
+            last->next = p;
+        } else {
+            first = p;
+        }
+        last = p;
+    }
+    if (!first) {
+        return 0;
+    }
+    trim_first(queue);
+    last->next = queue->first;
+    if (!queue->first) {
+        queue->last = last;
+        queue->spare = 0;
+    }
+    queue->first = first;
+    queue->bytes += length;
+    return 0;
 }
 
 uint32_t pf_rx_take(struct pf_rx_queue *queue, uint8_t *buffer, uint32_t limit) {

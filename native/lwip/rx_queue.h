@@ -17,6 +17,8 @@ struct pf_rx_queue {
 /* Takes over the segment. */
 void pf_rx_append(struct pf_rx_queue *queue, struct pbuf *segment);
 /* Copies and drops up to `limit` bytes. */
+/* Puts bytes in front of all others. 0 or -ENOMEM. */
+int pf_rx_put_back(struct pf_rx_queue *queue, const uint8_t *data, uint32_t length);
 uint32_t pf_rx_take(struct pf_rx_queue *queue, uint8_t *buffer, uint32_t limit);
 void pf_rx_drop(struct pf_rx_queue *queue);
 

@@ -333,6 +333,21 @@ struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
     return conn;
 }
 
+void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
+    if (!listener->listening || !conn->pcb) {
+        stk_tcp_abort(conn); /* died meanwhile: there is nothing to accept */
+        return;
+    }
+    conn->owner = NULL;
+    conn->listener = listener;
+    conn->queue_next = listener->queue_first;
+    listener->queue_first = conn;
+    if (!listener->queue_last) {
+        listener->queue_last = conn;
+    }
+    tcp_backlog_delayed(conn->pcb);
+}
+
 void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer) {
     const struct tcp_pcb *pcb = conn->pcb;
     memset(peer, 0, sizeof(*peer));
@@ -402,6 +417,10 @@ void stk_tcp_push(struct stk_conn *conn) {
 
 uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit) {
     return pf_rx_take(&conn->rx, buffer, limit);
+}
+
+int stk_tcp_unread_back(struct stk_conn *conn, const uint8_t *data, uint32_t length) {
+    return pf_rx_put_back(&conn->rx, data, length);
 }
 
 uint32_t stk_tcp_unread(const struct stk_conn *conn) { return conn->rx.bytes; }

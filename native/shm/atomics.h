@@ -67,9 +67,10 @@ static inline void pf_store64_relaxed(uint64_t *word, uint64_t value) {
     __atomic_store_n(word, value, __ATOMIC_RELAXED);
 }
 
-/* The line is going to be written: fetch it as this core's own. Lines that are fetched together cost
- * one trip between two cores; stores one after another would cost one each. (gcc's own built-in is
- * a fetch for reading unless told of a newer processor; this instruction is older than 64 bits.) */
+/* The line is going to be written: fetch it as this core's own. Lines that are fetched together
+ * cost one trip between two cores; stores one after another would cost one each. (gcc's own
+ * built-in is a fetch for reading unless told of a newer processor; this instruction is older than
+ * 64 bits.) */
 static inline void pf_prefetch_write(const void *line) {
 #if defined(__x86_64__)
     __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)line));

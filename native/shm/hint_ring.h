@@ -1,5 +1,5 @@
-/* Hint rings: "look at slot n". One hint per slot is untaken at most, and one more taken but not yet
- * published as taken, so a ring with at least twice as many entries as slots never overflows.
+/* Hint rings: "look at slot n". One hint per slot is untaken at most, and one more taken but not
+ * yet published as taken, so a ring with at least twice as many entries as slots never overflows.
  *
  * Rule of the producer: publish what there is to see (release), then pf_hint_push. It does nothing
  * when an earlier hint for the slot has not been consumed yet. Rule of the consumer: pf_hint_pop,

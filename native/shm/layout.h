@@ -10,6 +10,7 @@
 _Static_assert(sizeof(struct pf_addr) == 24, "pf_addr is 24 bytes");
 _Static_assert(sizeof(struct pf_sqe) == 64, "a submission is one cache line");
 _Static_assert(sizeof(struct pf_cqe) == 64, "a completion is one cache line");
+_Static_assert(sizeof(struct pf_datagram) == 72, "a multiple of eight");
 _Static_assert(sizeof(struct pf_c2b_control) == 2 * PF_CACHE_LINE, "two lines");
 _Static_assert(offsetof(struct pf_c2b_control, event_head) == PF_CACHE_LINE, "own line");
 _Static_assert(sizeof(struct pf_socket_c2b) == PF_CACHE_LINE, "one line");

@@ -23,8 +23,8 @@ static inline bool pf_ring_sane(uint32_t tail, uint32_t head, uint32_t entries) 
 }
 
 /* PRODUCER: puts one submission. False: full. `known_head` is the head as last seen: the shared one
- * is asked only when the ring looks full by it, because the consumer writes it with every entry, and
- * each look would fetch the line from another core. */
+ * is asked only when the ring looks full by it, because the consumer writes it with every entry,
+ * and each look would fetch the line from another core. */
 static inline bool pf_sq_push(struct pf_sqe *ring, uint32_t entries, uint32_t *tail,
                               uint32_t *shared_tail, uint32_t *known_head,
                               const uint32_t *shared_head, const struct pf_sqe *entry) {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _registrations, _table
-from pifus._compat._endpoint import EINTR, Endpoint, deadline, passed, slice_ns
+from pifus._compat import _datagram, _registrations, _table
+from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 
@@ -38,12 +37,14 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
     """`socket.listen`; from now on connections come in by themselves."""
     handle = endpoint.enter()
     try:
+        if endpoint.datagram:
+            raise _errors.os_error(errno.EOPNOTSUPP)
         if endpoint.connected or endpoint.connect_op:
             raise _errors.os_error(errno.EINVAL)
         result = endpoint.call(handle, lib.PF_OP_LISTEN, length=max(backlog, 1))
         if result < 0:
             raise _errors.os_error(-result)
-        if not endpoint.accept_op:
+        if not endpoint.accept_op and not endpoint.shared:
             endpoint.accept_op = endpoint.submit(
                 handle,
                 lib.PF_OP_ACCEPT,
@@ -57,63 +58,10 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
         endpoint.leave()
 
 
-def accept(endpoint: Endpoint, timeout: float | None) -> tuple[int, _address.Address | None]:
-    """`socket._accept`: the descriptor of the new connection and the peer's address."""
-    nowait = timeout == 0
-    end = None if nowait else deadline(timeout)
-    done = ffi.new("struct pf_done *")
-    handle = endpoint.enter()
-    try:
-        while True:
-            if not endpoint.listening:
-                raise _errors.os_error(errno.EINVAL)
-            got = lib.pf_wait(handle, endpoint.slot, 0 if nowait else slice_ns(end), done)
-            if endpoint.closed:
-                raise _errors.os_error(errno.EBADF)
-            if got == 1:
-                if done.result >= 0:
-                    accepted = _adopt(endpoint, handle, done)
-                    endpoint.read_done(handle)
-                    return accepted
-                endpoint.listening = False  # cancelled, by a shutdown
-            elif got == 0:
-                if nowait:
-                    endpoint.read_done(handle)
-                    raise _errors.os_error(errno.EAGAIN)
-                if passed(end):
-                    raise TimeoutError("timed out")
-            elif got != EINTR:
-                raise endpoint.error(got)
-    finally:
-        endpoint.leave()
-
-
-def _adopt(listener: Endpoint, handle: CData, done: CData) -> tuple[int, _address.Address | None]:
-    slot = lib.pf_socket_adopt(handle, done.token, listener.priority)
-    if slot < 0:
-        lib.pf_accept_reject(handle, listener.slot, done.token)
-        raise _errors.os_error(-slot)
-    try:
-        mirror_id, fd = listener.session.take_mirror()
-    except BaseException:
-        lib.pf_socket_release(handle, slot, lib.PF_CLOSE_ABORT)
-        raise
-    endpoint = Endpoint(listener.session, slot, listener.family, listener.type, listener.proto)
-    endpoint.priority = listener.priority
-    endpoint.mirror_id = mirror_id
-    endpoint.connected = True
-    endpoint.connect_told = True
-    endpoint.options.update(listener.options)
-    endpoint.lingers = listener.lingers
-    endpoint.peer = _address.from_native(done.addr, listener.family)
-    _table.register(fd, endpoint)
-    # Until a Python object takes it over, in a moment.
-    _table.detach(fd)
-    return fd, endpoint.peer
-
-
 def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | None:
     """Connects: 0, an errno, or None when the time was up."""
+    if endpoint.datagram:
+        return _datagram.connect(endpoint, native)
     nowait = timeout == 0
     handle = endpoint.enter()
     try:
@@ -132,7 +80,7 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
         if shows and not renews:
             endpoint.arm()
             # Not writable until it is connected.
-            lib.pf_mirror_rearm_write(handle, endpoint.slot)
+            endpoint.write_done(handle)
         endpoint.error_told = False
         endpoint.connect_failed = False
         endpoint.connect_told = False
@@ -184,8 +132,18 @@ def reap(endpoint: Endpoint, handle: CData, wait_ns: int = 0) -> bool:
     if not op:
         return True
     done = ffi.new("struct pf_done *")
-    got = lib.pf_await(handle, endpoint.slot, op, wait_ns, done)
+    slot = endpoint.slot
+    got = lib.pf_await(handle, slot, op, wait_ns, done)
     if got == 1:
+        if done.result == ESTALE:
+            # Another process has it; as a claim completes when the connect does, that is over then.
+            endpoint.connect_op = 0
+            try:
+                endpoint.regain(handle, slot, ESTALE)
+            except OSError as error:
+                endpoint.pending_error = error.errno or errno.EIO
+                endpoint.connect_failed = True
+            return True
         if done.result < 0:
             endpoint.pending_error = -done.result
             endpoint.connect_failed = True
@@ -220,6 +178,8 @@ def finish(endpoint: Endpoint, handle: CData, nowait: bool, end: int | None) -> 
 
 def take_error(endpoint: Endpoint) -> int:
     """SO_ERROR: the errno that nobody was told of yet."""
+    if endpoint.datagram:
+        return _datagram.take_error(endpoint)
     handle = endpoint.enter()
     try:
         if endpoint.connect_op and not reap(endpoint, handle):
@@ -242,12 +202,18 @@ def shutdown(endpoint: Endpoint, how: int) -> None:
     flags = _HOW.get(how)
     if flags is None:
         raise _errors.os_error(errno.EINVAL)
+    if endpoint.datagram:
+        _datagram.shutdown(endpoint, flags)
+        return
     handle = endpoint.enter()
     try:
         if endpoint.listening:
             if flags & lib.PF_SHUT_READ:
                 # Blocked accepts end with EINVAL, as the kernel's do.
                 endpoint.listening = False
+                if endpoint.shared:
+                    lib.pf_socket_interrupt(handle, endpoint.slot)
+                    return
                 endpoint.submit(
                     handle,
                     lib.PF_OP_CANCEL,
@@ -307,5 +273,4 @@ def _known(endpoint: Endpoint, handle: CData) -> CData:
 
 def close_fd(fd: int) -> None:
     """`socket.close(fd)`: of a number, without a Python object."""
-    _table.drop(fd)
-    os.close(fd)
+    _table.close(fd)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket as _names
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pifus._compat import _registrations, _table
+from pifus._compat._sharing import Sharing
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
 
 if TYPE_CHECKING:
+    from pifus._compat._io import Io
     from pifus._core._client import CData
 
 # One C call waits at most so long, so that signal handlers run even when a signal came just before
@@ -23,9 +27,12 @@ if TYPE_CHECKING:
 SLICE_NS: Final = 200_000_000
 EAGAIN: Final = -errno.EAGAIN
 EINTR: Final = -errno.EINTR
+ESTALE: Final = -errno.ESTALE
 
 _session: Session | None = None
 _session_lock = threading.Lock()
+# The backend of the parent process: inherited sockets are there.
+_home: str | None = None
 
 
 def session() -> Session:
@@ -45,12 +52,20 @@ def session() -> Session:
         name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
         wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
         settings = Settings(name=name or "python", max_sockets=wanted)
-        _session = Session.open(settings=settings)
+        _session = _open(settings)
         return _session
 
 
+def _open(settings: Settings) -> Session:
+    if _home is not None:
+        with contextlib.suppress(OSError):
+            return Session.open(_home, settings=settings)
+    return Session.open(settings=settings)
+
+
 def _in_child() -> None:
-    global _session, _session_lock
+    global _home, _session, _session_lock
+    _home = _home if _session is None else _session.path
     _session = None
     _session_lock = threading.Lock()
 
@@ -86,70 +101,65 @@ def passed(end: int | None) -> bool:
     return end is not None and time.monotonic_ns() >= end
 
 
-class Endpoint:
+def _io(datagram: bool) -> Io:
+    if datagram:
+        from pifus._compat import _datagram
+
+        return _datagram
+    from pifus._compat import _stream
+
+    return _stream
+
+
+class Endpoint(Sharing):
     """A socket of the stack behind one or more descriptors of this process.
 
     Attributes:
-        fds: the descriptors by which this process knows it.
         connect_op: the connect under way, 0 if there is none.
         connected: a connect succeeded, or it came out of an accept.
         connect_failed: the last connect failed: as the kernel does, another one may be tried.
         connect_told: the program knows how its connect ended.
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
-        busy: one entry for each thread that is inside a C call with this slot.
         options: values of options that are only remembered.
+        datagram: it is a UDP socket.
+        io: the module that sends and receives: _stream or _datagram.
+        reached: destinations to which a datagram left, as the bytes of a `struct pf_addr`.
+        shared: a listener from which other processes accept, too.
     """
 
     __slots__ = (
-        "accept_op",
-        "armed",
-        "attached",
         "bound",
-        "busy",
-        "closed",
         "connect_failed",
         "connect_op",
         "connect_told",
         "connected",
+        "datagram",
         "error_told",
         "family",
-        "fds",
         "inode",
-        "lingers",
+        "io",
         "listening",
-        "mirror_id",
         "options",
         "peer",
         "pending_error",
         "priority",
         "proto",
-        "session",
-        "slot",
+        "reached",
+        "shared",
         "type",
-        "unreleased",
     )
 
     def __init__(self, owner: Session, slot: int, family: int, kind: int, proto: int) -> None:
-        self.session = owner
-        self.slot = slot
+        super().__init__(owner, slot)
         self.family = family
         self.type = kind
         self.proto = proto
         self.priority = lib.PF_PRIORITY_MEDIUM
-        self.fds: list[int] = []
         self.inode = (0, 0)
-        self.mirror_id = 0
-        self.attached = False
-        self.armed = False
-        self.busy: list[None] = []
-        self.closed = False
-        # Taken by the one thread that gives the slot back.
-        self.unreleased: list[None] = [None]
-        self.lingers: tuple[int, int] = (0, 0)
+        self.shared = False
         self.bound = False
         self.listening = False
-        self.accept_op = 0
         self.connect_op = 0
         self.connected = False
         self.connect_failed = False
@@ -158,6 +168,9 @@ class Endpoint:
         self.pending_error = 0
         self.peer: _address.Address | None = None
         self.options: dict[tuple[int, int], int] = {}
+        self.datagram = kind == _names.SOCK_DGRAM
+        self.reached: set[bytes] = set()
+        self.io: Io = _io(self.datagram)
 
     # ---- calls into the core ----
 
@@ -169,7 +182,7 @@ class Endpoint:
         """
         handle = self.session.handle
         if handle is None:
-            raise self.gone()
+            handle = self._recover()
         self.busy.append(None)
         if self.closed:
             self.leave()
@@ -178,21 +191,16 @@ class Endpoint:
 
     def leave(self) -> None:
         """The end of what `enter` began."""
-        self.busy.pop()
-        if self.closed and not self.busy:
-            self._release()
+        if self.busy:  # else a signal handler forked: the child begins anew
+            self.busy.pop()
+        if self.untidy and not self.busy:
+            self._tidy()
 
     def gone(self) -> OSError:
         """Why the session cannot be used."""
         if self.session.handle is None and self not in _table.endpoints.values():
             return _errors.os_error(errno.EBADF)
         failure = self.session.failure()
-        if getattr(self.session, "_forked", False):
-            return OSError(
-                errno.EBADF,
-                "this pifus socket belongs to the parent process; after a fork only new sockets "
-                "work (yet)",
-            )
         return failure if isinstance(failure, OSError) else OSError(errno.EIO, str(failure))
 
     def error(self, result: int) -> OSError:
@@ -220,9 +228,10 @@ class Endpoint:
             OSError: the core refused it.
         """
         while True:
+            slot = self.slot
             op: int = lib.pf_submit(
                 handle,
-                self.slot,
+                slot,
                 opcode,
                 flags,
                 token,
@@ -234,7 +243,8 @@ class Endpoint:
             if op > 0:
                 return op
             if op != EAGAIN:
-                raise self.error(op)
+                handle = self.regain(handle, slot, op) or self._fail(op)
+                continue
             # The queue is full of writes: the backend makes room by itself.
             time.sleep(0.0005)
 
@@ -253,22 +263,44 @@ class Endpoint:
 
         For operations that the backend answers at once: signals wait so long.
         """
-        op = self.submit(
-            handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
-        )
         done = ffi.new("struct pf_done *")
         while True:
-            got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
-            if got == 1:
-                result: int = done.result
+            op = self.submit(
+                handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
+            )
+            slot = self.slot
+            got = 0
+            while got in (0, EINTR):
+                got = lib.pf_await(handle, slot, op, SLICE_NS, done)
+            result: int = done.result if got == 1 else got
+            again = self.regain(handle, slot, result) if result < 0 else None
+            if again is not None:
+                handle = again
+            elif got == 1:
                 return result
-            if got not in (0, EINTR):
+            else:
                 raise self.error(got)
+
+    def result_of(self, handle: CData, op: int) -> int:
+        """Waits for the result of an operation that the backend answers at once."""
+        done = ffi.new("struct pf_done *")
+        while (got := lib.pf_await(handle, self.slot, op, SLICE_NS, done)) in (0, EINTR):
+            pass
+        if got != 1:
+            raise self.error(got)
+        result: int = done.result
+        return result
+
+    def _fail(self, result: int) -> NoReturn:
+        raise self.error(result)
 
     def state(self, handle: CData) -> CData:
         """What the backend last published about the socket."""
         state = ffi.new("struct pf_socket_b2c *")
-        lib.pf_socket_state(handle, self.slot, state)
+        slot = self.slot
+        lib.pf_socket_state(handle, slot, state)
+        if state.state & lib.PF_STATE_MOVED:
+            lib.pf_socket_state(self.regain(handle, slot, ESTALE) or handle, self.slot, state)
         return state
 
     def is_fresh(self) -> bool:
@@ -289,24 +321,27 @@ class Endpoint:
             return
         handle = self.enter()
         try:
-            if not self.attached:
-                self.attached = True
-                lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
+            if self.armed:
+                return  # by the claim
+            self.identify()
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
             if self.listening:
                 lib.pf_mirror_rearm_write(handle, self.slot)  # never writable
-            if settle and (self.connected or self.listening):
+            if settle:
                 self.call(handle, lib.PF_OP_MIRROR)
+                self.settled = True
         finally:
             self.leave()
 
-    def settle(self) -> None:
+    def freshen(self) -> None:
         """Somebody may look at the descriptor: it must not show what has been read already."""
         handle = self.enter()
         try:
+            slot = self.slot
             self.call(handle, lib.PF_OP_MIRROR)
-            lib.pf_mirror_settle(handle, self.slot)
+            if lib.pf_mirror_settle(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
         finally:
             self.leave()
 
@@ -319,7 +354,9 @@ class Endpoint:
     def read_done(self, handle: CData) -> None:
         """After reading: an empty socket must not look readable."""
         if self.armed:
-            lib.pf_mirror_rearm_read(handle, self.slot)
+            slot = self.slot
+            if lib.pf_mirror_rearm_read(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
 
     def tell(self) -> None:
         """The program is told the errno of the connection: the descriptor stops to show it."""
@@ -345,40 +382,20 @@ class Endpoint:
             _table.moved(self)
         finally:
             os.close(fresh)
-        self.attached = self.armed = False
+        self.attached = self.armed = self.settled = False
         return registered
 
-    # ---- the end ----
+    def write_done(self, handle: CData, full: bool = True) -> None:
+        """After writing: a full socket must not look writable.
 
-    def close(self) -> None:
-        """The last descriptor is about to be closed. Wakes the threads that wait here."""
-        self.closed = True
-        handle = self.session.handle
-        if handle is None:
-            return
-        if self.attached:
-            lib.pf_mirror_move(handle, self.slot, -1)
-        self.busy.append(None)
-        if len(self.busy) > 1:
-            both = lib.PF_SHUT_READ | lib.PF_SHUT_WRITE
-            args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
-            lib.pf_submit(handle, self.slot, lib.PF_OP_SHUTDOWN, both, *args)
-            if self.accept_op:
-                args = (self.accept_op, 0, 0, ffi.NULL, lib.PF_DELIVER_NONE)
-                lib.pf_submit(handle, self.slot, lib.PF_OP_CANCEL, 0, *args)
-        self.leave()
-
-    def _release(self) -> None:
-        handle = self.session.handle
-        try:
-            self.unreleased.pop()
-        except IndexError:
-            return
-        if handle is None:
-            return
-        abort = self.lingers == (1, 0)
-        flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
-        lib.pf_socket_release(handle, self.slot, flags)
+        Args:
+            full: less was taken than wanted.
+        """
+        if self.armed:
+            slot = self.slot
+            done = lib.pf_mirror_rearm_write if full else lib.pf_mirror_sent
+            if done(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
 
 
 def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
@@ -393,7 +410,11 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
     priority = default_priority()
-    slot = lib.pf_socket_open(handle, _address.native_family(family), priority, 0)
+    open_socket = lib.pf_socket_open
+    if kind == _names.SOCK_DGRAM:
+        ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)
+        open_socket = lib.pf_ping_open if ping else lib.pf_datagram_open
+    slot = open_socket(handle, _address.native_family(family), priority, 0)
     if slot < 0:
         os.close(fd)
         raise _errors.os_error(-slot)

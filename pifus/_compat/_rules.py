@@ -47,8 +47,10 @@ def to_kernel(endpoint: Endpoint, fd: int) -> None:
         os.set_blocking(kernel.fileno(), os.get_blocking(fd))
         for number in list(endpoint.fds):
             inheritable = os.get_inheritable(number)
-            _table.drop(number)
+            last = _table.drop(number)
             os.dup2(kernel.fileno(), number, inheritable)
+            if last is not None:
+                last.finish()
 
 
 def _has_network(session: Session) -> bool:

@@ -8,7 +8,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _connection
+from pifus._compat import _claim, _connection
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -133,8 +133,11 @@ def _receive(
     end: int | None,
 ) -> int:
     size = min(size, 0x7FFFFFFF)
+    moves = 0
     while True:
-        got = _recv(handle, endpoint.slot, buffer, size, peek, 0 if nowait else slice_ns(end))
+        slot = endpoint.slot
+        wait = 0 if nowait or moves > 1 else slice_ns(end)
+        got = _recv(handle, slot, buffer, size, peek, wait)
         if got > 0:
             return got
         if endpoint.closed:
@@ -147,8 +150,17 @@ def _receive(
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
                 raise TimeoutError("timed out")
+            if moves > 1:
+                endpoint.read_done(handle)
+                _claim.await_readable(endpoint, end)
         elif got != EINTR:
-            return _ended(endpoint, got, writing=False)
+            again = endpoint.regain(handle, slot, got)
+            if again is None:
+                return _ended(endpoint, got, writing=False)
+            handle = again
+            # Two processes that both wait here must not take it from each other for ever: from the
+            # second time on this one waits until there is something.
+            moves += 1
 
 
 def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
@@ -170,10 +182,35 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     return 0
 
 
+def recvfrom(
+    endpoint: Endpoint, size: int, flags: int, timeout: float | None
+) -> tuple[bytes, None]:
+    """`socket.recvfrom`: a stream names no sender."""
+    return recv(endpoint, size, flags, timeout), None
+
+
+def recvfrom_into(
+    endpoint: Endpoint, buffer: WriteableBuffer, size: int, flags: int, timeout: float | None
+) -> tuple[int, None]:
+    """`socket.recvfrom_into`."""
+    return recv_into(endpoint, buffer, size, flags, timeout), None
+
+
+def recvmsg(
+    endpoint: Endpoint, size: int, _ancillary: int, flags: int, timeout: float | None
+) -> tuple[bytes, list[Any], int, None]:
+    """`socket.recvmsg`: a stream has no ancillary data."""
+    return recv(endpoint, size, flags, timeout), [], 0, None
+
+
 def recvmsg_into(
-    endpoint: Endpoint, buffers: Iterable[WriteableBuffer], flags: int, timeout: float | None
-) -> int:
-    """Scatters into several buffers: waits for the first bytes only."""
+    endpoint: Endpoint,
+    buffers: Iterable[WriteableBuffer],
+    _ancillary: int,
+    flags: int,
+    timeout: float | None,
+) -> tuple[int, list[Any], int, None]:
+    """`socket.recvmsg_into`: scatters, waiting for the first bytes only."""
     total = 0
     for buffer in buffers:
         with memoryview(buffer) as view:
@@ -191,7 +228,7 @@ def recvmsg_into(
         total += got
         if got < size:
             break
-    return total
+    return total, [], 0, None
 
 
 def send(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> int:
@@ -255,29 +292,37 @@ def _send_some(
     while True:
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
-        sent = _send(handle, endpoint.slot, data, size, 0 if nowait else slice_ns(end))
+        slot = endpoint.slot
+        sent = _send(handle, slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
             if endpoint.armed:
-                full = lib.pf_mirror_rearm_write if sent < size else lib.pf_mirror_sent
-                full(handle, endpoint.slot)
+                endpoint.write_done(handle, full=sent < size)
             return sent
         if sent == EAGAIN:
             if nowait:
-                if endpoint.armed:
-                    lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                endpoint.write_done(handle)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
                 raise TimeoutError("timed out")
         elif sent != EINTR:
             if endpoint.closed:
                 raise _errors.os_error(errno.EBADF)
-            _ended(endpoint, sent, writing=True)
+            again = endpoint.regain(handle, slot, sent)
+            if again is None:
+                _ended(endpoint, sent, writing=True)
+            else:
+                handle = again
 
 
 def sendmsg(
-    endpoint: Endpoint, buffers: Iterable[ReadableBuffer], flags: int, timeout: float | None
+    endpoint: Endpoint,
+    buffers: Iterable[ReadableBuffer],
+    _ancillary: Iterable[Any],
+    flags: int,
+    timeout: float | None,
+    _to: CData | None = None,
 ) -> int:
-    """Gathers several buffers into one send."""
+    """Gathers several buffers into one send; ancillary data and an address mean nothing here."""
     with contextlib.ExitStack() as stack:
         views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
         if len(views) == 1:

@@ -6,13 +6,17 @@ A socket of the stack is known by the inode of its mirror descriptor: `dup`, `de
 
 from __future__ import annotations
 
+import _socket as _c
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pifus._compat._endpoint import Endpoint
+
+# How the backend's end of every mirror is called, up to its number and the backend's address.
+MIRROR_NAME: Final = b"\0pifus-mirror:"
 
 # By descriptor: read on every call of every socket, without the lock.
 endpoints: dict[int, Endpoint] = {}
@@ -50,7 +54,9 @@ def adopt(fd: int) -> Endpoint | None:
         if endpoint is None:
             forget(fd)
         elif fd not in endpoint.fds:
-            _unlist(fd)
+            last = _unlist(fd)
+            if last is not None:
+                last.finish()
             endpoints[fd] = endpoint
             endpoint.fds.append(fd)
             endpoint.moved()
@@ -70,7 +76,9 @@ def forget(fd: int) -> None:
     """The number `fd` now is a descriptor of the kernel's."""
     if fd in endpoints:
         with _lock:
-            _unlist(fd)
+            last = _unlist(fd)
+        if last is not None:
+            last.finish()
 
 
 def detach(fd: int) -> None:
@@ -78,15 +86,40 @@ def detach(fd: int) -> None:
     with _lock:
         if fd in _shared:
             _shared.discard(fd)
-        elif fd in endpoints:
+            return
+        endpoint = endpoints.get(fd)
+        if endpoint is not None:
             _detached.add(fd)
+    if endpoint is not None:
+        endpoint.identify()  # whoever gets the number may pass it on
 
 
-def drop(fd: int) -> None:
-    """`fd` is about to be closed: with its last descriptor an endpoint closes."""
+def detach_new(fd: int) -> None:
+    """A descriptor that a Python object will take over in a moment: nobody has its number."""
+    with _lock:
+        _detached.add(fd)
+
+
+def drop(fd: int) -> Endpoint | None:
+    """`fd` is about to be closed.
+
+    Returns:
+        The endpoint of which it was the last descriptor: `finish` it when `fd` is closed, so that
+        the backend sees whether other processes hold it.
+    """
     with _lock:
         _detached.discard(fd)
-        _unlist(fd)
+        return _unlist(fd)
+
+
+def close(fd: int) -> None:
+    """Closes a descriptor, and the endpoint if it was the last one."""
+    endpoint = drop(fd)
+    try:
+        os.close(fd)
+    finally:
+        if endpoint is not None:
+            endpoint.finish()
 
 
 def sweep() -> None:
@@ -99,22 +132,40 @@ def sweep() -> None:
             with contextlib.suppress(OSError):
                 if endpoint is not None and _inode(fd) == endpoint.inode:
                     continue
-            drop(fd)
+            last = drop(fd)
+            if last is not None:
+                last.finish()
 
 
-def _unlist(fd: int) -> None:
+def _unlist(fd: int) -> Endpoint | None:
     endpoint = endpoints.pop(fd, None)
     _shared.discard(fd)
     if endpoint is None:
-        return
+        return None
     with contextlib.suppress(ValueError):
         endpoint.fds.remove(fd)
     if endpoint.fds:
         endpoint.moved()
-    else:
-        if _by_inode.get(endpoint.inode) is endpoint:
-            del _by_inode[endpoint.inode]
-        endpoint.close()
+        return None
+    if _by_inode.get(endpoint.inode) is endpoint:
+        del _by_inode[endpoint.inode]
+    endpoint.close()
+    return endpoint
+
+
+def mirror_name(fd: int) -> bytes | None:
+    """What the backend called its end of the descriptor; None: it is no mirror of any backend."""
+    try:
+        probe = _c.socket(_c.AF_UNIX, _c.SOCK_STREAM, 0, fd)
+    except (OSError, OverflowError, ValueError):
+        return None
+    try:
+        name = probe.getpeername()
+    except OSError:
+        return None
+    finally:
+        probe.detach()
+    return name if isinstance(name, bytes) and name.startswith(MIRROR_NAME) else None
 
 
 def _inode(fd: int) -> tuple[int, int]:
@@ -122,10 +173,24 @@ def _inode(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _before_fork() -> None:
+    # No other thread is in the middle of a change when the child's copy is made.
+    _lock.acquire()
+    for endpoint in set(endpoints.values()):
+        endpoint.identify()
+    for endpoint in set(endpoints.values()):
+        endpoint.settle()
+
+
+def _in_parent() -> None:
+    _lock.release()
+
+
 def _in_child() -> None:
     global _lock
-    # Another thread of the parent may have held it.
     _lock = threading.RLock()
+    for endpoint in set(endpoints.values()):
+        endpoint.inherit()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

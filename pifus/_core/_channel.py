@@ -5,6 +5,7 @@ import array
 import errno
 import os
 import socket
+import struct
 import threading
 
 from pifus._core import _protocol
@@ -49,12 +50,23 @@ class Channel:
             raise
         return cls(connection, path, ANSWER_SECONDS)
 
+    def peer_uid(self) -> int:
+        """The user whose process listens, as the kernel says."""
+        size = struct.calcsize("3i")
+        packed = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        uid: int = struct.unpack("3i", packed)[1]
+        return uid
+
     def fileno(self) -> int:
         """The descriptor, -1 after close."""
         return self._connection.fileno()
 
     def request(
-        self, request: _protocol.Request, expected: str, descriptors: int = 0
+        self,
+        request: _protocol.Request,
+        expected: str,
+        descriptors: int = 0,
+        shown: int | None = None,
     ) -> tuple[_protocol.Message, list[int]]:
         """Sends a request and waits for its answer.
 
@@ -62,6 +74,7 @@ class Channel:
             request: what to ask.
             expected: the type of the answer.
             descriptors: how many descriptors may come with it at most.
+            shown: a descriptor to send with the request.
 
         Returns:
             The answer, and the descriptors, which belong to the caller.
@@ -75,7 +88,15 @@ class Channel:
         fds: list[int] = []
         try:
             with self._lock:
-                self._connection.sendall(_protocol.encode_request(request))
+                packet = _protocol.encode_request(request)
+                if shown is None:
+                    self._connection.sendall(packet)
+                else:
+                    socket.send_fds(
+                        self._connection,  # type: ignore[arg-type]
+                        [packet],
+                        [shown],
+                    )
                 packet, fds = _receive(self._connection, descriptors)
                 self._connection.settimeout(ANSWER_SECONDS)
             if not packet:

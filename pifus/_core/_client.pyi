@@ -51,6 +51,7 @@ class _Constants(Protocol):
     PF_MIN_ARENA_BYTES: int
     PF_MAX_ARENA_BYTES: int
     PF_MAX_WRITE_BYTES: int
+    PF_MAX_DATAGRAM_BYTES: int
     PF_PRIORITY_HIGH: int
     PF_PRIORITY_MEDIUM: int
     PF_PRIORITY_LOW: int
@@ -69,15 +70,25 @@ class _Constants(Protocol):
     PF_OP_CANCEL: int
     PF_OP_SETOPT: int
     PF_OP_MIRROR: int
+    PF_OP_SENDTO: int
+    PF_OP_GROUP: int
+    PF_GROUP_JOIN: int
+    PF_SEND_TTL: int
+    PF_SEND_TOS: int
+    PF_SEND_INTERFACE: int
+    PF_SEND_SOURCE4: int
+    PF_GROUP_LEAVE: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
     PF_FAMILY_IPV4: int
     PF_FAMILY_IPV6: int
     PF_SQE_MULTISHOT: int
+    PF_SQE_NOWAIT: int
     PF_SHUT_READ: int
     PF_SHUT_WRITE: int
     PF_CLOSE_GRACEFUL: int
     PF_CLOSE_ABORT: int
+    PF_CLOSE_SHARED: int
     PF_CQE_MORE: int
     PF_OPT_NODELAY: int
     PF_OPT_KEEPALIVE: int
@@ -90,6 +101,11 @@ class _Constants(Protocol):
     PF_OPT_TOS: int
     PF_OPT_TTL: int
     PF_OPT_CORK: int
+    PF_OPT_REUSEPORT: int
+    PF_OPT_BROADCAST: int
+    PF_OPT_MULTICAST_TTL: int
+    PF_OPT_MULTICAST_LOOP: int
+    PF_OPT_MULTICAST_IF: int
     PF_STATE_OPEN: int
     PF_STATE_CONNECTED: int
     PF_STATE_LISTENING: int
@@ -97,6 +113,8 @@ class _Constants(Protocol):
     PF_STATE_ERROR: int
     PF_STATE_WANTS_HINT: int
     PF_STATE_TX_CLOSED: int
+    PF_STATE_SHARED: int
+    PF_STATE_MOVED: int
     PF_ENDED_NOT: int
     PF_ENDED_CLOSED: int
     PF_ENDED_VIOLATION: int
@@ -105,6 +123,8 @@ class _Constants(Protocol):
     PF_DELIVER_QUEUE: int
     PF_DELIVER_NONE: int
     PF_DELIVER_CALL: int
+    PF_DATAGRAM_PEEK: int
+    PF_DATAGRAM_ERRORS: int
 
 class _Lib(_Constants, Protocol):
     def pf_client_attach(
@@ -129,7 +149,19 @@ class _Lib(_Constants, Protocol):
     def pf_socket_open(
         self, client: CData, family: int, priority: int, rx_bytes: int, /
     ) -> int: ...
+    def pf_datagram_open(
+        self, client: CData, family: int, priority: int, rx_bytes: int, /
+    ) -> int: ...
+    def pf_ping_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
     def pf_socket_adopt(self, client: CData, token: int, priority: int, /) -> int: ...
+    def pf_accept_adopt(
+        self, client: CData, listener: int, token: int, priority: int, /
+    ) -> int: ...
+    def pf_socket_claim(
+        self, client: CData, ticket: int, priority: int, fd: int, op: CData, /
+    ) -> int: ...
+    def pf_socket_interrupt(self, client: CData, slot: int, /) -> int: ...
+    def pf_client_forked(self, client: CData, /) -> None: ...
     def pf_accept_reject(self, client: CData, listener: int, token: int, /) -> int: ...
     def pf_socket_release(self, client: CData, slot: int, flags: int, /) -> int: ...
     def pf_socket_generation(self, client: CData, slot: int, /) -> int: ...
@@ -167,6 +199,41 @@ class _Lib(_Constants, Protocol):
     def pf_rx_read(
         self, client: CData, slot: int, buffer: CData, limit: int, peek: int, /
     ) -> int: ...
+    def pf_sendto(
+        self,
+        client: CData,
+        slot: int,
+        data: object,
+        length: int,
+        to: CData,
+        how: int,
+        delivery: int,
+        /,
+    ) -> int: ...
+    def pf_sendto_wait(
+        self,
+        client: CData,
+        slot: int,
+        data: object,
+        length: int,
+        to: CData,
+        how: int,
+        delivery: int,
+        timeout_ns: int,
+        /,
+    ) -> int: ...
+    def pf_recvfrom(
+        self,
+        client: CData,
+        slot: int,
+        buffer: object,
+        limit: int,
+        flags: int,
+        timeout_ns: int,
+        info: CData,
+        /,
+    ) -> int: ...
+    def pf_datagram_error(self, client: CData, slot: int, /) -> int: ...
     def pf_recv(
         self,
         client: CData,

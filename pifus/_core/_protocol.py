@@ -3,11 +3,13 @@
 A UNIX SOCK_SEQPACKET connection; one JSON object per packet, at most 64 KiB. The client asks, the
 backend answers each request with exactly one message, in order:
 
-    {"type": "attach", "abi": 1, "pid": 7, "name": "app", "max_sockets": 1024, "queue_depth": 64,
+    {"type": "attach", "abi": 2, "pid": 7, "name": "app", "max_sockets": 1024, "queue_depth": 64,
      "rx_bytes": 262144, "arena_bytes": 16777216, "priority": "high"}
         -> {"type": "attached", "session": 3} with four descriptors: c2b, b2c, public, doorbell
     {"type": "mirrors", "count": 16}
         -> {"type": "mirrors", "first": 40, "count": 16} with `count` descriptors
+    {"type": "show"} with one descriptor, a mirror that some process got for one of its sockets
+        -> {"type": "shown", "ticket": 5}: by which its socket can be adopted
     {"type": "status", "after": 0}
         -> {"type": "status", …, "sessions": […], "more": false}; the sessions with a greater number
            than `after`, as many as fit
@@ -27,7 +29,7 @@ from typing import Any, ClassVar, Final
 
 from pifus.errors import ProtocolError
 
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 4
 MESSAGE_BYTES_MAX: Final = 65536
 MIRRORS_MAX: Final = 64
 ATTACH_FDS: Final = 4
@@ -144,6 +146,13 @@ class Mirrors:
 
 
 @dataclass(frozen=True, slots=True)
+class Show:
+    """Shows the one descriptor that comes with it: whoever holds a mirror may have its socket."""
+
+    type: ClassVar[str] = "show"
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The request for statistics, with the sessions that come after number `after`."""
 
@@ -162,11 +171,11 @@ class Detach:
     type: ClassVar[str] = "detach"
 
 
-Request = Attach | Mirrors | Status | Detach
+Request = Attach | Mirrors | Show | Status | Detach
 
-_REQUESTS: Final[dict[str, type[Attach] | type[Mirrors] | type[Status] | type[Detach]]] = {
-    kind.type: kind for kind in (Attach, Mirrors, Status, Detach)
-}
+_REQUESTS: Final[
+    dict[str, type[Attach] | type[Mirrors] | type[Show] | type[Status] | type[Detach]]
+] = {kind.type: kind for kind in (Attach, Mirrors, Show, Status, Detach)}
 
 
 def encode(message: Message) -> bytes:

@@ -149,6 +149,28 @@ class Session:
                 raise
         raise AssertionError("the last attempt returns or raises")
 
+    @classmethod
+    def open_named(cls, path: str, settings: Settings) -> Session:
+        """Attaches to the backend at a path that somebody else has named.
+
+        Raises:
+            PermissionError: it belongs to another user than root and this one: what it maps here
+                could end this process.
+            OSError: see `open`.
+        """
+        channel = _discovery.connect_to(path)
+        try:
+            owner = channel.peer_uid()
+            if owner not in (0, os.geteuid()):
+                raise PermissionError(
+                    errno.EPERM,
+                    f"the backend at {path} belongs to user {owner}, who is not trusted",
+                )
+            return cls(channel, settings)
+        except BaseException:
+            channel.close()
+            raise
+
     def add_owner(self, owner: Owner) -> None:
         """Tells `owner` (weakly held) when the handle must not be used any more."""
         self._owners.add(owner)
@@ -186,6 +208,20 @@ class Session:
                 self._mirrors = [(first + i, fd) for i, fd in enumerate(fds)][::-1]
             return self._mirrors.pop()
 
+    def show(self, fd: int) -> int:
+        """Shows the backend a mirror descriptor: the ticket by which its socket can be claimed.
+
+        Raises:
+            OSError: it is none, or the backend is gone.
+        """
+        if self.handle is None:
+            raise self.failure()
+        reply, _ = self._channel.request(_protocol.Show(), "shown", shown=fd)
+        ticket = reply.get("ticket")
+        if type(ticket) is not int:
+            raise BackendUnavailable(errno.EPROTO, "the backend gave no ticket")
+        return ticket
+
     def close(self) -> None:
         """Ends the session: blocked calls return with an error, all sockets close gracefully.
 
@@ -222,6 +258,8 @@ class Session:
             return
         # Not unmapped: the addresses may belong to something else by the time this is collected.
         ffi.gc(handle, None)
+        # A signal handler may have forked in the middle of a call: it goes on with this handle.
+        lib.pf_client_forked(handle)
         self._let_go()
         # Copies of the parent's descriptors: held, they would keep a dead parent's session alive.
         os.close(self._doorbell)

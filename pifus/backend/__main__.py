@@ -50,7 +50,7 @@ def _run(config: Config, first: socket.socket | None) -> None:
     _raise_descriptor_limit()
     listener = _listen(config)
     try:
-        core = Core(config)
+        core = Core(config, str(listener.path))
     except BaseException:
         listener.close()
         raise

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 
 from pifus._core import _errors, _protocol
-from pifus._core._protocol import Attach, Detach, InvalidMessage, Mirrors, Status
+from pifus._core._protocol import Attach, Detach, InvalidMessage, Mirrors, Show, Status
 from pifus.backend import _core
+from pifus.backend import _shown as shown
 from pifus.backend._config import Config
 from pifus.backend._core import Core, CoreError
 from pifus.backend._listener import Listener
@@ -123,6 +124,9 @@ class ControlPlane:
         if not self._config.private or self._connections:
             self._linger_until = None
             return False
+        # A process may hold a descriptor of ours, and come for its socket.
+        if self._sessions.ending or self._core.orphans():
+            return False
         if self._linger_until is None:
             # Somebody may have connected meanwhile.
             self._accept()
@@ -186,16 +190,22 @@ class ControlPlane:
 
     def _readable(self, connection: Connection) -> None:
         try:
-            packet = connection.socket.recv(_protocol.MESSAGE_BYTES_MAX + 1)
+            packet, fds = shown.receive(connection.socket)
         except BlockingIOError:
             return
         except OSError:
-            packet = b""
-        if not packet:
-            self._drop(connection)
-            return
+            packet, fds = b"", []
         try:
-            done = self._answer(connection, _protocol.decode_request(packet))
+            if packet:
+                self._serve(connection, packet, fds)
+            else:
+                self._drop(connection)
+        finally:
+            shown.close(fds)
+
+    def _serve(self, connection: Connection, packet: bytes, fds: list[int]) -> None:
+        try:
+            done = self._answer(connection, _protocol.decode_request(packet), fds)
         except InvalidMessage as error:
             log.info("process %d: refused: %s", connection.peer.pid, error)
             done = connection.send(_protocol.encode_error(error.code, str(error)))
@@ -206,7 +216,7 @@ class ControlPlane:
         if not done:
             self._drop(connection)
 
-    def _answer(self, connection: Connection, request: _protocol.Request) -> bool:
+    def _answer(self, connection: Connection, request: _protocol.Request, fds: list[int]) -> bool:
         """Answers a request. False: the connection is to be closed.
 
         Raises:
@@ -216,6 +226,8 @@ class ControlPlane:
             return self._attach(connection, request)
         if isinstance(request, Mirrors):
             return self._mirrors(connection, request)
+        if isinstance(request, Show):
+            return self._show(connection, fds)
         if isinstance(request, Status):
             return connection.send(_protocol.encode(self._status(request)))
         if isinstance(request, Detach):
@@ -249,6 +261,15 @@ class ControlPlane:
         first, fds = self._core.mirrors(record.number, request.count)
         reply = {"type": "mirrors", "first": first, "count": len(fds)}
         return send_and_close(connection, _protocol.encode(reply), fds)
+
+    def _show(self, connection: Connection, fds: list[int]) -> bool:
+        record = connection.record
+        if record is None or not record.attached:
+            raise InvalidMessage("show is for an attached client: attach first", errno.ENOTCONN)
+        if len(fds) != 1:
+            raise InvalidMessage("show needs one descriptor", errno.EBADF)
+        ticket = self._core.show(record.number, fds[0])
+        return connection.send(_protocol.encode({"type": "shown", "ticket": ticket}))
 
     def _status(self, request: Status) -> _protocol.Message:
         page, more = self._sessions.page(request.after)
@@ -285,6 +306,8 @@ class ControlPlane:
                 self._sessions.freed(ended.session)
                 continue
             record = self._sessions.get(ended.session)
+            if record is not None:
+                record.ended = True
             if record is None or not record.attached:
                 continue  # we ended it ourselves
             self._sessions.detach(record)

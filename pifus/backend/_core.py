@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,11 +45,15 @@ class Ended:
 class Core:
     """The stack and its thread.
 
+    Args:
+        config: the configuration.
+        address: where clients reach the control plane.
+
     Raises:
         CoreError: it cannot be started: no privilege for a driver, no memory…
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, address: str = "") -> None:
         native = ffi.new("struct pf_backend_config *")
         native.spin_ns = config.spin_ns
         native.client_spin_ns = config.spin_ns
@@ -58,6 +63,7 @@ class Core:
         native.cpu = config.cpu
         native.realtime_priority = config.realtime
         native.lock_memory = config.mlock
+        native.address = os.fsencode(address)
         self._error = ffi.new("char[]", _ERROR_BYTES)
         self._backend: CData = lib.pf_backend_new(native, self._error, _ERROR_BYTES)
         if not self._backend:
@@ -156,6 +162,18 @@ class Core:
             raise CoreError("no mirror descriptors left", -result)
         return first[0], [fds[i] for i in range(count)]
 
+    def show(self, session: int, fd: int) -> int:
+        """Takes note that the client of a session holds a mirror descriptor; a ticket for it.
+
+        Raises:
+            CoreError: it is no UNIX socket.
+        """
+        ticket = ffi.new("uint64_t *")
+        result = lib.pf_session_show(self._backend, session, fd, ticket)
+        if result < 0:
+            raise CoreError("the descriptor is no mirror", -result)
+        return int(ticket[0])
+
     def event_fd(self) -> int:
         """Readable when `ended` has something."""
         return lib.pf_backend_event_fd(self._backend)
@@ -167,6 +185,10 @@ class Core:
         freed = ffi.new("int32_t *")
         while lib.pf_backend_next_ended(self._backend, session, reason, freed):
             yield Ended(session[0], reason[0], bool(freed[0]))
+
+    def orphans(self) -> int:
+        """How many sockets only a descriptor in some process keeps open."""
+        return int(lib.pf_backend_public(self._backend).orphans)
 
     def statistics(self) -> _protocol.Message:
         """The counters of the public region."""
@@ -186,6 +208,8 @@ class Core:
             "pbufs",
             "segments",
             "mirrors",
+            "datagrams_dropped",
+            "orphans",
         )
         counters: _protocol.Message = {name: int(getattr(public, name)) for name in names}
         operations = zip(_protocol.PRIORITIES, public.operations, strict=True)

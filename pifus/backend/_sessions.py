@@ -36,6 +36,7 @@ class Record:
         priority: the best priority granted.
         since: when it attached, of time.monotonic.
         attached: the client is there; otherwise the stack is still sending its last bytes.
+        ended: the stack has taken note that the client is gone.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Record:
     priority: str
     since: float = field(default_factory=time.monotonic)
     attached: bool = True
+    ended: bool = False
 
     def describe(self) -> _protocol.Message:
         """For `pifus status`."""
@@ -83,6 +85,11 @@ class Sessions:
     def lingering(self) -> int:
         """How many sessions without a client the stack has not finished yet."""
         return len(self._records) - self._attached
+
+    @property
+    def ending(self) -> bool:
+        """True while the stack has not taken note of the end of a client."""
+        return any(not (one.attached or one.ended) for one in self._records.values())
 
     def check(self, request: Attach, peer: Peer) -> str:
         """The best priority that the client is granted.

@@ -18,7 +18,7 @@ from pifus.errors import ProtocolError
 
 GOOD: dict[str, Any] = {
     "type": "attach",
-    "abi": 1,
+    "abi": _protocol.ABI_VERSION,
     "pid": 7,
     "name": "app",
     "max_sockets": 16,
@@ -44,8 +44,9 @@ def test_ranges_are_those_of_the_abi() -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        Attach(1, 7, "app", 16, 64, 65536, 1 << 20, "low"),
+        Attach(_protocol.ABI_VERSION, 7, "app", 16, 64, 65536, 1 << 20, "low"),
         _protocol.Mirrors(64),
+        _protocol.Show(),
         _protocol.Status(3),
         _protocol.Detach(),
     ],
@@ -61,7 +62,7 @@ def test_status_without_after() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("abi", 2, "abi is 2; this backend speaks 1"),
+        ("abi", 0, f"abi is 0; this backend speaks {_protocol.ABI_VERSION}"),
         ("abi", True, "abi is True"),
         ("pid", 0, "pid is 0; allowed is 1 to"),
         ("pid", "7", "pid is '7'"),
