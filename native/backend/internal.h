@@ -369,7 +369,8 @@ struct pf_identity {
 int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd);
 /* The slot has nothing to do with its mirror any more. */
 void pf_identity_leave(struct pf_bsock *sock);
-/* The connection ended with an error: the mirror shows that for ever. Claims still find the slot. */
+/* The connection ended with an error: the mirror shows that for ever. Claims still find the slot.
+ */
 void pf_identity_hang_up(struct pf_bsock *sock);
 /* The client let go of the socket, or is gone. True: another process holds it, so it stays. `kill`:
  * not what the client had until now. */

@@ -80,7 +80,7 @@ struct pf_sock {
     int mirror_fd;
     bool mirror_armed;
     bool mirror_unsure; /* a token may come for what has been read already */
-    bool identified; /* others may hold the socket, and have it moved away */
+    bool identified;    /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
     uint32_t next; /* in the list of free, closing or ready slots */
     uint32_t next_ready;
