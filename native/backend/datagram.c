@@ -188,7 +188,6 @@ int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     if (!to_peer && sqe->addr.family != sock->family) {
         return -EAFNOSUPPORT;
     }
-    sock->tx_progress = true; /* whatever comes of it, its block is free again */
     if (sock->state & PF_STATE_TX_CLOSED) {
         return -EPIPE;
     }

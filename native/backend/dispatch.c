@@ -371,20 +371,25 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
 
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    uint64_t number;
-    int fd = pf_session_take_mirror(sock->session, sqe->token, &number);
-    if (fd < 0) {
-        return -EBADF;
+    if (sqe->token != 0) {
+        uint64_t number;
+        int fd = pf_session_take_mirror(sock->session, sqe->token, &number);
+        if (fd < 0) {
+            return -EBADF;
+        }
+        if (pf_identity_is_shared(sock) || pf_identity_attach(sock, number, fd) != 0) {
+            (void)close(fd);
+            sock->session->backend->mirrors--;
+            return -EBADF;
+        }
+        sock->mirror_eof = false;
+        sock->read_token = sock->b2c->read_token;
+        sock->write_token = sock->b2c->write_token;
     }
-    if (pf_identity_is_shared(sock) || pf_identity_attach(sock, number, fd) != 0) {
-        (void)close(fd);
-        sock->session->backend->mirrors--;
-        return -EBADF;
+    /* Before the completion: once that is there, the descriptor shows what holds. */
+    if (sock->mirror_fd >= 0) {
+        pf_mirror_update(sock);
     }
-    sock->mirror_ended = false;
-    sock->read_token = sock->b2c->read_token;
-    sock->write_token = sock->b2c->write_token;
-    pf_wake(sock);
     return 0;
 }
 

@@ -86,9 +86,8 @@ struct pf_bsock {
     bool tx_finish; /* FIN after the last write */
     bool tx_finished;
     bool rx_shut;
-    bool tx_stalled;  /* the stack was out of memory: the tick tries again */
-    bool tx_progress; /* for the mirror: there is room to write again */
-    bool mirror_ended;
+    bool tx_stalled; /* the stack was out of memory: the tick tries again */
+    bool mirror_eof;
     bool corked;               /* segments that are not full are held back */
     uint64_t cork_ns;          /* since when one is; 0: none */
     uint32_t credit_threshold; /* unaccounted bytes from which on the client is asked to tell */
@@ -386,6 +385,9 @@ struct pf_identity {
 int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd);
 /* The slot has nothing to do with its mirror any more. */
 void pf_identity_leave(struct pf_bsock *sock);
+/* The connection ended with an error: the mirror shows that for ever. Claims still find the slot.
+ */
+void pf_identity_hang_up(struct pf_bsock *sock);
 /* The client let go of the socket, or is gone. True: another process holds it, so it stays. `kill`:
  * not what the client had until now. */
 bool pf_identity_keep(struct pf_bsock *sock, bool kill);
@@ -418,6 +420,12 @@ bool pf_cq_takes_more(struct pf_bsock *sock);
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
+
+/* readiness.c */
+/* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
+ * there is room to write, each at most once per arming by the client; and its ends. Only for a
+ * socket that has one; after an error it has none any more. */
+void pf_mirror_update(struct pf_bsock *sock);
 
 /* ready.c */
 void pf_ready_add(struct pf_bsock *sock, uint32_t work);

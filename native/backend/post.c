@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "backend/internal.h"
 
@@ -110,51 +109,6 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
     return true;
 }
 
-static bool mirror_readable(const struct pf_bsock *sock) {
-    if (pf_identity_is_shared(sock)) {
-        return stk_tcp_acceptable(sock->conn);
-    }
-    /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
-    bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
-    if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
-        return reported;
-    }
-    return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
-           (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
-}
-
-/* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
- * there is room to write; each at most once per arming by the client. */
-static void mirror_update(struct pf_bsock *sock) {
-    uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
-    bool news = arm != sock->read_token || (sock->identity && sock->identity->arrived);
-    if (news && mirror_readable(sock)) {
-        (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-        sock->read_token = arm;
-        pf_store_release(&sock->b2c->read_token, arm);
-    }
-    if (sock->identity) {
-        sock->identity->arrived = false;
-    }
-    arm = pf_load_acquire(&sock->c2b->write_arm);
-    if (arm != sock->write_token && (sock->tx_progress || (sock->state & PF_STATE_ERROR))) {
-        char drain[4096];
-        /* Bounded: the other end may be filled as fast as this drains it. */
-        for (int i = 0; i < 64; i++) {
-            if (recv(sock->mirror_fd, drain, sizeof(drain), MSG_DONTWAIT) <= 0) {
-                break;
-            }
-        }
-        sock->write_token = arm;
-        sock->tx_progress = false;
-        pf_store_release(&sock->b2c->write_token, arm);
-    }
-    if (!sock->mirror_ended && (sock->state & (PF_STATE_EOF | PF_STATE_ERROR))) {
-        sock->mirror_ended = true;
-        (void)shutdown(sock->mirror_fd, sock->state & PF_STATE_ERROR ? SHUT_RDWR : SHUT_WR);
-    }
-}
-
 static void flush_sock(struct pf_bsock *sock) {
     struct pf_session *session = sock->session;
     struct pf_backend *backend = session->backend;
@@ -174,7 +128,7 @@ static void flush_sock(struct pf_bsock *sock) {
         }
     }
     if (sock->mirror_fd >= 0) {
-        mirror_update(sock);
+        pf_mirror_update(sock);
     }
 }
 

@@ -66,8 +66,7 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->tx_finished = false;
     sock->rx_shut = false;
     sock->tx_stalled = false;
-    sock->tx_progress = false;
-    sock->mirror_ended = false;
+    sock->mirror_eof = false;
     sock->corked = false;
     sock->cork_ns = 0;
     sock->credit_threshold = PF_CREDIT_THRESHOLD;
@@ -131,6 +130,9 @@ void pf_sock_show_error(struct pf_bsock *sock) {
 
 void pf_sock_broken(struct pf_bsock *sock, int error) {
     struct pf_op *op = &sock->connect_op;
+    if (error == ECONNRESET && (sock->state & PF_STATE_EOF) && !sock->rx_shut && !sock->tx_finish) {
+        error = EPIPE; /* the peer had said that it would send no more: its reset is about ours */
+    }
     sock->error = error;
     if (sock->phase != PF_SOCK_CLOSING) {
         sock->phase = PF_SOCK_BROKEN;

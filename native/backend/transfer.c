@@ -16,7 +16,6 @@ static uint32_t complete_writes(struct pf_bsock *sock, uint32_t bytes) {
     while (sock->writes.head != sock->writes_next && (op = pf_op_first(sock, &sock->writes)) &&
            op->end <= sock->tx_acked) {
         sock->writes.head++;
-        sock->tx_progress = true;
         pf_post(sock, op, PF_OP_WRITE, op->length);
     }
     return bytes - own;
@@ -254,7 +253,6 @@ static void on_connected(void *owner) {
         return;
     }
     sock->phase = PF_SOCK_CONNECTED;
-    sock->tx_progress = true;
     pf_sock_names(sock);
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     struct pf_op done = sock->connect_op;

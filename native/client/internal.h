@@ -79,7 +79,8 @@ struct pf_sock {
     uint32_t send_limit;
     int mirror_fd;
     bool mirror_armed;
-    bool identified; /* others may hold the socket, and have it moved away */
+    bool mirror_unsure; /* a token may come for what has been read already */
+    bool identified;    /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
     uint32_t next; /* in the list of free, closing or ready slots */
     uint32_t next_ready;
@@ -102,6 +103,7 @@ struct pf_client {
     uint32_t free_slots; /* list heads */
     uint32_t closing_first;
     uint32_t closing_last;
+    uint32_t reap_next; /* where to look next for memory to be had back */
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
@@ -147,6 +149,10 @@ void pf_closing_add(struct pf_client *client, struct pf_sock *sock);
 /* Looks at up to `limit` of them, and frees those that are done. Caller holds the lock; true: ring
  * the doorbell after unlocking. */
 bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
+
+/* stream.c */
+/* One more byte could be written now. Caller holds the lock. */
+bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock);
 
 /* wait.c */
 struct pf_waiter {

@@ -44,7 +44,7 @@ enum pf_opcode {
     PF_OP_NOP = 11,
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
-    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
+    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client, 0: the same */
     PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
                           no family for the peer; token: enum pf_send_bits */
     PF_OP_GROUP = 16,  /* flags: PF_GROUP_*; addr: the multicast group; token: index of the

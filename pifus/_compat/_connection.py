@@ -6,7 +6,7 @@ import errno
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _datagram, _table
+from pifus._compat import _datagram, _registrations, _table
 from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -52,6 +52,8 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
                 delivery=lib.PF_DELIVER_QUEUE,
             )
         endpoint.listening = True
+        if endpoint.armed:
+            lib.pf_mirror_rearm_write(handle, endpoint.slot)  # never writable
     finally:
         endpoint.leave()
 
@@ -73,7 +75,9 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
             return _verdict(endpoint)
         if endpoint.connected or endpoint.listening:
             return errno.EISCONN
-        if nowait or endpoint.armed:
+        shows = nowait or endpoint.armed
+        renews = endpoint.connect_failed and endpoint.attached
+        if shows and not renews:
             endpoint.arm()
             # Not writable until it is connected.
             endpoint.write_done(handle)
@@ -81,6 +85,13 @@ def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | N
         endpoint.connect_failed = False
         endpoint.connect_told = False
         endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
+        if renews:
+            # Behind the connect: before it, all there is to show is how the last one failed.
+            registered = endpoint.renew_mirror()
+            if shows:
+                endpoint.arm()
+                lib.pf_mirror_rearm_write(handle, endpoint.slot)
+            _registrations.restore(registered)
         if nowait:
             return errno.EINPROGRESS
         code = _wait(endpoint, handle, timeout)
@@ -106,6 +117,8 @@ def _verdict(endpoint: Endpoint) -> int:
     """How the connect ended: told to the program by this."""
     endpoint.connect_told = True
     code, endpoint.pending_error = endpoint.pending_error, 0
+    if code:
+        endpoint.tell()
     return code
 
 
@@ -177,7 +190,7 @@ def take_error(endpoint: Endpoint) -> int:
             return 0
         state = endpoint.state(handle)
         if state.state & lib.PF_STATE_ERROR:
-            endpoint.error_told = True
+            endpoint.tell()
             return int(state.error)
         return 0
     finally:

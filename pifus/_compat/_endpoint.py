@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pifus._compat import _table
+from pifus._compat import _registrations, _table
 from pifus._compat._sharing import Sharing
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -359,9 +359,22 @@ class Endpoint(Sharing):
             self.identify()
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
+            if self.listening:
+                lib.pf_mirror_rearm_write(handle, self.slot)  # never writable
             if settle:
-                self.call(handle, lib.PF_OP_NOP)
+                self.call(handle, lib.PF_OP_MIRROR)
                 self.settled = True
+        finally:
+            self.leave()
+
+    def freshen(self) -> None:
+        """Somebody may look at the descriptor: it must not show what has been read already."""
+        handle = self.enter()
+        try:
+            slot = self.slot
+            self.call(handle, lib.PF_OP_MIRROR)
+            if lib.pf_mirror_settle(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
         finally:
             self.leave()
 
@@ -378,11 +391,43 @@ class Endpoint(Sharing):
             if lib.pf_mirror_rearm_read(handle, slot) == ESTALE:
                 self.regain(handle, slot, ESTALE)
 
-    def write_done(self, handle: CData) -> None:
-        """After writing less than wanted: a full socket must not look writable."""
+    def tell(self) -> None:
+        """The program is told the errno of the connection: the descriptor stops to show it."""
+        self.error_told = True
+        handle = self.session.handle
+        if self.attached and handle is not None:
+            lib.pf_mirror_told(handle, self.slot)
+
+    def renew_mirror(self) -> list[_registrations.Registration]:
+        """Another connect on a socket whose last one failed: its descriptor shows that for ever.
+
+        So another takes its place under its number.
+
+        Returns:
+            In which epolls it was; it is to be put there again once it shows what holds.
+        """
+        registered = [one for number in self.fds for one in _registrations.find(number)]
+        self.mirror_id, fresh = self.session.take_mirror()
+        try:
+            for number in self.fds:
+                os.set_blocking(fresh, os.get_blocking(number))
+                os.dup2(fresh, number, os.get_inheritable(number))
+            _table.moved(self)
+        finally:
+            os.close(fresh)
+        self.attached = self.armed = self.settled = False
+        return registered
+
+    def write_done(self, handle: CData, full: bool = True) -> None:
+        """After writing: a full socket must not look writable.
+
+        Args:
+            full: less was taken than wanted.
+        """
         if self.armed:
             slot = self.slot
-            if lib.pf_mirror_rearm_write(handle, slot) == ESTALE:
+            done = lib.pf_mirror_rearm_write if full else lib.pf_mirror_sent
+            if done(handle, slot) == ESTALE:
                 self.regain(handle, slot, ESTALE)
 
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     )
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
-    from pifus._core._client import CData
+    from pifus._core._client import CData, lib
+
+    _is_unsure = lib.pf_mirror_is_unsure
 
 _C = _c.socket
 _find = _table.endpoints.get
@@ -127,8 +129,11 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         """The descriptor: a mirror of the socket's readiness."""
         fd = _fileno(self)
         endpoint = _find(fd)
-        if endpoint is not None and not endpoint.armed:
-            endpoint.show()
+        if endpoint is not None:
+            if not endpoint.armed:
+                endpoint.show()
+            elif (handle := endpoint.session.handle) and _is_unsure(handle, endpoint.slot):
+                endpoint.freshen()
         return fd
 
     def close(self) -> None:
@@ -223,6 +228,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _C.shutdown(self, how)
         else:
             _connection.shutdown(endpoint, operator.index(how))
+            if endpoint.listening or endpoint.accept_op:
+                _C.shutdown(self, how)  # whoever polls it is to wake
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -378,10 +385,14 @@ def _close(sock: _C, fd: int) -> None:
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _accept, _address, _claim, _connection, _datagram, _endpoint, _options, _rules, _stream
+    global _accept, _address, _claim, _connection, _datagram, _endpoint, _is_unsure
+    global _options, _rules, _stream
     if "_endpoint" not in globals():
         from pifus._compat import _accept, _claim, _connection, _datagram, _options, _rules, _stream
         from pifus._core import _address
+        from pifus._core._client import lib
+
+        _is_unsure = lib.pf_mirror_is_unsure
 
         # Last: it tells that the others are there.
         from pifus._compat import _endpoint  # isort: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket as _names
 from collections.abc import Callable, Iterable
@@ -75,11 +76,15 @@ def recv_into(
             f"recv_into() argument 1 must be read-write bytes-like object, not {kind}"
         ) from None
     length = len(native)  # type: ignore[arg-type]
-    if size < 0:
-        raise ValueError("negative buffersize in recv_into")
-    if size > length:
-        raise ValueError("buffer too small for requested bytes")
-    return receive(endpoint, native, size or length, flags, timeout)
+    try:
+        if size < 0:
+            raise ValueError("negative buffersize in recv_into")
+        if size > length:
+            raise ValueError("buffer too small for requested bytes")
+        return receive(endpoint, native, size or length, flags, timeout)
+    finally:
+        # Not only when the last traceback is gone: the caller may be about to resize it.
+        ffi.release(native)
 
 
 def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: float | None) -> int:
@@ -168,12 +173,16 @@ def _receive(
 def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     """The connection ended with an errno: it is told once, then there is only the end."""
     code = -result
+    if code == errno.EPIPE and writing and not endpoint.error_told:
+        handle = endpoint.session.handle
+        if handle is not None and endpoint.state(handle).state & lib.PF_STATE_ERROR:
+            endpoint.tell()
     if code in _STATELESS:
         raise endpoint.error(result)
     if endpoint.connect_failed:
         raise _errors.os_error(errno.EPIPE if writing else errno.ENOTCONN)
     if not endpoint.error_told:
-        endpoint.error_told = True
+        endpoint.tell()
         raise _errors.os_error(code)
     if writing:
         raise _errors.os_error(errno.EPIPE)
@@ -211,19 +220,20 @@ def recvmsg_into(
     """`socket.recvmsg_into`: scatters, waiting for the first bytes only."""
     total = 0
     for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        if view.nbytes == 0:
+        with memoryview(buffer) as view:
+            size = view.nbytes
+        if size == 0:
             continue
         if total and not flags & MSG_WAITALL:
             flags |= MSG_DONTWAIT
         try:
-            got = recv_into(endpoint, view, 0, flags, timeout)
+            got = recv_into(endpoint, buffer, 0, flags, timeout)
         except (BlockingIOError, TimeoutError):
             if total:
                 break
             raise
         total += got
-        if got < view.nbytes:
+        if got < size:
             break
     return total, [], 0, None
 
@@ -256,6 +266,15 @@ def _transmit(
         except TimeoutError:
             raise _errors.os_error(errno.EAGAIN) from None
     native: Any = ffi.from_buffer("char[]", data)
+    try:
+        return _transmit_from(endpoint, native, flags, timeout, whole, strict)
+    finally:
+        ffi.release(native)
+
+
+def _transmit_from(
+    endpoint: Endpoint, native: Any, flags: int, timeout: float | None, whole: bool, strict: bool
+) -> int:
     size = len(native)
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
@@ -289,8 +308,8 @@ def _send_some(
         slot = endpoint.slot
         sent = _send(handle, slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
-            if endpoint.armed and sent < size:
-                endpoint.write_done(handle)
+            if endpoint.armed:
+                endpoint.write_done(handle, full=sent < size)
             return sent
         if sent == EAGAIN:
             if nowait:
@@ -317,23 +336,23 @@ def sendmsg(
     _to: CData | None = None,
 ) -> int:
     """Gathers several buffers into one send; ancillary data and an address mean nothing here."""
-    views = [memoryview(buffer) for buffer in buffers]
-    total = sum(view.nbytes for view in views)
-    if len(views) == 1:
-        return send(endpoint, views[0], flags, timeout)
-    if total <= _JOIN_MAX:
-        return send(endpoint, b"".join(views), flags, timeout)
-    sent = 0
-    for view in views:
-        if view.nbytes == 0:
-            continue
-        try:
-            part = send(endpoint, view, flags, timeout)
-        except OSError:
-            if sent:
+    with contextlib.ExitStack() as stack:
+        views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
+        if len(views) == 1:
+            return send(endpoint, views[0], flags, timeout)
+        if sum(view.nbytes for view in views) <= _JOIN_MAX:
+            return send(endpoint, b"".join(views), flags, timeout)
+        sent = 0
+        for view in views:
+            if view.nbytes == 0:
+                continue
+            try:
+                part = send(endpoint, view, flags, timeout)
+            except OSError:
+                if sent:
+                    break
+                raise
+            sent += part
+            if part < view.nbytes:
                 break
-            raise
-        sent += part
-        if part < view.nbytes:
-            break
-    return sent
+        return sent

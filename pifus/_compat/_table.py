@@ -28,6 +28,8 @@ taking_over = False
 # Inodes of the kernel's INET sockets that Python code has: whoever else has one goes past us.
 _known: set[tuple[int, int]] = set()
 _KNOWN_MAX = 65536
+# Descriptors with two Python objects, of which one is about to let go: `ssl` wraps that way.
+_shared: set[int] = set()
 # Re-entrant: the garbage collector may close a socket while this thread holds it.
 _lock = threading.RLock()
 
@@ -51,6 +53,8 @@ def adopt(fd: int) -> Endpoint | None:
     except (OSError, TypeError, OverflowError):
         return None  # the constructor will complain
     with _lock:
+        if endpoint is not None and endpoints.get(fd) is endpoint and fd not in _detached:
+            _shared.add(fd)
         _detached.discard(fd)
         if endpoint is None:
             forget(fd)
@@ -62,6 +66,15 @@ def adopt(fd: int) -> Endpoint | None:
             endpoint.fds.append(fd)
             endpoint.moved()
     return endpoint
+
+
+def moved(endpoint: Endpoint) -> None:
+    """Another mirror descriptor stands for `endpoint`, under the same numbers."""
+    with _lock:
+        if _by_inode.get(endpoint.inode) is endpoint:
+            del _by_inode[endpoint.inode]
+        endpoint.inode = _inode(endpoint.fds[0])
+        _by_inode[endpoint.inode] = endpoint
 
 
 def forget(fd: int) -> None:
@@ -89,6 +102,9 @@ def keep_known(alive: set[tuple[int, int]]) -> set[tuple[int, int]]:
 def detach(fd: int) -> None:
     """The Python object let go of `fd`, which stays open."""
     with _lock:
+        if fd in _shared:
+            _shared.discard(fd)
+            return
         endpoint = endpoints.get(fd)
         if endpoint is not None:
             _detached.add(fd)
@@ -141,6 +157,7 @@ def sweep() -> None:
 
 def _unlist(fd: int) -> Endpoint | None:
     endpoint = endpoints.pop(fd, None)
+    _shared.discard(fd)
     if endpoint is None:
         return None
     with contextlib.suppress(ValueError):
