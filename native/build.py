@@ -197,7 +197,8 @@ def compile_unit(item: Unit) -> bool:
     item.object.parent.mkdir(parents=True, exist_ok=True)
     record = item.object.with_suffix(item.object.suffix + ".cmd")
     record.unlink(missing_ok=True)
-    invoke([*item.command, "-MMD", "-MF", str(item.object.with_suffix(".d"))])
+    # Not -MMD: lwIP's headers are "system" headers here, and they include our lwipopts.h.
+    invoke([*item.command, "-MD", "-MF", str(item.object.with_suffix(".d"))])
     record.write_text(command)
     return True
 

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pifus.completion import (
         TCP,
+        UDP,
         Client,
         Completion,
         Opcode,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TCP",
+    "UDP",
     "ArenaFull",
     "BackendGone",
     "BackendUnavailable",

@@ -123,7 +123,8 @@ def _print_status(status: dict[str, Any]) -> None:
         counters.add_row(f"operations {name}", f"{operations[name]:,}")
     for name in ("frames_in", "frames_out", "frames_dropped", "wakeups", "sockets", "pcbs"):
         counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
-    for name in ("pbufs", "segments", "mirrors", "sessions_ended", "violations"):
+    rest = ("pbufs", "segments", "mirrors", "datagrams_dropped", "sessions_ended", "violations")
+    for name in rest:
         counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
     console.print(counters)
     clients = Table(box=box.SIMPLE, pad_edge=False, title=f"{status['clients']} clients")

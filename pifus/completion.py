@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TCP",
+    "UDP",
     "Client",
     "Completion",
     "Opcode",
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 TCP = Protocol.TCP
+UDP = Protocol.UDP
 
 Callback = Callable[[Completion], object]
 
@@ -158,7 +160,7 @@ class Client:
         """Makes a socket; nothing is waited for.
 
         Args:
-            protocol: pifus.TCP.
+            protocol: pifus.TCP or pifus.UDP.
             family: socket.AF_INET or socket.AF_INET6.
             priority: how urgent its work is. Better than the client's own best is clamped to that.
             rx_bytes: its receive ring, a power of two; 0: as great as the client allows.
@@ -167,13 +169,17 @@ class Client:
             OSError: EMFILE, all sockets of the client are in use; EAFNOSUPPORT, EPROTONOSUPPORT.
             BackendGone, ClientClosed: the backend or this client has ended.
         """
-        if protocol != Protocol.TCP:
-            raise OSError(errno.EPROTONOSUPPORT, f"protocol {protocol!r}: only TCP is supported")
+        if protocol not in (Protocol.TCP, Protocol.UDP):
+            raise OSError(
+                errno.EPROTONOSUPPORT, f"protocol {protocol!r}: only TCP and UDP are supported"
+            )
         handle = self._require()
         native = _address.native_family(family)
         wanted = Priority(priority)
-        slot = lib.pf_socket_open(handle, native, wanted, rx_bytes)
-        return self._register(handle, slot, family, wanted)
+        kind = Protocol(protocol)
+        make = lib.pf_datagram_open if kind == Protocol.UDP else lib.pf_socket_open
+        slot = make(handle, native, wanted, rx_bytes)
+        return self._register(handle, slot, family, wanted, kind)
 
     def _adopt(self, handle: CData, token: int, listener: Socket) -> Socket:
         priority = listener.priority
@@ -182,7 +188,14 @@ class Client:
             lib.pf_accept_reject(handle, listener._slot, token)
         return self._register(handle, slot, listener.family, priority)
 
-    def _register(self, handle: CData, slot: int, family: int, priority: Priority) -> Socket:
+    def _register(
+        self,
+        handle: CData,
+        slot: int,
+        family: int,
+        priority: Priority,
+        protocol: Protocol = Protocol.TCP,
+    ) -> Socket:
         if slot == -errno.EMFILE:
             count = lib.pf_client_max_sockets(handle)
             raise OSError(errno.EMFILE, f"all {count} sockets of this client are in use")
@@ -190,7 +203,7 @@ class Client:
             raise self._failure()
         if slot < 0:
             raise _errors.os_error(-slot)
-        sock = Socket(self, handle, slot, family, priority)
+        sock = Socket(self, handle, slot, family, priority, protocol)
         self._sockets[slot] = sock
         if self._handle is None:
             # Closed meanwhile by another thread, which may have missed this socket.

@@ -4,9 +4,8 @@
 
 #include "backend/internal.h"
 
-/* What a handler returns when the operation completes later; otherwise its result, 0 or -errno. */
-enum { PENDING = 1 };
-
+/* Returns PENDING when the operation completes later; otherwise its result, 0 or -errno. */
+#define PENDING PF_OP_PENDING
 typedef int (*pf_handler)(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 
 static bool addr_valid(const struct pf_addr *addr) {
@@ -53,7 +52,12 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     (void)op;
     set_priority(sock, sqe->token);
     sock->family = sqe->flags;
-    if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
+    if (sqe->offset == PF_KIND_DATAGRAM || sqe->offset == PF_KIND_PING) {
+        return pf_dgram_open(sock, sqe);
+    }
+    if (sqe->offset != PF_KIND_STREAM) {
+        error = -EPROTONOSUPPORT;
+    } else if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
         error = -EAFNOSUPPORT;
     } else if (session->backend->sockets >= session->backend->config.max_pcbs) {
         error = -ENOBUFS;
@@ -367,7 +371,7 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
 
 static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    if (sock->phase == PF_SOCK_BROKEN || !sock->conn) {
+    if (sock->phase == PF_SOCK_BROKEN || (!sock->conn && !sock->dgram)) {
         return 0; /* options of a connection that is gone have no effect, as in the kernel */
     }
     if (sqe->offset == PF_OPT_PRIORITY) {
@@ -383,7 +387,8 @@ static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sqe->offset == PF_OPT_V6ONLY && (sock->phase != PF_SOCK_OPEN || sock->bound)) {
         return -EINVAL;
     }
-    return stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
+    return sock->dgram ? stk_udp_set_option(sock->dgram, sqe->offset, sqe->token)
+                       : stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
 }
 
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
@@ -409,23 +414,26 @@ enum { NEEDS_NO_SOCKET = 1, NEEDS_SOCKET = 2 };
 
 static const struct {
     pf_handler handler;
+    pf_handler datagram; /* of datagram sockets; NULL: the same */
     uint8_t needs;
 } operations[] = {
-    [PF_OP_INVALID] = {NULL, 0},
-    [PF_OP_OPEN] = {do_open, NEEDS_NO_SOCKET},
-    [PF_OP_ADOPT] = {do_adopt, NEEDS_NO_SOCKET},
-    [PF_OP_BIND] = {do_bind, NEEDS_SOCKET},
-    [PF_OP_LISTEN] = {do_listen, NEEDS_SOCKET},
-    [PF_OP_ACCEPT] = {do_accept, NEEDS_SOCKET},
-    [PF_OP_CONNECT] = {do_connect, NEEDS_SOCKET},
-    [PF_OP_WRITE] = {do_write, NEEDS_SOCKET},
-    [PF_OP_RECV] = {do_recv, NEEDS_SOCKET},
-    [PF_OP_SHUTDOWN] = {do_shutdown, NEEDS_SOCKET},
-    [PF_OP_CLOSE] = {do_close, NEEDS_SOCKET},
-    [PF_OP_NOP] = {do_nop, NEEDS_SOCKET},
-    [PF_OP_CANCEL] = {do_cancel, NEEDS_SOCKET},
-    [PF_OP_SETOPT] = {do_setopt, NEEDS_SOCKET},
-    [PF_OP_MIRROR] = {do_mirror, NEEDS_SOCKET},
+    [PF_OP_INVALID] = {NULL, NULL, 0},
+    [PF_OP_OPEN] = {do_open, NULL, NEEDS_NO_SOCKET},
+    [PF_OP_ADOPT] = {do_adopt, NULL, NEEDS_NO_SOCKET},
+    [PF_OP_BIND] = {do_bind, pf_dgram_bind, NEEDS_SOCKET},
+    [PF_OP_LISTEN] = {do_listen, pf_dgram_unsupported, NEEDS_SOCKET},
+    [PF_OP_ACCEPT] = {do_accept, pf_dgram_unsupported, NEEDS_SOCKET},
+    [PF_OP_CONNECT] = {do_connect, pf_dgram_connect, NEEDS_SOCKET},
+    [PF_OP_WRITE] = {do_write, pf_dgram_unsupported, NEEDS_SOCKET},
+    [PF_OP_RECV] = {do_recv, pf_dgram_recv, NEEDS_SOCKET},
+    [PF_OP_SHUTDOWN] = {do_shutdown, pf_dgram_shutdown, NEEDS_SOCKET},
+    [PF_OP_CLOSE] = {do_close, NULL, NEEDS_SOCKET},
+    [PF_OP_NOP] = {do_nop, NULL, NEEDS_SOCKET},
+    [PF_OP_CANCEL] = {do_cancel, NULL, NEEDS_SOCKET},
+    [PF_OP_SETOPT] = {do_setopt, NULL, NEEDS_SOCKET},
+    [PF_OP_MIRROR] = {do_mirror, NULL, NEEDS_SOCKET},
+    [PF_OP_SENDTO] = {pf_dgram_unsupported, pf_dgram_sendto, NEEDS_SOCKET},
+    [PF_OP_GROUP] = {pf_dgram_unsupported, pf_dgram_group, NEEDS_SOCKET},
 };
 _Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
                "every operation has a row");
@@ -474,8 +482,11 @@ bool pf_dispatch_one(struct pf_bsock *sock) {
                        .offset = sqe.offset,
                        .length = sqe.length};
     sock->inflight++;
+    bool datagram = sock->dgram && operations[sqe.opcode].datagram;
+    pf_handler handler =
+        datagram ? operations[sqe.opcode].datagram : operations[sqe.opcode].handler;
     bool moved = sock->phase == PF_SOCK_MOVED && sqe.opcode != PF_OP_CLOSE;
-    int result = moved ? -ESTALE : operations[sqe.opcode].handler(sock, &sqe, &op);
+    int result = moved ? -ESTALE : handler(sock, &sqe, &op);
     if (result != PENDING) {
         pf_post(sock, &op, sqe.opcode, result);
     }

@@ -161,7 +161,8 @@ static void leave_listener(struct pf_bsock *sock) {
 bool pf_identity_keep(struct pf_bsock *sock, bool kill) {
     struct pf_backend *backend = sock->session->backend;
     struct pf_identity *identity = sock->identity;
-    if (!identity || sock->phase == PF_SOCK_CLOSING || sock->phase == PF_SOCK_MOVED) {
+    if (!identity || sock->phase == PF_SOCK_CLOSING || sock->phase == PF_SOCK_MOVED ||
+        sock->dgram) {
         return false;
     }
     if (identity->first->sharer_next) {
@@ -440,6 +441,9 @@ static struct pf_identity *of_ticket(struct pf_session *session, uint64_t id) {
 static int obstacle(const struct pf_identity *identity, const struct pf_bsock *sock) {
     if (!identity || !identity->first || identity->first->phase == PF_SOCK_CLOSING) {
         return -EBADF;
+    }
+    if (identity->first->dgram) {
+        return -EOPNOTSUPP; /* datagram sockets stay where they were made, yet */
     }
     int doomed = identity->first->session->doomed;
     if (doomed) { /* about to end: what it does not take along can be had in a moment */

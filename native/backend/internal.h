@@ -25,6 +25,7 @@
 #define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
 #define PF_MAX_MIRRORS_SLACK 256U
+#define PF_MAX_GROUPS 64U /* multicast groups of one application */
 #define PF_MIRROR_NAME "pifus-mirror:"
 #define PF_IDENTITY_BUCKETS 4096U
 
@@ -69,6 +70,7 @@ struct pf_identity;
 struct pf_bsock {
     struct pf_session *session;
     struct stk_conn *conn;
+    struct stk_dgram *dgram; /* a datagram socket: it has no conn */
     const struct pf_socket_c2b *c2b;
     struct pf_socket_b2c *b2c;
     uint32_t slot;
@@ -109,6 +111,7 @@ struct pf_bsock {
     uint32_t read_token;
     uint32_t write_token;
     int mirror_fd;
+    uint32_t groups;              /* multicast groups that the socket is in */
     struct pf_identity *identity; /* whose descriptor mirror_fd is */
     struct pf_bsock *sharer_next; /* others that accept from the same listener */
     uint64_t moved_identity;      /* MOVED: the number of what was here */
@@ -174,6 +177,7 @@ struct pf_session {
     struct pf_taken_hints taken[PF_PRIORITIES];
     struct pf_bsock *socks;
     uint32_t live_socks;
+    uint32_t groups; /* multicast groups of all its sockets */
     struct pf_ready_ring ready[PF_PRIORITIES];
     struct pf_session *ready_next[PF_PRIORITIES]; /* ring of sessions with ready sockets */
     struct pf_session *ready_prev[PF_PRIORITIES];
@@ -329,8 +333,23 @@ bool pf_op_push(struct pf_bsock *sock, struct pf_op_queue *queue, const struct p
 struct pf_op *pf_op_first(const struct pf_bsock *sock, const struct pf_op_queue *queue);
 void pf_ops_fail(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, int result);
 
+/* datagram.c: handlers as in dispatch.c, of sockets that have a dgram, and events of the stack. */
+#define PF_OP_PENDING 1 /* what a handler returns when the operation completes later */
+int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe);
+int pf_dgram_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_group(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
+void pf_dgram_failed(void *owner, int error);
+
 /* transfer.c */
 extern const struct stk_events pf_stack_events;
+/* How far the client has read; a place that cannot be ends it. */
+uint32_t pf_rx_tail(struct pf_bsock *sock);
 void pf_tx_pump(struct pf_bsock *sock);
 void pf_rx_flush(struct pf_bsock *sock);
 void pf_rx_credit(struct pf_bsock *sock);
@@ -369,6 +388,9 @@ void pf_drains_fail(struct pf_bsock *sock, int error);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* Of the receive of a datagram: with its sender. */
+void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
+                  const struct pf_addr *source);
 /* A completion that does not end its operation, with a connection. False: no room in the CQ. */
 bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
                     const struct pf_addr *peer, bool more);

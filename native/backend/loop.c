@@ -28,18 +28,18 @@ static void prefetch(const struct pf_bsock *sock) {
                               (size_t)sock->slot * layout->cq_depth;
     __builtin_prefetch(sock->c2b, 0);
     __builtin_prefetch(&sq[sock->sq_head & (layout->sq_depth - 1)], 0);
-    __builtin_prefetch(&cq[sock->cq_tail & (layout->cq_depth - 1)], 1);
-    __builtin_prefetch(sock->b2c, 1);
+    pf_prefetch_write(&cq[sock->cq_tail & (layout->cq_depth - 1)]);
+    pf_prefetch_write(sock->b2c);
 }
 
-static void look_at(struct pf_session *session, int p, uint32_t slot) {
+static struct pf_bsock *look_at(struct pf_session *session, int p, uint32_t slot) {
     struct pf_bsock *sock = &session->socks[slot];
     if (sock->phase == PF_SOCK_NONE && !sock->ready) {
         uint32_t best = session->granted.best_priority;
         sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
     }
-    prefetch(sock);
     pf_ready_add(sock, PF_WORK_SQ | PF_WORK_LOOK);
+    return sock;
 }
 
 /* Tells the client that its hints were taken, and looks at those slots once more: what it added
@@ -51,7 +51,7 @@ static void publish_taken(struct pf_session *session, int p) {
     taken->count = 0;
     pf_hint_publish(&session->hints[p]);
     for (uint32_t h = 0; h < count; h++) {
-        look_at(session, p, taken->slots[h]);
+        (void)look_at(session, p, taken->slots[h]);
     }
 }
 
@@ -69,7 +69,7 @@ static void take_of(struct pf_session *session, int p) {
             return;
         }
         taken->count++;
-        look_at(session, p, taken->slots[h]);
+        prefetch(look_at(session, p, taken->slots[h]));
     }
 }
 
@@ -111,6 +111,9 @@ static void serve(struct pf_bsock *sock) {
         }
         if (sock->phase == PF_SOCK_CONNECTED && sock->writes.head == sock->writes.tail) {
             sock->tx_progress = true; /* one that still connects is not writable */
+        }
+        if (sock->dgram && pf_load_acquire(&sock->c2b->sq_tail) == sock->sq_head) {
+            sock->tx_progress = true; /* every datagram is out of the arena */
         }
         if (sock->mirror_fd >= 0) {
             pf_wake(sock);
@@ -342,19 +345,20 @@ static void timers(struct pf_backend *backend) {
     }
 }
 
-/* A few looks for news without the cost of a clock or a system call. */
-static void spin_look(const struct pf_backend *backend) {
+/* A few looks for news without the cost of a clock or a system call. True: there is some. */
+static bool spin_look(const struct pf_backend *backend) {
     for (int look = 0; look < PF_SPIN_LOOKS; look++) {
         for (uint32_t i = 0; i < backend->session_count; i++) {
             const struct pf_session *session = backend->sessions[i];
             for (int p = 0; p < PF_PRIORITIES; p++) {
                 if (pf_hint_waiting(&session->hints[p])) {
-                    return;
+                    return true;
                 }
             }
         }
-        pf_cpu_relax();
+        pf_spin_relax(look);
     }
+    return false;
 }
 
 /* One round of spinning. False: sleep. */
@@ -363,8 +367,7 @@ static bool spin_round(struct pf_backend *backend, uint64_t idle_since) {
     if (idle >= backend->config.spin_ns) {
         return false;
     }
-    spin_look(backend);
-    return pf_spin_pause(backend->now_ns, idle);
+    return spin_look(backend) || pf_spin_pause(backend->now_ns, idle);
 }
 
 void *pf_loop(void *argument) {

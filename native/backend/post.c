@@ -20,9 +20,8 @@ static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
     struct pf_session *session = sock->session;
     struct pf_cqe *ring = (struct pf_cqe *)(session->b2c + session->layout.b2c_cq) +
                           (size_t)sock->slot * session->layout.cq_depth;
-    ring[sock->cq_tail & (session->layout.cq_depth - 1)] = *cqe;
+    pf_cq_put(ring, session->layout.cq_depth, sock->cq_tail, cqe);
     sock->cq_tail++;
-    pf_store_release(&sock->b2c->cq_tail, sock->cq_tail);
     sock->wake_hint = true;
     pf_wake(sock);
 }
@@ -32,8 +31,24 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = (uint8_t)opcode,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
+    };
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
+void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
+                  const struct pf_addr *source) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)result,
+        .opcode = PF_OP_RECV,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+        .addr = *source,
     };
     sock->inflight--;
     put(sock, &cqe);
@@ -86,9 +101,10 @@ static bool mirror_readable(const struct pf_bsock *sock) {
     if (pf_identity_is_shared(sock)) {
         return stk_tcp_acceptable(sock->conn);
     }
-    if (sock->phase == PF_SOCK_LISTENING) {
-        /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
-        return sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
+    bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
+        return reported;
     }
     return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
@@ -133,8 +149,9 @@ static void flush_sock(struct pf_bsock *sock) {
     (void)pf_event_ring(&sock->b2c->event, &sock->c2b->waiting);
     if (sock->wake_hint) {
         sock->wake_hint = false;
-        int pushed = pf_hint_push(&session->events[sock->priority],
-                                  &sock->event_mark[sock->priority], sock->slot);
+        /* Ringing had the fence between the news and this. */
+        int pushed = pf_hint_push_fenced(&session->events[sock->priority],
+                                         &sock->event_mark[sock->priority], sock->slot);
         if (pushed < 0) {
             pf_session_violation(session, "event ring head out of range");
         } else if (pushed > 0 && !session->wake_any) {

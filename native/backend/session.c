@@ -20,12 +20,14 @@ static void wire(struct pf_session *session) {
         session->hints[p] = (struct pf_hint_consumer){
             .entries = layout->hint_entries,
             .ring = (const uint32_t *)(session->c2b + layout->c2b_hints) + ring,
+            .recent = &session->c2b_control->hint_recent[p * PF_HINT_RECENT],
             .shared_tail = &session->c2b_control->hint_tail[p],
             .shared_head = &session->b2c_control->hint_head[p],
         };
         session->events[p] = (struct pf_hint_producer){
             .entries = layout->hint_entries,
             .ring = (uint32_t *)(session->b2c + layout->b2c_hints) + ring,
+            .recent = &session->b2c_control->event_recent[p * PF_HINT_RECENT],
             .shared_tail = &session->b2c_control->event_tail[p],
             .shared_head = &session->c2b_control->event_head[p],
         };

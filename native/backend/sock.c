@@ -45,7 +45,11 @@ void pf_sock_set_state(struct pf_bsock *sock, uint32_t set, uint32_t clear) {
 void pf_sock_names(struct pf_bsock *sock) {
     struct pf_addr local;
     struct pf_addr peer;
-    stk_tcp_names(sock->conn, &local, &peer);
+    if (sock->dgram) {
+        stk_udp_names(sock->dgram, &local, &peer);
+    } else {
+        stk_tcp_names(sock->conn, &local, &peer);
+    }
     sock->b2c->local = local;
     sock->b2c->peer = peer;
 }
@@ -53,6 +57,7 @@ void pf_sock_names(struct pf_bsock *sock) {
 /* Everything that belongs to one generation back to its start; the indices of the rings run on. */
 void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->conn = NULL;
+    sock->dgram = NULL;
     sock->phase = PF_SOCK_NONE;
     sock->v6only = false;
     sock->bound = false;
@@ -171,6 +176,12 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     enum pf_sock_phase phase = sock->phase;
     sock->phase = PF_SOCK_CLOSING;
+    if (sock->dgram) { /* nothing in the stack refers to the client's memory */
+        stk_udp_close(sock->dgram);
+        sock->dgram = NULL;
+        sock->session->groups -= sock->groups;
+        sock->groups = 0;
+    }
     sock->close_deadline_ns = sock->session->backend->now_ns + PF_ORPHAN_NS;
     if (sock->conn && phase == PF_SOCK_CONNECTED && !abort) {
         /* Linux resets a connection that is closed with unread bytes: the peer must not believe

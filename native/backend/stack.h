@@ -15,6 +15,14 @@
 #include "shm/layout.h"
 
 struct stk_conn;
+struct stk_dgram;
+
+/* A received datagram, while the event about it lasts. */
+struct stk_packet {
+    struct pf_datagram header;
+    const void *buffer; /* for stk_packet_copy */
+    uint16_t skip;      /* bytes of it in front of the payload */
+};
 
 struct stk_events {
     void (*connected)(void *owner);
@@ -27,6 +35,10 @@ struct stk_events {
     /* The connection is gone, for the reason `error` (an errno; 0: both sides had closed it); no
      * written byte is referenced any more. */
     void (*failed)(void *owner, int error);
+    /* A datagram arrived. */
+    void (*datagram)(void *owner, const struct stk_packet *packet);
+    /* The network says (ICMP) that a datagram of this connected endpoint did not arrive. */
+    void (*datagram_failed)(void *owner, int error);
 };
 
 struct stk_counts {
@@ -111,5 +123,28 @@ void stk_tcp_close(struct stk_conn *conn);
 void stk_tcp_abort(struct stk_conn *conn);
 int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value);
 void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer);
+
+/* UDP. Sockets of one `user` may share a port by PF_OPT_REUSEPORT. */
+int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
+/* The same for ICMP echo requests and replies; ports are identifiers. */
+int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
+int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr);
+int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr);
+/* Takes back what connecting did. Returns whether the endpoint still has a port. */
+bool stk_udp_disconnect(struct stk_dgram *dgram);
+/* Copies and sends one datagram; NULL: to the peer; `how`: enum pf_send_bits. Binds to a random
+ * port if need be. 0 or -errno. */
+int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_t *data,
+                 uint32_t length, uint64_t how);
+void stk_udp_close(struct stk_dgram *dgram);
+/* Joins or leaves a multicast group at an interface: by its index, else by an IPv4 address of it
+ * (four bytes, zeros: none), else the default one. */
+int stk_udp_group(struct stk_dgram *dgram, bool join, const struct pf_addr *group, uint32_t ifindex,
+                  const uint8_t *address4);
+int stk_udp_set_option(struct stk_dgram *dgram, uint32_t option, uint64_t value);
+void stk_udp_names(const struct stk_dgram *dgram, struct pf_addr *local, struct pf_addr *peer);
+/* Copies `length` bytes of the payload from `offset` on. */
+void stk_packet_copy(const struct stk_packet *packet, uint32_t offset, uint8_t *to,
+                     uint32_t length);
 
 #endif

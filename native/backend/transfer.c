@@ -296,4 +296,6 @@ const struct stk_events pf_stack_events = {
     .readable = on_readable,
     .acknowledged = on_acknowledged,
     .failed = on_failed,
+    .datagram = pf_dgram_arrived,
+    .datagram_failed = pf_dgram_failed,
 };

@@ -29,7 +29,7 @@ struct pf_done {
     uint64_t submitted_ns;
     uint64_t picked_ns;
     uint64_t completed_ns;
-    struct pf_addr addr; /* accept: the peer */
+    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
 };
 
 struct pf_span {
@@ -56,6 +56,8 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 
 /* Sockets. A slot number, or -errno (-EMFILE: all slots in use). rx_bytes 0: the default. */
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
 /* Adopts a connection that the listener reported. -ESTALE: others accept from it too, and the
  * connection went back to its queue. */
@@ -118,6 +120,28 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
  * connection's errno. */
 int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                 int64_t timeout_ns);
+
+/* Datagrams. Copies the datagram (up to PF_MAX_DATAGRAM_BYTES) into the arena and submits it; `to`
+ * NULL: to the peer; `how`: enum pf_send_bits. -EAGAIN, -ENOBUFS as of pf_submit and pf_write. The
+ * errno of one that nobody waits for (PF_DELIVER_NONE) is kept for pf_datagram_error. */
+int64_t pf_sendto(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                  const struct pf_addr *to, uint64_t how, int delivery);
+/* The same, waiting up to timeout_ns for room; -EAGAIN at time-out. */
+int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                       const struct pf_addr *to, uint64_t how, int delivery, int64_t timeout_ns);
+
+enum pf_datagram_flags {
+    PF_DATAGRAM_PEEK = 1,  /* it stays */
+    PF_DATAGRAM_ERRORS = 2 /* an errno that nobody was told of comes first */
+};
+
+/* Takes the next datagram, waiting up to timeout_ns for it. Returns how many of its bytes are in
+ * `buffer`, `limit` at most; the rest is gone. What is known of it (its whole length, too) is in
+ * `info`. -EAGAIN: none now, or in time; -ESHUTDOWN: none comes after a shutdown. */
+int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit,
+                    int flags, int64_t timeout_ns, struct pf_datagram *info);
+/* Takes the errno that the network, or a send that nobody waited for, left: 0: none. */
+int pf_datagram_error(struct pf_client *client, uint32_t slot);
 
 /* Mirror descriptors: see docs/ARCHITECTURE.md. `fd` is this side's end. */
 int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id, int fd);

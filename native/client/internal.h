@@ -46,13 +46,15 @@ struct pf_sock {
     /* Read without the lock by the spin loops. */
     struct pf_socket_c2b *c2b;
     const struct pf_socket_b2c *b2c;
+    const struct pf_cqe *cq;
     uint32_t cq_head;
     uint32_t rx_tail;
     /* Under the client's lock. */
-    const struct pf_cqe *cq;
     struct pf_sqe *sq;
     const uint8_t *rx;
     uint32_t sq_tail;
+    uint32_t sq_head;      /* as last seen */
+    uint32_t cq_published; /* what c2b->cq_head says */
     uint32_t generation;
     uint32_t slot;
     int priority;
@@ -62,6 +64,7 @@ struct pf_sock {
     uint8_t close_flags;
     bool in_ready;
     int open_error;
+    int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];
     struct pf_pending *pending; /* cq_depth entries, made at the first open */
     uint32_t *pending_free;
@@ -123,9 +126,16 @@ static inline bool pf_sock_known(const struct pf_sock *sock) {
     return pf_load_acquire(&sock->b2c->generation) == sock->generation;
 }
 
+/* A completion waits in the CQ. Without the lock: a glance, which may be out of date. */
+static inline bool pf_cq_waiting(const struct pf_client *client, const struct pf_sock *sock) {
+    return pf_cq_ready(sock->cq, client->layout.cq_depth, pf_load_relaxed(&sock->cq_head));
+}
+
 /* reap.c */
 /* Moves every completion of the CQ to where it is to be delivered. Caller holds the lock. */
 void pf_reap(struct pf_client *client, struct pf_sock *sock);
+/* Tells the backend how far the CQ has been reaped. Caller holds the lock. */
+void pf_publish_reaped(struct pf_sock *sock);
 /* Tells the backend to look at the socket. True: ring the doorbell, after unlocking. */
 bool pf_hint(struct pf_client *client, struct pf_sock *sock);
 void pf_ring(struct pf_client *client);
@@ -147,6 +157,8 @@ struct pf_waiter {
 void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns);
 /* Spins while `word` is `seen`, within the budget. True: it changed. */
 bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t seen);
+/* The same until a completion waits in the CQ. */
+bool pf_waiter_spin_cq(struct pf_waiter *waiter, const struct pf_sock *sock);
 /* Sleeps until `event` is no longer `seen`. 0: look again; -ETIMEDOUT, -EINTR, -EPIPE. */
 int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
                     uint32_t *waiting);
@@ -164,5 +176,9 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
 /* Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring);
+
+/* stream.c. Copies `length` bytes into the arena and submits `sqe` for them. */
+int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
+                        const void *data, uint32_t length, int delivery);
 
 #endif

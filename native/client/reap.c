@@ -6,7 +6,13 @@
 
 #include "client/internal.h"
 
+void pf_publish_reaped(struct pf_sock *sock) {
+    sock->cq_published = sock->cq_head;
+    pf_store_release(&sock->c2b->cq_head, sock->cq_head);
+}
+
 bool pf_hint(struct pf_client *client, struct pf_sock *sock) {
+    pf_publish_reaped(sock);
     int pushed =
         pf_hint_push(&client->hints[sock->priority], &sock->hint_mark[sock->priority], sock->slot);
     /* Without a new hint there is nothing to ring for: the earlier one has not been consumed, so
@@ -21,6 +27,8 @@ void pf_ring(struct pf_client *client) {
         pf_client_abandon(client);
     }
 }
+
+static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static bool fifo_push(struct pf_sock *sock, const struct pf_done *done) {
     if (sock->fifo_count == sock->fifo_capacity) {
@@ -69,6 +77,9 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
     if ((done->opcode == PF_OP_OPEN || done->opcode == PF_OP_ADOPT) && done->result < 0) {
         sock->open_error = done->result;
     }
+    if (done->opcode == PF_OP_SENDTO && done->result < 0 && pending->delivery == PF_DELIVER_NONE) {
+        sock->send_error = -done->result;
+    }
     if (done->opcode == PF_OP_CLOSE) {
         sock->phase = PF_SLOT_CLOSED;
     }
@@ -84,16 +95,15 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
 void pf_reap(struct pf_client *client, struct pf_sock *sock) {
     uint32_t entries = client->layout.cq_depth;
     uint32_t head = sock->cq_head;
-    uint32_t tail = pf_load_acquire(&sock->b2c->cq_tail);
-    if (tail == head || tail - head > entries) {
-        return;
-    }
-    for (; head != tail; head++) {
+    for (; pf_cq_ready(sock->cq, entries, head); head++) {
         const struct pf_cqe *cqe = &sock->cq[head & (entries - 1)];
         uint32_t index = (uint32_t)(cqe->op_id & 0xffff);
         struct pf_pending *pending = index < entries ? &sock->pending[index] : NULL;
         if (!pending || pending->op_id != cqe->op_id || pending->state != PF_PENDING_FLYING) {
             continue;
+        }
+        if (cqe->opcode != PF_OP_ACCEPT) {
+            pf_hint_learn(&client->hints[(cqe->token & 3) % PF_PRIORITIES], cqe->token >> 2);
         }
         struct pf_done done = {
             .op_id = cqe->op_id,
@@ -103,7 +113,7 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock) {
             .slot = sock->slot,
             .generation = sock->generation,
             .token = cqe->token,
-            .submitted_ns = pending->submitted_ns,
+            .submitted_ns = min_u64(pending->submitted_ns, cqe->picked_ns),
             .picked_ns = cqe->picked_ns,
             .completed_ns = cqe->completed_ns,
             .addr = cqe->addr,
@@ -118,8 +128,19 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock) {
             finish(client, sock, pending, &done);
         }
     }
+    if (head == sock->cq_head) {
+        return;
+    }
     pf_store_relaxed(&sock->cq_head, head);
-    pf_store_release(&sock->c2b->cq_head, head);
+    /* The next submission is likely to come soon, and will write these. */
+    pf_prefetch_write(&sock->sq[sock->sq_tail & (client->layout.sq_depth - 1)]);
+    pf_prefetch_write(&sock->c2b->sq_tail);
+    /* Mostly left to the next submission, which writes the same line: here it would cost a trip to
+     * the backend's core. But the backend must never stop for want of room (at a quarter of the CQ)
+     * when there is nothing left to reap, because nobody would then tell it. */
+    if (head - sock->cq_published >= entries / 8) {
+        pf_publish_reaped(sock);
+    }
     /* A released slot whose close completed stays on the closing list until it is swept: the free
      * list uses the same link. */
 }

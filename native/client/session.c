@@ -36,12 +36,14 @@ static void make_slots(struct pf_client *client) {
         client->hints[p] = (struct pf_hint_producer){
             .entries = layout->hint_entries,
             .ring = (uint32_t *)(client->c2b + layout->c2b_hints) + ring,
+            .recent = &client->c2b_control->hint_recent[p * PF_HINT_RECENT],
             .shared_tail = &client->c2b_control->hint_tail[p],
             .shared_head = &client->b2c_control->hint_head[p],
         };
         client->events[p] = (struct pf_hint_consumer){
             .entries = layout->hint_entries,
             .ring = (const uint32_t *)(client->b2c + layout->b2c_hints) + ring,
+            .recent = &client->b2c_control->event_recent[p * PF_HINT_RECENT],
             .shared_tail = &client->b2c_control->event_tail[p],
             .shared_head = &client->c2b_control->event_head[p],
         };

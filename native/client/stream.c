@@ -36,11 +36,8 @@ static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t by
     return PF_ARENA_NONE;
 }
 
-int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                 int delivery) {
-    if (length == 0 || length > PF_MAX_WRITE_BYTES) {
-        return -EMSGSIZE;
-    }
+int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
+                        const void *data, uint32_t length, int delivery) {
     if (pf_client_ended(client)) {
         return -EPIPE;
     }
@@ -52,7 +49,8 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
     }
     uint32_t generation = sock->generation;
     bool ring = false;
-    uint32_t offset = grab(client, sock, length, &ring);
+    uint32_t block = length ? pf_arena_block_bytes(length) : 0;
+    uint32_t offset = length ? grab(client, sock, length, &ring) : 0;
     pf_unlock(client);
     if (offset == PF_ARENA_NONE) {
         if (ring) {
@@ -62,14 +60,14 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
     }
     /* Outside the lock: a long copy of one thread must not hold up another's short one. */
     memcpy(client->c2b + client->layout.c2b_arena + offset, data, length);
-    struct pf_sqe sqe = {.opcode = PF_OP_WRITE, .offset = offset, .length = length};
-    uint32_t block = pf_arena_block_bytes(length);
+    sqe->offset = offset;
+    sqe->length = length;
     int64_t result = -EBADF;
     pf_lock(client);
     if (sock->phase == PF_SLOT_OPEN && sock->generation == generation) {
-        result = pf_submit_locked(client, sock, &sqe, delivery, block, &ring);
+        result = pf_submit_locked(client, sock, sqe, delivery, block, &ring);
     }
-    if (result < 0 && result != -ESTALE) { /* its completion will free it */
+    if (result < 0 && result != -ESTALE && length) { /* stale: its completion will free it */
         (void)pf_arena_free(&client->arena, offset);
         if (sock->generation == generation) {
             sock->send_used -= block;
@@ -80,6 +78,15 @@ int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint
         pf_ring(client);
     }
     return result;
+}
+
+int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                 int delivery) {
+    if (length == 0 || length > PF_MAX_WRITE_BYTES) {
+        return -EMSGSIZE;
+    }
+    struct pf_sqe sqe = {.opcode = PF_OP_WRITE};
+    return pf_submit_block(client, slot, &sqe, data, length, delivery);
 }
 
 int pf_rx_spans(struct pf_client *client, uint32_t slot, uint32_t limit, struct pf_span *spans) {

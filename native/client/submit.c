@@ -60,17 +60,16 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sqe->op_id = op_id;
     sqe->generation = sock->generation;
     struct pf_pending *pending = &sock->pending[index];
-    *pending = (struct pf_pending){
-        .op_id = op_id,
-        .submitted_ns = pf_now_ns(),
-        .offset = sqe->opcode == PF_OP_WRITE ? sqe->offset : PF_ARENA_NONE,
-        .block_bytes = block_bytes,
-        .opcode = sqe->opcode,
-        .delivery = (uint8_t)delivery,
-        .state = PF_PENDING_FLYING,
-    };
+    /* Not all of it: `done` is filled in at the end. */
+    pending->op_id = op_id;
+    pending->offset = block_bytes ? sqe->offset : PF_ARENA_NONE;
+    pending->block_bytes = block_bytes;
+    pending->opcode = sqe->opcode;
+    pending->delivery = (uint8_t)delivery;
+    pending->state = PF_PENDING_FLYING;
+    pf_publish_reaped(sock); /* before it: the completion's slot is reserved by this count */
     if (!pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
-                    &sock->b2c->sq_head, sqe)) {
+                    &sock->sq_head, &sock->b2c->sq_head, sqe)) {
         pending->state = PF_PENDING_FREE;
         pending->offset = PF_ARENA_NONE;
         return -EAGAIN;
@@ -80,6 +79,8 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sock->user_ops += counted;
     pending->counted = counted;
     *ring = pf_hint(client, sock);
+    /* After the backend can have seen it: the clock takes as long as half the way there. */
+    pending->submitted_ns = pf_now_ns();
     if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
         return -ESTALE; /* it will be answered so, and has no effect */
     }
@@ -111,6 +112,7 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->identified = false;
     sock->released = false;
     sock->open_error = 0;
+    sock->send_error = 0;
     sock->user_ops = 0;
     sock->priority = priority;
     sock->send_used = 0;
@@ -128,7 +130,8 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     return result < 0 ? (int)result : (int)sock->slot;
 }
 
-int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+static int open_kind(struct pf_client *client, int family, int kind, int priority,
+                     uint32_t rx_bytes) {
     if ((family != PF_FAMILY_IPV4 && family != PF_FAMILY_IPV6) || priority < 0 ||
         priority >= PF_PRIORITIES) {
         return -EINVAL;
@@ -139,8 +142,21 @@ int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t 
     struct pf_sqe sqe = {.opcode = PF_OP_OPEN,
                          .flags = (uint8_t)family,
                          .token = (uint64_t)priority,
+                         .offset = (uint32_t)kind,
                          .length = rx_bytes};
     return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
+}
+
+int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_STREAM, priority, rx_bytes);
+}
+
+int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_DATAGRAM, priority, rx_bytes);
+}
+
+int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_PING, priority, rx_bytes);
 }
 
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
@@ -234,7 +250,7 @@ uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot) {
 int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
                   uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery) {
     if (opcode <= PF_OP_INVALID || opcode >= PF_OP_COUNT || opcode == PF_OP_OPEN ||
-        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE) {
+        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE || opcode == PF_OP_SENDTO) {
         return -EINVAL;
     }
     if (pf_client_ended(client)) {

@@ -12,7 +12,14 @@ void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t
     waiter->deadline_ns = timeout_ns < 0 ? UINT64_MAX : waiter->started_ns + (uint64_t)timeout_ns;
 }
 
-bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t seen) {
+/* Looks at `sock`'s CQ, or at `word` where there is no socket. Inlined into one loop for each. */
+static inline bool news(const struct pf_client *client, const struct pf_sock *sock,
+                        const uint32_t *word, uint32_t seen) {
+    return sock ? pf_cq_waiting(client, sock) : pf_load_acquire(word) != seen;
+}
+
+static inline __attribute__((always_inline)) bool
+spin(struct pf_waiter *waiter, const struct pf_sock *sock, const uint32_t *word, uint32_t seen) {
     struct pf_client *client = waiter->client;
     if (client->spin_ns <= 0 || !pf_spin_worthwhile(&client->spin)) {
         return false;
@@ -23,19 +30,27 @@ bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t see
     }
     for (;;) {
         for (int i = 0; i < PF_SPIN_LOOKS; i++) {
-            if (pf_load_acquire(word) != seen) {
+            if (news(client, sock, word, seen)) {
                 pf_spin_result(&client->spin, true);
                 return true;
             }
-            pf_cpu_relax();
+            pf_spin_relax(i);
         }
         uint64_t now = pf_now_ns();
         if (now >= end || !pf_spin_pause(now, now - waiter->started_ns)) {
-            bool found = pf_load_acquire(word) != seen;
+            bool found = news(client, sock, word, seen);
             pf_spin_result(&client->spin, found);
             return found;
         }
     }
+}
+
+bool pf_waiter_spin(struct pf_waiter *waiter, const uint32_t *word, uint32_t seen) {
+    return spin(waiter, NULL, word, seen);
+}
+
+bool pf_waiter_spin_cq(struct pf_waiter *waiter, const struct pf_sock *sock) {
+    return spin(waiter, sock, NULL, 0);
 }
 
 static bool backend_gone(struct pf_client *client) {
@@ -118,9 +133,8 @@ int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out) {
 }
 
 /* A glance without the lock: right after submitting there is nothing yet. */
-static bool nothing_new(const struct pf_sock *sock) {
-    return pf_load_relaxed(&sock->fifo_count) == 0 &&
-           pf_load_relaxed(&sock->b2c->cq_tail) == pf_load_relaxed(&sock->cq_head);
+static bool nothing_new(const struct pf_client *client, const struct pf_sock *sock) {
+    return pf_load_relaxed(&sock->fifo_count) == 0 && !pf_cq_waiting(client, sock);
 }
 
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
@@ -131,14 +145,19 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
     struct pf_waiter waiter;
     bool started = false;
     uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
+    if (timeout_ns != 0 && nothing_new(client, sock)) {
+        pf_waiter_start(&waiter, client, timeout_ns);
+        started = true;
+        if (pf_waiter_spin_cq(&waiter, sock)) {
+            int got = take(client, slot, out);
+            if (got != 0) {
+                return got;
+            }
+        }
+    }
     for (;;) {
         /* Taken before the look: a completion after it changes the word, and the sleep fails. */
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
-        if (!started && timeout_ns != 0 && nothing_new(sock)) {
-            pf_waiter_start(&waiter, client, timeout_ns);
-            started = true;
-            (void)pf_waiter_spin(&waiter, &sock->b2c->cq_tail, pf_load_relaxed(&sock->cq_head));
-        }
         int got = take(client, slot, out);
         if (got != 0) {
             return got;
@@ -197,7 +216,7 @@ int pf_poll_any(struct pf_client *client, struct pf_done *out) {
             /* Round robin: one completion, then the next socket of the same priority. */
             client->ready_first[p] = sock->next_ready;
             sock->in_ready = false;
-            if (sock->fifo_count > 0 || pf_load_acquire(&sock->b2c->cq_tail) != sock->cq_head) {
+            if (sock->fifo_count > 0 || pf_cq_waiting(client, sock)) {
                 sock->in_ready = true;
                 sock->next_ready = PF_NO_SLOT;
                 if (client->ready_first[p] == PF_NO_SLOT) {

@@ -21,7 +21,8 @@
 #define PF_SPIN_SCORE_MAX 8U
 #define PF_SPIN_SKIP_FIRST 8U
 #define PF_SPIN_SKIP_MAX 1024U
-#define PF_SPIN_LOOKS 16 /* between two looks at the clock */
+#define PF_SPIN_LOOKS 64 /* between two looks at the clock */
+#define PF_SPIN_RELAX 4  /* looks for one pause: it lasts as long as several of them */
 
 /* How well spinning did of late. A heuristic: racy between threads on purpose. */
 struct pf_spin {
@@ -54,7 +55,15 @@ static inline void pf_spin_result(struct pf_spin *spin, bool found) {
     }
 }
 
-/* Between two looks, `elapsed_ns` into the spin. False: the processor is wanted, stop. */
+/* After look number `look`, one of PF_SPIN_LOOKS. */
+static inline void pf_spin_relax(int look) {
+    if (look % PF_SPIN_RELAX == PF_SPIN_RELAX - 1) {
+        pf_cpu_relax();
+    }
+}
+
+/* Between two looks at the clock, `elapsed_ns` into the spin. False: the processor is wanted, stop.
+ */
 static inline bool pf_spin_pause(uint64_t now_ns, uint64_t elapsed_ns) {
     if (elapsed_ns < PF_SPIN_PURE_NS) {
         pf_cpu_relax();

@@ -26,7 +26,8 @@ bool pf_addr_to_lwip(const struct pf_addr *addr, bool any_type, ip_addr_t *out) 
     if (ip6_addr_isany(ip_2_ip6(out)) && any_type) {
         IP_SET_TYPE_VAL(*out, IPADDR_TYPE_ANY);
     }
-    if (ip6_addr_islinklocal(ip_2_ip6(out)) && addr->scope_id > 0 && addr->scope_id < 256) {
+    if (ip6_addr_has_scope(ip_2_ip6(out), IP6_UNKNOWN) && addr->scope_id > 0 &&
+        addr->scope_id < 256) {
         ip6_addr_set_zone(ip_2_ip6(out), (u8_t)addr->scope_id);
     }
     return true;

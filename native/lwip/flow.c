@@ -7,6 +7,7 @@
 #define SLOT_MASK (PF_FLOW_SLOTS - 1U)
 #define ETHERNET_HEADER_BYTES 14U
 #define PROTOCOL_TCP 6U
+#define PROTOCOL_UDP 17U
 
 struct slot {
     uint8_t remote[16];
@@ -25,6 +26,7 @@ struct pf_flow_table {
     uint32_t count;
     struct slot slots[PF_FLOW_SLOTS];
     struct listener listeners[65536];
+    uint8_t udp_ports[65536]; /* priority + 1; 0: nobody */
 };
 
 static uint64_t rotate(uint64_t value, unsigned bits) {
@@ -159,6 +161,10 @@ void pf_flow_listener_remove(struct pf_flow_table *table, uint16_t port) {
     }
 }
 
+void pf_flow_udp_port(struct pf_flow_table *table, uint16_t port, int priority) {
+    table->udp_ports[port] = (uint8_t)(priority + 1);
+}
+
 static uint16_t load16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
 
 uint8_t pf_flow_classify_ip(const struct pf_flow_table *table, const uint8_t *packet,
@@ -168,27 +174,35 @@ uint8_t pf_flow_classify_ip(const struct pf_flow_table *table, const uint8_t *pa
     }
     struct slot flow = {.ip_version = packet[0] >> 4};
     size_t header = 0;
+    uint8_t protocol = 0;
     if (flow.ip_version == 4) {
         header = (size_t)(packet[0] & 0x0FU) * 4U;
         bool fragment = (load16(packet + 6) & 0x3FFFU) != 0;
-        if (header < 20 || fragment || packet[9] != PROTOCOL_TCP) {
+        protocol = packet[9];
+        if (header < 20 || fragment) {
             return fallback;
         }
         memcpy(flow.remote, packet + 12, 4);
     } else if (flow.ip_version == 6) {
         header = 40;
-        if (contiguous < header || packet[6] != PROTOCOL_TCP) {
+        if (contiguous < header) {
             return fallback;
         }
+        protocol = packet[6];
         memcpy(flow.remote, packet + 8, 16);
     } else {
         return fallback;
     }
-    if (contiguous < header + 4U) {
+    bool ours = protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP;
+    if (!ours || contiguous < header + 4U) {
         return fallback;
     }
     uint16_t remote_port = load16(packet + header);
     uint16_t local_port = load16(packet + header + 2U);
+    if (protocol == PROTOCOL_UDP) {
+        uint8_t known = table->udp_ports[local_port];
+        return known != 0 ? (uint8_t)(known - 1) : fallback;
+    }
     flow.ports = (uint32_t)local_port << 16 | remote_port;
     const struct slot *slot = &table->slots[find(table, &flow)];
     if (slot->ip_version != 0) {

@@ -39,8 +39,11 @@ void pf_flow_listener_set(struct pf_flow_table *table, uint16_t port, uint8_t pr
 void pf_flow_listener_update(struct pf_flow_table *table, uint16_t port, uint8_t priority);
 void pf_flow_listener_remove(struct pf_flow_table *table, uint16_t port);
 
-/* The packet's priority; `fallback` for whatever is not an unfragmented TCP packet of ours. Nothing
- * beyond `contiguous` bytes is read. */
+/* Priority for UDP packets to this local port; -1: no endpoint has it. */
+void pf_flow_udp_port(struct pf_flow_table *table, uint16_t port, int priority);
+
+/* The packet's priority; `fallback` for whatever is not an unfragmented TCP or UDP packet of ours.
+ * Nothing beyond `contiguous` bytes is read. */
 uint8_t pf_flow_classify_ip(const struct pf_flow_table *table, const uint8_t *packet,
                             size_t contiguous, uint8_t fallback);
 uint8_t pf_flow_classify_frame(const struct pf_flow_table *table, const uint8_t *frame,

@@ -35,6 +35,7 @@ struct loopback {
 
 /* One per stack, as lwIP's state is. */
 static struct loopback *loopback;
+enum pf_loop pf_loop_several;
 
 static err_t enqueue(struct loopback *link, struct pbuf *p, uint8_t origin_index) {
     struct pf_frame *frame = NULL;
@@ -62,12 +63,16 @@ static err_t enqueue(struct loopback *link, struct pbuf *p, uint8_t origin_index
 }
 
 static err_t output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *destination) {
-    (void)destination;
+    if (ip4_addr_ismulticast(destination) && pf_loop_several == PF_LOOP_NEVER) {
+        return ERR_OK;
+    }
     return enqueue(netif->state, p, netif_get_index(netif));
 }
 
 static err_t output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *destination) {
-    (void)destination;
+    if (ip6_addr_ismulticast(destination) && pf_loop_several == PF_LOOP_NEVER) {
+        return ERR_OK;
+    }
     return enqueue(netif->state, p, netif_get_index(netif));
 }
 
@@ -129,6 +134,7 @@ static err_t init_netif(struct netif *netif) {
     netif->mtu6 = LOOPBACK_MTU;
     netif->output = output4;
     netif->output_ip6 = output6;
+    netif->flags |= NETIF_FLAG_IGMP | NETIF_FLAG_MLD6;
     NETIF_SET_CHECKSUM_CTRL(netif, NETIF_CHECKSUM_DISABLE_ALL);
     return ERR_OK;
 }
@@ -197,4 +203,13 @@ bool pf_loopback_is_own6(const ip6_addr_t *destination) {
 
 err_t pf_loopback_divert(struct netif *origin, struct pbuf *p) {
     return loopback == NULL ? ERR_IF : enqueue(loopback, p, netif_get_index(origin));
+}
+
+bool pf_loopback_several(struct netif *origin, struct pbuf *p, bool several) {
+    bool only = pf_loop_several == PF_LOOP_ONLY;
+    if (!several || !(only || pf_loop_several == PF_LOOP_COPY)) {
+        return false;
+    }
+    (void)pf_loopback_divert(origin, p);
+    return only;
 }

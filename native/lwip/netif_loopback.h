@@ -18,4 +18,16 @@ bool pf_loopback_is_own6(const ip6_addr_t *destination);
  * the bounded queue dropped it. ERR_IF: there is no loopback link. */
 err_t pf_loopback_divert(struct netif *origin, struct pbuf *p);
 
+/* What becomes of a packet to several (multicast, broadcast) at this host itself. Set around the
+ * sending of a datagram: packets of lwIP's own are for the others. */
+enum pf_loop {
+    PF_LOOP_DEFAULT, /* the loopback link carries it, another link keeps no copy */
+    PF_LOOP_COPY,    /* every link hands a copy to this host, too */
+    PF_LOOP_ONLY,    /* and does not send it */
+    PF_LOOP_NEVER,   /* not even the loopback link does */
+};
+extern enum pf_loop pf_loop_several;
+/* For a link's output: makes the copy. True: that was all. */
+bool pf_loopback_several(struct netif *origin, struct pbuf *p, bool several);
+
 #endif

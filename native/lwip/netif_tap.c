@@ -215,11 +215,18 @@ static err_t output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest
     if (pf_loopback_is_own4(destination) && pf_loopback_divert(netif, p) == ERR_OK) {
         return ERR_OK;
     }
+    bool several = ip4_addr_ismulticast(destination) || ip4_addr_isbroadcast(destination, netif);
+    if (pf_loopback_several(netif, p, several)) {
+        return ERR_OK;
+    }
     return etharp_output(netif, p, destination);
 }
 
 static err_t output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *destination) {
     if (pf_loopback_is_own6(destination) && pf_loopback_divert(netif, p) == ERR_OK) {
+        return ERR_OK;
+    }
+    if (pf_loopback_several(netif, p, ip6_addr_ismulticast(destination))) {
         return ERR_OK;
     }
     return ethip6_output(netif, p, destination);

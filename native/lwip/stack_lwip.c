@@ -8,18 +8,28 @@
 
 #include "backend/backend_api.h"
 #include "futex/futex.h"
+#include "lwip/datagram.h"
 #include "lwip/driver.h"
 #include "lwip/init.h"
 #include "lwip/internal.h"
+#include "lwip/prot/ethernet.h"
+#include "lwip/prot/ip.h"
+#include "lwip/prot/ip4.h"
+#include "lwip/prot/ip6.h"
 #include "lwip/stats.h"
 #include "lwip/tcp.h"
 #include "lwip/timeouts.h"
 
 enum { STAGED_MAX = 32768, COLLECT_PER_DRIVER = 16 };
+/* Datagrams that wait, by priority: no window bounds them, so without this a flood to a socket of
+ * low priority would take every buffer of the driver. Each counts as its bytes and this much more.
+ */
+enum { STAGED_DATAGRAM_BYTES = 16 << 20, DATAGRAM_OVERHEAD = 2048 };
 
 struct staged_frame {
     struct pbuf *pbuf;
     struct pf_driver *driver;
+    uint32_t datagram; /* what it counts as; 0: it is none */
 };
 
 /* Frames that were received and classified, by priority. */
@@ -27,6 +37,7 @@ static struct stage {
     struct staged_frame frames[STAGED_MAX];
     uint32_t head;
     uint32_t tail;
+    uint32_t datagrams; /* what all of them count as */
 } stages[PF_PRIORITIES];
 
 static struct pf_driver *drivers;
@@ -114,7 +125,7 @@ int stk_init(const struct stk_events *events) {
     stk_adopt_thread();
     pf_events = events;
     lwip_init();
-    return 0;
+    return pf_udp_listen();
 }
 
 static int add_driver(struct pf_driver *driver) {
@@ -194,6 +205,17 @@ static int classify(const struct pf_driver *driver, const struct pbuf *frame) {
     return pf_flow_classify_ip(pf_flows, frame->payload, frame->len, PF_PRIORITY_MEDIUM);
 }
 
+static uint32_t datagram_cost(const struct pf_driver *driver, const struct pbuf *frame) {
+    size_t skip = driver->netif.flags & NETIF_FLAG_ETHERNET ? SIZEOF_ETH_HDR : 0;
+    const uint8_t *ip = (const uint8_t *)frame->payload + skip;
+    if (frame->len < skip + IP_HLEN) {
+        return 0;
+    }
+    /* Whatever IPv6 has in front of its payload is no TCP of ours. */
+    bool datagram = ip[0] >> 4 == 4 ? ip[9] == IP_PROTO_UDP : ip[6] != IP6_NEXTH_TCP;
+    return datagram ? (uint32_t)frame->tot_len + DATAGRAM_OVERHEAD : 0;
+}
+
 void stk_collect_frames(void) {
     for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
         for (int i = 0; i < COLLECT_PER_DRIVER; i++) {
@@ -207,14 +229,18 @@ void stk_collect_frames(void) {
                 continue;
             }
             struct stage *stage = &stages[classify(driver, frame)];
-            if (stage->tail - stage->head == STAGED_MAX) {
+            uint32_t datagram = datagram_cost(driver, frame);
+            if (stage->tail - stage->head == STAGED_MAX ||
+                (datagram && stage->datagrams + datagram > STAGED_DATAGRAM_BYTES)) {
                 /* As a full NIC queue: to wait for room would hide better frames behind this one.
                  */
                 pbuf_free(frame);
                 frames_dropped++;
                 continue;
             }
-            stage->frames[stage->tail++ % STAGED_MAX] = (struct staged_frame){frame, driver};
+            stage->frames[stage->tail++ % STAGED_MAX] =
+                (struct staged_frame){frame, driver, datagram};
+            stage->datagrams += datagram;
         }
     }
 }
@@ -227,6 +253,7 @@ void stk_process_frame(int priority) {
         return;
     }
     struct staged_frame *staged = &stage->frames[stage->head++ % STAGED_MAX];
+    stage->datagrams -= staged->datagram;
     struct netif *netif = &staged->driver->netif;
     struct pbuf *frame = staged->pbuf;
     u16_t before = netif->chksum_flags;
@@ -280,7 +307,8 @@ void stk_count(struct stk_counts *counts) {
         counts->frames_out += driver->frames_out;
         counts->frames_dropped += driver->frames_dropped;
     }
-    counts->pcbs = lwip_stats.memp[MEMP_TCP_PCB]->used + lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used;
+    counts->pcbs = lwip_stats.memp[MEMP_TCP_PCB]->used +
+                   lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used + pf_dgram_count();
     counts->pbufs = lwip_stats.memp[MEMP_PBUF]->used + lwip_stats.memp[MEMP_PBUF_POOL]->used;
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
 }

@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 2
+#define PF_ABI_VERSION 4
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -23,27 +23,39 @@
 #define PF_MIN_ARENA_BYTES 65536
 #define PF_MAX_ARENA_BYTES 1073741824
 #define PF_MAX_WRITE_BYTES 1048576
+#define PF_MAX_DATAGRAM_BYTES 65507 /* over IPv6, 20 fewer */
 
 enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW = 2 };
 
 /* Operations. 0 is never valid, so that zeroed memory is not an operation. */
 enum pf_opcode {
     PF_OP_INVALID = 0,
-    PF_OP_OPEN = 1,    /* flags: family; token: priority; length: receive ring bytes (0: default) */
-    PF_OP_ADOPT = 2,   /* token: from the completion of an accept, or (PF_SQE_TICKET) a ticket */
-    PF_OP_BIND = 3,    /* addr */
-    PF_OP_LISTEN = 4,  /* length: backlog */
-    PF_OP_ACCEPT = 5,  /* flags: PF_SQE_MULTISHOT */
-    PF_OP_CONNECT = 6, /* addr */
-    PF_OP_WRITE = 7,   /* offset, length: a block of the send arena */
-    PF_OP_RECV = 8,    /* length: at most so many bytes */
+    PF_OP_OPEN = 1,     /* flags: family; token: priority; length: receive ring bytes (0: default);
+                           offset: enum pf_kind */
+    PF_OP_ADOPT = 2,    /* token: from the completion of an accept, or (PF_SQE_TICKET) a ticket */
+    PF_OP_BIND = 3,     /* addr */
+    PF_OP_LISTEN = 4,   /* length: backlog */
+    PF_OP_ACCEPT = 5,   /* flags: PF_SQE_MULTISHOT */
+    PF_OP_CONNECT = 6,  /* addr; datagrams: of no family to disconnect */
+    PF_OP_WRITE = 7,    /* offset, length: a block of the send arena */
+    PF_OP_RECV = 8,     /* length: at most so many bytes */
     PF_OP_SHUTDOWN = 9, /* flags: PF_SHUT_* */
     PF_OP_CLOSE = 10,   /* flags: PF_CLOSE_ABORT */
     PF_OP_NOP = 11,
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
-    PF_OP_COUNT = 15
+    PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
+                          no family for the peer; token: enum pf_send_bits */
+    PF_OP_GROUP = 16,  /* flags: PF_GROUP_*; addr: the multicast group; token: index of the
+                          interface, 0: any; offset: or an IPv4 address of it, as on the wire */
+    PF_OP_COUNT = 17
+};
+
+enum pf_kind {
+    PF_KIND_STREAM = 0,
+    PF_KIND_DATAGRAM = 1,
+    PF_KIND_PING = 2 /* as datagrams; these are ICMP echo requests and their replies */
 };
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
@@ -55,6 +67,14 @@ enum pf_sqe_flags {
     PF_SQE_NOWAIT = 8  /* accept: -EAGAIN when no connection waits */
 };
 enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
+/* Where in the token of PF_OP_SENDTO is what is different for this datagram; 0: nothing is. */
+enum pf_send_bits {
+    PF_SEND_TTL = 0,        /* 9 bits: TTL or hop limit, + 1 */
+    PF_SEND_TOS = 9,        /* 9 bits: TOS or traffic class, + 1 */
+    PF_SEND_INTERFACE = 18, /* 8 bits: index of the interface to leave by */
+    PF_SEND_SOURCE4 = 32    /* 32 bits: IPv4 address to send from, as on the wire */
+};
+enum pf_group_flags { PF_GROUP_LEAVE = 0, PF_GROUP_JOIN = 1 };
 enum pf_close_flags {
     PF_CLOSE_GRACEFUL = 0,
     PF_CLOSE_ABORT = 1,
@@ -65,17 +85,22 @@ enum pf_close_flags {
 enum pf_cqe_flags { PF_CQE_MORE = 1 };
 
 enum pf_option {
-    PF_OPT_NODELAY = 1,   /* 0 or 1; 1 unless set */
-    PF_OPT_KEEPALIVE = 2, /* 0 or 1 */
-    PF_OPT_KEEPIDLE = 3,  /* seconds */
-    PF_OPT_KEEPINTVL = 4, /* seconds */
-    PF_OPT_KEEPCNT = 5,   /* probes */
-    PF_OPT_REUSEADDR = 6, /* 0 or 1 */
-    PF_OPT_V6ONLY = 7,    /* 0 or 1 */
-    PF_OPT_PRIORITY = 8,  /* enum pf_priority */
-    PF_OPT_TOS = 9,       /* 0..255 */
-    PF_OPT_TTL = 10,      /* 1..255 */
-    PF_OPT_CORK = 11      /* 0 or 1 */
+    PF_OPT_NODELAY = 1,         /* 0 or 1; 1 unless set */
+    PF_OPT_KEEPALIVE = 2,       /* 0 or 1 */
+    PF_OPT_KEEPIDLE = 3,        /* seconds */
+    PF_OPT_KEEPINTVL = 4,       /* seconds */
+    PF_OPT_KEEPCNT = 5,         /* probes */
+    PF_OPT_REUSEADDR = 6,       /* 0 or 1 */
+    PF_OPT_V6ONLY = 7,          /* 0 or 1 */
+    PF_OPT_PRIORITY = 8,        /* enum pf_priority */
+    PF_OPT_TOS = 9,             /* 0..255 */
+    PF_OPT_TTL = 10,            /* 1..255 */
+    PF_OPT_CORK = 11,           /* 0 or 1 */
+    PF_OPT_REUSEPORT = 12,      /* 0 or 1; datagrams: for sockets of one user */
+    PF_OPT_BROADCAST = 13,      /* 0 or 1; datagrams */
+    PF_OPT_MULTICAST_TTL = 14,  /* 0..255; datagrams */
+    PF_OPT_MULTICAST_LOOP = 15, /* 0 or 1; datagrams */
+    PF_OPT_MULTICAST_IF = 16    /* index of an interface, 0: any; or, 32 bits up, an address */
 };
 
 /* Bits of pf_socket_b2c.state. */
@@ -128,17 +153,32 @@ struct pf_cqe {
     int32_t result; /* >= 0, or -errno */
     uint8_t opcode;
     uint8_t flags;
-    uint16_t reserved;
-    uint64_t token;        /* accept: hand it to PF_OP_ADOPT */
+    uint16_t lap;   /* written last: pf_cq_lap of the entry's position, once it is complete */
+    uint64_t token; /* accept: hand it to PF_OP_ADOPT; else: pf_hints_taken */
     uint64_t completed_ns; /* CLOCK_MONOTONIC: start of the backend's step that completed it */
     uint64_t picked_ns;  /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
-    struct pf_addr addr; /* accept: the peer */
+    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
+};
+
+/* What stands before each datagram in the receive ring; the next one follows at a multiple of
+ * eight bytes. Any of it may lie across the end of the ring. */
+struct pf_datagram {
+    uint32_t length;      /* bytes of payload, behind this */
+    uint32_t ifindex;     /* of the interface it came by */
+    uint64_t received_ns; /* CLOCK_REALTIME */
+    struct pf_addr source;
+    struct pf_addr destination;
+    uint8_t ttl; /* IPv6: hop limit */
+    uint8_t tos; /* IPv6: traffic class */
+    uint16_t pad0;
+    uint32_t pad1;
 };
 
 /* C2B: first line of the region: what the backend polls. */
 struct pf_c2b_control {
-    uint32_t hint_tail[3]; /* one hint ring per priority: slots with new submissions */
-    uint32_t pad0[13];
+    uint32_t hint_tail[3];    /* one hint ring per priority: slots with new submissions */
+    uint32_t hint_recent[12]; /* the latest four of each, in the line that is polled */
+    uint32_t pad0;
     uint32_t event_head[3]; /* consumed position of each event ring of B2C */
     uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
     uint32_t pad1[12];
@@ -152,7 +192,7 @@ struct pf_socket_c2b {
     uint32_t waiting;       /* number of threads that sleep on pf_socket_b2c.event */
     uint32_t read_arm;      /* mirror: bumped when the client has taken the readable token */
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
-    uint32_t accepts_taken; /* listener: accepts handed to the program, of pf_socket_b2c.accepts */
+    uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
     uint32_t pad[9];
 };
 
@@ -185,16 +225,15 @@ struct pf_b2c_header {
 struct pf_b2c_control {
     uint32_t hint_head[3]; /* consumed position of each hint ring of C2B */
     uint32_t pad0[13];
-    uint32_t event_tail[3]; /* one event ring per priority: slots with news */
-    uint32_t event;         /* futex: changes with each entry of an event ring */
-    uint32_t ended;         /* enum pf_ended */
-    uint32_t pad1[11];
+    uint32_t event_tail[3];    /* one event ring per priority: slots with news */
+    uint32_t event_recent[12]; /* the latest four of each */
+    uint32_t event;            /* futex: changes with each entry of an event ring */
+    uint32_t ended;            /* enum pf_ended */
+    uint32_t pad1[15];
 };
 
 /* B2C: one per socket slot. */
 struct pf_socket_b2c {
-    uint32_t cq_tail;
-    uint32_t event; /* futex: changes with each completion, arrival, change of state */
     uint32_t rx_head;
     uint32_t rx_base; /* byte of position p is at (p - rx_base) & (rx_bytes - 1) */
     uint32_t rx_bytes;
@@ -202,16 +241,19 @@ struct pf_socket_b2c {
     int32_t error;  /* errno that ended the connection, 0 if none */
     uint32_t generation;
     uint32_t priority;
-    uint32_t accepts;     /* listener: connections reported, modulo 2^32, for the mirror */
+    uint32_t accepts;     /* modulo 2^32; listener: connections reported; datagrams: errors */
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
-    uint32_t pad0[4];
+    uint32_t rx_dropped;  /* datagrams that found no room in the ring, modulo 2^32 */
+    uint32_t pad0[5];
+    /* Apart from the line above, because these change with every operation, and that one is read
+     * with every completion. */
+    uint32_t event; /* futex: changes with each completion, arrival, change of state */
+    uint32_t sq_head;
     struct pf_addr local;
     struct pf_addr peer;
-    uint32_t sq_head;  /* apart from the line that a spinning client looks at */
     uint32_t moved_rx; /* MOVED: received bytes up to here were the client's, later ones are not */
     uint32_t moved_sq; /* MOVED: submissions before this index counted, later ones do not */
-    uint32_t pad1;
 };
 
 struct pf_public {
@@ -235,5 +277,6 @@ struct pf_public {
     uint64_t pbufs;
     uint64_t segments;
     uint64_t mirrors;
+    uint64_t datagrams_dropped; /* for want of room in a receive ring */
     uint64_t orphans; /* sockets that only a mirror descriptor in some process keeps open */
 };

@@ -16,6 +16,14 @@ static inline uint32_t pf_load_acquire(const uint32_t *word) {
     return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
+static inline uint16_t pf_load16_acquire(const uint16_t *word) {
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void pf_store16_release(uint16_t *word, uint16_t value) {
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
 static inline void pf_store_relaxed(uint32_t *word, uint32_t value) {
     __atomic_store_n(word, value, __ATOMIC_RELAXED);
 }
@@ -57,6 +65,18 @@ static inline uint64_t pf_load64_relaxed(const uint64_t *word) {
 
 static inline void pf_store64_relaxed(uint64_t *word, uint64_t value) {
     __atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
+/* The line is going to be written: fetch it as this core's own. Lines that are fetched together
+ * cost one trip between two cores; stores one after another would cost one each. (gcc's own
+ * built-in is a fetch for reading unless told of a newer processor; this instruction is older than
+ * 64 bits.) */
+static inline void pf_prefetch_write(const void *line) {
+#if defined(__x86_64__)
+    __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)line));
+#else
+    __builtin_prefetch(line, 1);
+#endif
 }
 
 /* Tells the core that this is a spin loop: saves power and the other hyper-thread's time. */

@@ -22,12 +22,17 @@ static inline bool pf_ring_sane(uint32_t tail, uint32_t head, uint32_t entries) 
     return pf_ring_used(tail, head) <= entries;
 }
 
-/* PRODUCER: puts one submission. False: full. */
+/* PRODUCER: puts one submission. False: full. `known_head` is the head as last seen: the shared one
+ * is asked only when the ring looks full by it, because the consumer writes it with every entry,
+ * and each look would fetch the line from another core. */
 static inline bool pf_sq_push(struct pf_sqe *ring, uint32_t entries, uint32_t *tail,
-                              uint32_t *shared_tail, const uint32_t *shared_head,
-                              const struct pf_sqe *entry) {
-    if (pf_ring_used(*tail, pf_load_acquire(shared_head)) >= entries) {
-        return false;
+                              uint32_t *shared_tail, uint32_t *known_head,
+                              const uint32_t *shared_head, const struct pf_sqe *entry) {
+    if (pf_ring_used(*tail, *known_head) >= entries) {
+        *known_head = pf_load_acquire(shared_head);
+        if (pf_ring_used(*tail, *known_head) >= entries) {
+            return false;
+        }
     }
     ring[*tail & (entries - 1)] = *entry;
     *tail += 1;
@@ -53,6 +58,38 @@ static inline int pf_sq_pop(const struct pf_sqe *ring, uint32_t entries, uint32_
     *head += 1;
     pf_store_release(shared_head, *head);
     return 1;
+}
+
+/* What the `lap` of a completion is at this position: different each time round, and never that of
+ * memory still zero. So the entry itself says that it is there, in the line that the consumer needs
+ * anyway; a shared tail would be one more line to fetch. */
+static inline uint16_t pf_cq_lap(uint32_t position, uint32_t entries) {
+    return (uint16_t)((position >> __builtin_ctz(entries)) + 1);
+}
+
+/* PRODUCER: `entries` is a power of two; the caller knows that there is room. */
+static inline void pf_cq_put(struct pf_cqe *ring, uint32_t entries, uint32_t position,
+                             const struct pf_cqe *entry) {
+    struct pf_cqe *place = &ring[position & (entries - 1)];
+    place->op_id = entry->op_id;
+    place->result = entry->result;
+    place->opcode = entry->opcode;
+    place->flags = entry->flags;
+    place->token = entry->token;
+    place->completed_ns = entry->completed_ns;
+    place->picked_ns = entry->picked_ns;
+    place->addr = entry->addr;
+    pf_store16_release(&place->lap, pf_cq_lap(position, entries));
+}
+
+/* CONSUMER: the completion at this position is there, and may be read. */
+static inline bool pf_cq_ready(const struct pf_cqe *ring, uint32_t entries, uint32_t position) {
+    return pf_load16_acquire(&ring[position & (entries - 1)].lap) == pf_cq_lap(position, entries);
+}
+
+/* In a completion: of which hint ring how many hints had been taken when it was written. */
+static inline uint64_t pf_hints_taken(uint32_t priority, uint64_t position) {
+    return position << 2 | priority;
 }
 
 #endif

@@ -41,7 +41,7 @@ def _accept_alone(
     done = ffi.new("struct pf_done *")
     while not endpoint.shared:
         if not endpoint.listening:
-            raise _errors.os_error(errno.EINVAL)
+            raise _errors.os_error(errno.EOPNOTSUPP if endpoint.datagram else errno.EINVAL)
         got = lib.pf_wait(handle, endpoint.slot, 0 if nowait else slice_ns(end), done)
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)

@@ -6,7 +6,7 @@ import errno
 import socket as _names
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _table
+from pifus._compat import _datagram, _table
 from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -37,6 +37,8 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
     """`socket.listen`; from now on connections come in by themselves."""
     handle = endpoint.enter()
     try:
+        if endpoint.datagram:
+            raise _errors.os_error(errno.EOPNOTSUPP)
         if endpoint.connected or endpoint.connect_op:
             raise _errors.os_error(errno.EINVAL)
         result = endpoint.call(handle, lib.PF_OP_LISTEN, length=max(backlog, 1))
@@ -56,6 +58,8 @@ def listen(endpoint: Endpoint, backlog: int) -> None:
 
 def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | None:
     """Connects: 0, an errno, or None when the time was up."""
+    if endpoint.datagram:
+        return _datagram.connect(endpoint, native)
     nowait = timeout == 0
     handle = endpoint.enter()
     try:
@@ -161,6 +165,8 @@ def finish(endpoint: Endpoint, handle: CData, nowait: bool, end: int | None) -> 
 
 def take_error(endpoint: Endpoint) -> int:
     """SO_ERROR: the errno that nobody was told of yet."""
+    if endpoint.datagram:
+        return _datagram.take_error(endpoint)
     handle = endpoint.enter()
     try:
         if endpoint.connect_op and not reap(endpoint, handle):
@@ -183,6 +189,9 @@ def shutdown(endpoint: Endpoint, how: int) -> None:
     flags = _HOW.get(how)
     if flags is None:
         raise _errors.os_error(errno.EINVAL)
+    if endpoint.datagram:
+        _datagram.shutdown(endpoint, flags)
+        return
     handle = endpoint.enter()
     try:
         if endpoint.listening:

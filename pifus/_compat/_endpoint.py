@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket as _names
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
 
 if TYPE_CHECKING:
+    from pifus._compat._io import Io
     from pifus._core._client import CData
 
 # One C call waits at most so long, so that signal handlers run even when a signal came just before
@@ -99,6 +101,16 @@ def passed(end: int | None) -> bool:
     return end is not None and time.monotonic_ns() >= end
 
 
+def _io(datagram: bool) -> Io:
+    if datagram:
+        from pifus._compat import _datagram
+
+        return _datagram
+    from pifus._compat import _stream
+
+    return _stream
+
+
 class Endpoint(Sharing):
     """A socket of the stack behind one or more descriptors of this process.
 
@@ -110,6 +122,9 @@ class Endpoint(Sharing):
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
         options: values of options that are only remembered.
+        datagram: it is a UDP socket.
+        io: the module that sends and receives: _stream or _datagram.
+        reached: destinations to which a datagram left, as the bytes of a `struct pf_addr`.
         shared: a listener from which other processes accept, too.
     """
 
@@ -119,15 +134,18 @@ class Endpoint(Sharing):
         "connect_op",
         "connect_told",
         "connected",
+        "datagram",
         "error_told",
         "family",
         "inode",
+        "io",
         "listening",
         "options",
         "peer",
         "pending_error",
         "priority",
         "proto",
+        "reached",
         "shared",
         "type",
     )
@@ -150,6 +168,9 @@ class Endpoint(Sharing):
         self.pending_error = 0
         self.peer: _address.Address | None = None
         self.options: dict[tuple[int, int], int] = {}
+        self.datagram = kind == _names.SOCK_DGRAM
+        self.reached: set[bytes] = set()
+        self.io: Io = _io(self.datagram)
 
     # ---- calls into the core ----
 
@@ -260,6 +281,16 @@ class Endpoint(Sharing):
             else:
                 raise self.error(got)
 
+    def result_of(self, handle: CData, op: int) -> int:
+        """Waits for the result of an operation that the backend answers at once."""
+        done = ffi.new("struct pf_done *")
+        while (got := lib.pf_await(handle, self.slot, op, SLICE_NS, done)) in (0, EINTR):
+            pass
+        if got != 1:
+            raise self.error(got)
+        result: int = done.result
+        return result
+
     def _fail(self, result: int) -> NoReturn:
         raise self.error(result)
 
@@ -334,7 +365,11 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
     priority = default_priority()
-    slot = lib.pf_socket_open(handle, _address.native_family(family), priority, 0)
+    open_socket = lib.pf_socket_open
+    if kind == _names.SOCK_DGRAM:
+        ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)
+        open_socket = lib.pf_ping_open if ping else lib.pf_datagram_open
+    slot = open_socket(handle, _address.native_family(family), priority, 0)
     if slot < 0:
         os.close(fd)
         raise _errors.os_error(-slot)

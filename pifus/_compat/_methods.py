@@ -1,4 +1,4 @@
-"""The socket class at the level of `_socket`: the stack's TCP, and the kernel's everything else.
+"""The socket class at the level of `_socket`: TCP and UDP of the stack, all else of the kernel.
 
 The methods find the stack's side of a socket by its descriptor, not by an attribute: so the same
 functions serve a subclass of the C class and, put there by `pifus.monkey`, the interpreter's own
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         _accept,
         _claim,
         _connection,
+        _datagram,
         _endpoint,
         _options,
         _rules,
@@ -42,19 +43,27 @@ _gettimeout = _C.gettimeout
 _TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 
 
+# The protocols of each kind of socket that are the stack's.
+_PROTOCOLS = {
+    int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
+    int(_c.SOCK_DGRAM): (0, _c.IPPROTO_UDP),
+}
+# Datagrams that are ICMP echo requests and replies.
+_PINGS = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
+
+
 def _is_for_stack(family: int, kind: int, proto: int) -> bool:
-    return (
-        family in (_c.AF_INET, _c.AF_INET6)
-        and kind & ~_TYPE_FLAGS == _c.SOCK_STREAM
-        and proto in (0, _c.IPPROTO_TCP)
-    )
+    kind &= ~_TYPE_FLAGS
+    if kind == _c.SOCK_DGRAM and proto == _PINGS.get(family):
+        return True
+    return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind, ())
 
 
 class socket(_C):  # noqa: N801 - as the class it stands for
     """socket(family=AF_INET, type=SOCK_STREAM, proto=0) -> a socket of the stack or the kernel.
 
-    TCP over IPv4 and IPv6 goes to the user-space stack; all else is the kernel's as always. The
-    descriptor of a stack socket shows readiness only: data do not go through it.
+    TCP and UDP over IPv4 and IPv6 go to the user-space stack; all else is the kernel's as always.
+    The descriptor of a stack socket shows readiness only: data do not go through it.
     """
 
     __slots__ = ()
@@ -74,7 +83,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             if endpoint is not None:
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
-                proto = _c.IPPROTO_TCP if proto == -1 else proto
+                if proto == -1:
+                    proto = _c.IPPROTO_UDP if endpoint.datagram else _c.IPPROTO_TCP
             _C.__init__(self, family, kind, proto, fileno)
             if endpoint is not None and _gettimeout(self) == 0:
                 endpoint.arm()
@@ -248,14 +258,14 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recv(self, bufsize, flags)
-        return _stream.recv(endpoint, bufsize, flags, _gettimeout(self))
+        return endpoint.io.recv(endpoint, bufsize, flags, _gettimeout(self))
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receives into a buffer; the number of bytes, 0 at the end of the stream."""
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recv_into(self, buffer, nbytes, flags)
-        return _stream.recv_into(endpoint, buffer, nbytes, flags, _gettimeout(self))
+        return endpoint.io.recv_into(endpoint, buffer, nbytes, flags, _gettimeout(self))
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """Receives bytes and, of a datagram, the sender."""
@@ -264,7 +274,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return _C.recvfrom(self, bufsize, flags)
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
-        return _stream.recv(endpoint, bufsize, flags, _gettimeout(self)), None
+        return endpoint.io.recvfrom(endpoint, bufsize, flags, _gettimeout(self))
 
     def recvfrom_into(
         self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0
@@ -273,16 +283,18 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvfrom_into(self, buffer, nbytes, flags)
-        return _stream.recv_into(endpoint, buffer, nbytes, flags, _gettimeout(self)), None
+        return endpoint.io.recvfrom_into(endpoint, buffer, nbytes, flags, _gettimeout(self))
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receives bytes and ancillary data, of which the stack has none."""
+        """Receives bytes and ancillary data."""
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg(self, bufsize, ancbufsize, flags)
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
-        return _stream.recv(endpoint, bufsize, flags, _gettimeout(self)), [], 0, None
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
+        return endpoint.io.recvmsg(endpoint, bufsize, ancbufsize, flags, _gettimeout(self))
 
     def recvmsg_into(
         self, buffers: Iterable[WriteableBuffer], ancbufsize: int = 0, flags: int = 0, /
@@ -291,15 +303,16 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg_into(self, buffers, ancbufsize, flags)
-        got = _stream.recvmsg_into(endpoint, buffers, flags, _gettimeout(self))
-        return got, [], 0, None
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
+        return endpoint.io.recvmsg_into(endpoint, buffers, ancbufsize, flags, _gettimeout(self))
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         """Sends; the number of bytes taken."""
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.send(self, data, flags)
-        return _stream.send(endpoint, data, flags, _gettimeout(self))
+        return endpoint.io.send(endpoint, data, flags, _gettimeout(self))
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Sends all of it."""
@@ -307,17 +320,24 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.sendall(self, data, flags)
             return
-        _stream.sendall(endpoint, data, flags, _gettimeout(self))
+        endpoint.io.sendall(endpoint, data, flags, _gettimeout(self))
 
     def sendto(self, data: ReadableBuffer, *flags_address: Any) -> int:
-        """Sends; on a stream, the address is ignored."""
-        endpoint = _find(_fileno(self))
+        """Sends a datagram to an address; on a stream, the address is ignored."""
+        fd = _fileno(self)
+        endpoint = _find(fd)
         if endpoint is None:
             return _C.sendto(self, data, *flags_address)
         if not 1 <= len(flags_address) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_address)} given)")
         flags = operator.index(flags_address[0]) if len(flags_address) == 2 else 0
-        return _stream.send(endpoint, data, flags, _gettimeout(self))
+        if not endpoint.datagram:
+            return _stream.send(endpoint, data, flags, _gettimeout(self))
+        native = _native(endpoint, flags_address[-1], "sendto")
+        sys.audit("socket.sendto", self, flags_address[-1])
+        if _leave_to_kernel(endpoint, native, fd):
+            return _C.sendto(self, data, *flags_address)
+        return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
 
     def sendmsg(
         self,
@@ -327,13 +347,20 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         address: Any = None,
         /,
     ) -> int:
-        """Sends several buffers; ancillary data mean nothing to TCP."""
-        endpoint = _find(_fileno(self))
+        """Sends several buffers as one; ancillary data mean nothing to TCP."""
+        fd = _fileno(self)
+        endpoint = _find(fd)
+        native = None
+        if endpoint is not None and endpoint.datagram and address is not None:
+            native = _native(endpoint, address, "sendmsg")
+            sys.audit("socket.sendmsg", self, address)
+            if _leave_to_kernel(endpoint, native, fd):
+                endpoint = None
         if endpoint is None:
             if address is None:
                 return _C.sendmsg(self, buffers, ancdata, flags)
             return _C.sendmsg(self, buffers, ancdata, flags, address)
-        return _stream.sendmsg(endpoint, buffers, flags, _gettimeout(self))
+        return endpoint.io.sendmsg(endpoint, buffers, ancdata, flags, _gettimeout(self), native)
 
 
 def _close(sock: _C, fd: int) -> None:
@@ -347,9 +374,9 @@ def _close(sock: _C, fd: int) -> None:
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _accept, _address, _claim, _connection, _endpoint, _options, _rules, _stream
+    global _accept, _address, _claim, _connection, _datagram, _endpoint, _options, _rules, _stream
     if "_endpoint" not in globals():
-        from pifus._compat import _accept, _claim, _connection, _options, _rules, _stream
+        from pifus._compat import _accept, _claim, _connection, _datagram, _options, _rules, _stream
         from pifus._core import _address
 
         # Last: it tells that the others are there.

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _connection
+from pifus._compat import _ancillary, _connection, _multicast
 from pifus._core import _errors
 from pifus._core._client import lib
 
@@ -87,6 +87,15 @@ OPTIONS: Final[dict[tuple[int, int], Option]] = {
     (IPV6, _names.IPV6_UNICAST_HOPS): Option(64, lib.PF_OPT_TTL, 1, 255),
 }
 
+# What is different for datagrams.
+DATAGRAM_OPTIONS: Final[dict[tuple[int, int], Option]] = {
+    (SOCKET, _names.SO_REUSEPORT): _switch(lib.PF_OPT_REUSEPORT),
+    (SOCKET, _names.SO_BROADCAST): _switch(lib.PF_OPT_BROADCAST),
+    _RCVBUF: Option(212992),
+    _SNDBUF: Option(212992),
+    **{key: _switch() for key in _ancillary.SWITCHES},
+}
+
 _READ_ONLY: Final = frozenset(
     (SOCKET, int(name))
     for name in (
@@ -110,6 +119,8 @@ def getsockopt(endpoint: Endpoint, level: int, name: int, size: int) -> int | by
     if key == _LINGER:
         raw = struct.pack("ii", *endpoint.lingers)
         return raw[:size] if size else endpoint.lingers[0]
+    if endpoint.datagram and key in _multicast.KEYS:
+        return _multicast.getsockopt(endpoint, key, size)
     if key in _READ_ONLY:
         value = _ask(endpoint, name)
     else:
@@ -126,12 +137,16 @@ def _ask(endpoint: Endpoint, name: int) -> int:
     if name == _names.SO_DOMAIN:
         return endpoint.family
     if name == _names.SO_PROTOCOL:
+        if endpoint.datagram:
+            return endpoint.proto or int(_names.IPPROTO_UDP)
         return TCP
     return int(endpoint.listening)
 
 
 def _find(endpoint: Endpoint, key: tuple[int, int]) -> Option:
     option = OPTIONS.get(key)
+    if endpoint.datagram:
+        option = DATAGRAM_OPTIONS.get(key, option) if key[0] != TCP else None
     if option is None or (key[0] == IPV6 and endpoint.family != _names.AF_INET6):
         if key[0] in (SOCKET, TCP, IP) or (key[0] == IPV6 and endpoint.family == _names.AF_INET6):
             raise _errors.os_error(errno.ENOPROTOOPT)
@@ -144,6 +159,9 @@ def setsockopt(
 ) -> None:
     """`socket.setsockopt`."""
     key = (level, name)
+    if endpoint.datagram and key in _multicast.KEYS:
+        _multicast.setsockopt(endpoint, key, value)
+        return
     handle = endpoint.enter()
     try:
         if key == _LINGER:
@@ -168,6 +186,7 @@ def setsockopt(
             if result < 0:
                 raise _errors.os_error(-result)
         endpoint.options[key] = number
+        endpoint.reached.clear()
     finally:
         endpoint.leave()
 

@@ -173,10 +173,35 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     return 0
 
 
+def recvfrom(
+    endpoint: Endpoint, size: int, flags: int, timeout: float | None
+) -> tuple[bytes, None]:
+    """`socket.recvfrom`: a stream names no sender."""
+    return recv(endpoint, size, flags, timeout), None
+
+
+def recvfrom_into(
+    endpoint: Endpoint, buffer: WriteableBuffer, size: int, flags: int, timeout: float | None
+) -> tuple[int, None]:
+    """`socket.recvfrom_into`."""
+    return recv_into(endpoint, buffer, size, flags, timeout), None
+
+
+def recvmsg(
+    endpoint: Endpoint, size: int, _ancillary: int, flags: int, timeout: float | None
+) -> tuple[bytes, list[Any], int, None]:
+    """`socket.recvmsg`: a stream has no ancillary data."""
+    return recv(endpoint, size, flags, timeout), [], 0, None
+
+
 def recvmsg_into(
-    endpoint: Endpoint, buffers: Iterable[WriteableBuffer], flags: int, timeout: float | None
-) -> int:
-    """Scatters into several buffers: waits for the first bytes only."""
+    endpoint: Endpoint,
+    buffers: Iterable[WriteableBuffer],
+    _ancillary: int,
+    flags: int,
+    timeout: float | None,
+) -> tuple[int, list[Any], int, None]:
+    """`socket.recvmsg_into`: scatters, waiting for the first bytes only."""
     total = 0
     for buffer in buffers:
         view = memoryview(buffer).cast("B")
@@ -193,7 +218,7 @@ def recvmsg_into(
         total += got
         if got < view.nbytes:
             break
-    return total
+    return total, [], 0, None
 
 
 def send(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> int:
@@ -271,9 +296,14 @@ def _send_some(
 
 
 def sendmsg(
-    endpoint: Endpoint, buffers: Iterable[ReadableBuffer], flags: int, timeout: float | None
+    endpoint: Endpoint,
+    buffers: Iterable[ReadableBuffer],
+    _ancillary: Iterable[Any],
+    flags: int,
+    timeout: float | None,
+    _to: CData | None = None,
 ) -> int:
-    """Gathers several buffers into one send."""
+    """Gathers several buffers into one send; ancillary data and an address mean nothing here."""
     views = [memoryview(buffer) for buffer in buffers]
     total = sum(view.nbytes for view in views)
     if len(views) == 1:

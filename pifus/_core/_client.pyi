@@ -50,6 +50,7 @@ class _Constants(Protocol):
     PF_MIN_ARENA_BYTES: int
     PF_MAX_ARENA_BYTES: int
     PF_MAX_WRITE_BYTES: int
+    PF_MAX_DATAGRAM_BYTES: int
     PF_PRIORITY_HIGH: int
     PF_PRIORITY_MEDIUM: int
     PF_PRIORITY_LOW: int
@@ -68,6 +69,14 @@ class _Constants(Protocol):
     PF_OP_CANCEL: int
     PF_OP_SETOPT: int
     PF_OP_MIRROR: int
+    PF_OP_SENDTO: int
+    PF_OP_GROUP: int
+    PF_GROUP_JOIN: int
+    PF_SEND_TTL: int
+    PF_SEND_TOS: int
+    PF_SEND_INTERFACE: int
+    PF_SEND_SOURCE4: int
+    PF_GROUP_LEAVE: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
     PF_FAMILY_IPV4: int
@@ -91,6 +100,11 @@ class _Constants(Protocol):
     PF_OPT_TOS: int
     PF_OPT_TTL: int
     PF_OPT_CORK: int
+    PF_OPT_REUSEPORT: int
+    PF_OPT_BROADCAST: int
+    PF_OPT_MULTICAST_TTL: int
+    PF_OPT_MULTICAST_LOOP: int
+    PF_OPT_MULTICAST_IF: int
     PF_STATE_OPEN: int
     PF_STATE_CONNECTED: int
     PF_STATE_LISTENING: int
@@ -108,6 +122,8 @@ class _Constants(Protocol):
     PF_DELIVER_QUEUE: int
     PF_DELIVER_NONE: int
     PF_DELIVER_CALL: int
+    PF_DATAGRAM_PEEK: int
+    PF_DATAGRAM_ERRORS: int
 
 class _Lib(_Constants, Protocol):
     def pf_client_attach(
@@ -132,6 +148,10 @@ class _Lib(_Constants, Protocol):
     def pf_socket_open(
         self, client: CData, family: int, priority: int, rx_bytes: int, /
     ) -> int: ...
+    def pf_datagram_open(
+        self, client: CData, family: int, priority: int, rx_bytes: int, /
+    ) -> int: ...
+    def pf_ping_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
     def pf_socket_adopt(self, client: CData, token: int, priority: int, /) -> int: ...
     def pf_accept_adopt(
         self, client: CData, listener: int, token: int, priority: int, /
@@ -178,6 +198,41 @@ class _Lib(_Constants, Protocol):
     def pf_rx_read(
         self, client: CData, slot: int, buffer: CData, limit: int, peek: int, /
     ) -> int: ...
+    def pf_sendto(
+        self,
+        client: CData,
+        slot: int,
+        data: object,
+        length: int,
+        to: CData,
+        how: int,
+        delivery: int,
+        /,
+    ) -> int: ...
+    def pf_sendto_wait(
+        self,
+        client: CData,
+        slot: int,
+        data: object,
+        length: int,
+        to: CData,
+        how: int,
+        delivery: int,
+        timeout_ns: int,
+        /,
+    ) -> int: ...
+    def pf_recvfrom(
+        self,
+        client: CData,
+        slot: int,
+        buffer: object,
+        limit: int,
+        flags: int,
+        timeout_ns: int,
+        info: CData,
+        /,
+    ) -> int: ...
+    def pf_datagram_error(self, client: CData, slot: int, /) -> int: ...
     def pf_recv(
         self,
         client: CData,

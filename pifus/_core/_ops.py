@@ -37,12 +37,15 @@ class Opcode(IntEnum):
     NOP = lib.PF_OP_NOP
     CANCEL = lib.PF_OP_CANCEL
     SETOPT = lib.PF_OP_SETOPT
+    SENDTO = lib.PF_OP_SENDTO
+    GROUP = lib.PF_OP_GROUP
 
 
 class Protocol(IntEnum):
     """The transport protocol of a socket."""
 
     TCP = socket.IPPROTO_TCP
+    UDP = socket.IPPROTO_UDP
 
 
 class Option(IntEnum):
@@ -59,6 +62,11 @@ class Option(IntEnum):
     TOS = lib.PF_OPT_TOS
     TTL = lib.PF_OPT_TTL
     CORK = lib.PF_OPT_CORK
+    REUSEPORT = lib.PF_OPT_REUSEPORT
+    BROADCAST = lib.PF_OPT_BROADCAST
+    MULTICAST_TTL = lib.PF_OPT_MULTICAST_TTL
+    MULTICAST_LOOP = lib.PF_OPT_MULTICAST_LOOP
+    MULTICAST_IF = lib.PF_OPT_MULTICAST_IF
 
 
 class SocketState(IntFlag):
@@ -187,7 +195,7 @@ class Completion:
 
     @property
     def data(self) -> bytes | None:
-        """Of recv: the bytes; b"" at the end of the stream. Else None."""
+        """Of recv: the bytes; b"" at the end of the stream, or of an empty datagram. Else None."""
         return getattr(self, "_data", None)
 
     @property
@@ -197,7 +205,7 @@ class Completion:
 
     @property
     def peer(self) -> _address.Address | None:
-        """Of accept: the address of the peer. Else None."""
+        """Of accept: the address of the peer; of a received datagram: its sender. Else None."""
         return _address.from_bytes(self._raw[_ADDR_AT:DONE_BYTES], self._sock.family)
 
     def check(self) -> Completion:
@@ -232,6 +240,11 @@ def token_of(raw: bytes) -> int:
     """The token in the `struct pf_done` in `raw`."""
     number: int = _u64(raw, _TOKEN_AT)[0]
     return number
+
+
+def has_address(raw: bytes) -> bool:
+    """True when the `struct pf_done` in `raw` names a peer or a sender."""
+    return raw[_ADDR_AT : _ADDR_AT + 2] != b"\0\0"
 
 
 def slot_of(raw: bytes) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pifus._core import _address, _errors, _ops
 from pifus._core._client import ffi, lib
-from pifus._core._ops import Priority, SocketState
+from pifus._core._ops import Priority, Protocol, SocketState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,19 +43,29 @@ class SocketBase:
         "_handle",
         "_plain",
         "_priority",
+        "_protocol",
         "_reap_handle",
         "_rx_lock",
         "_slates",
         "_slot",
     )
 
-    def __init__(self, client: Client, handle: CData, slot: int, family: int, prio: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        handle: CData,
+        slot: int,
+        family: int,
+        prio: int,
+        protocol: Protocol = Protocol.TCP,
+    ) -> None:
         """For the client only."""
         self._client = client
         self._slot = slot
         self._generation = lib.pf_socket_generation(handle, slot)
         self._family = family
         self._priority = prio
+        self._protocol = protocol
         self._rx_lock = threading.Lock()
         # No operation was submitted yet whose completion leaves something to do on this side.
         self._plain = True
@@ -77,6 +87,16 @@ class SocketBase:
     def client(self) -> Client:
         """The client it belongs to."""
         return self._client
+
+    @property
+    def protocol(self) -> Protocol:
+        """pifus.TCP or pifus.UDP."""
+        return self._protocol
+
+    @property
+    def dropped(self) -> int:
+        """How many received datagrams found no room in the receive ring, modulo 2**32."""
+        return int(self._snapshot().rx_dropped)
 
     @property
     def family(self) -> int:

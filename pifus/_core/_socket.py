@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pifus._core import _address, _errors, _ops
 from pifus._core._client import ffi, lib
-from pifus._core._ops import SLICE_NS, Completion, Opcode, Option, Priority
+from pifus._core._ops import SLICE_NS, Completion, Opcode, Option, Priority, Protocol
 from pifus._core._slot import SocketBase, new_slate
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _nop = lib.pf_nop
 _poll = lib.pf_poll
 _wait = lib.pf_wait
 _write = lib.pf_write
+_sendto = lib.pf_sendto
 _monotonic_ns = time.monotonic_ns
 _QUEUE: Final = lib.PF_DELIVER_QUEUE
 # Of these operations more is to be done here than to hand out the completion.
@@ -39,7 +40,7 @@ _SHUTDOWN_FLAGS: Final = (
 
 
 class Socket(SocketBase):
-    """A TCP socket of a client, made by `Client.socket` or by an accept.
+    """A socket of a client, made by `Client.socket` or by an accept.
 
     Methods that submit an operation return its number at once; its completion comes from `poll`,
     `wait`, `Client.wait_any` or the client's callback. All methods are thread-safe; the bytes of
@@ -104,12 +105,14 @@ class Socket(SocketBase):
         self._plain = False
         return self._submit(Opcode.ACCEPT, flags=lib.PF_SQE_MULTISHOT if multishot else 0)
 
-    def connect(self, address: Address) -> int:
-        """Submits a connect.
+    def connect(self, address: Address | None) -> int:
+        """Submits a connect. Of a UDP socket it chooses the peer; None: none any more.
 
         Raises:
             TypeError, OverflowError, OSError: the address is none, as of the kernel's sockets.
         """
+        if address is None and self._protocol == Protocol.UDP:
+            return self._submit(Opcode.CONNECT)
         native = _address.to_native(self._family, address, "connect")
         return self._submit(Opcode.CONNECT, addr=native)
 
@@ -141,8 +144,58 @@ class Socket(SocketBase):
             raise _errors.arena_full(size, self._client.arena_free)
         raise self._refusal(op)
 
+    def sendto(self, data: bytes | bytearray | memoryview, address: Address | None = None) -> int:
+        """Submits the sending of one datagram, which is copied and may change at once.
+
+        It completes when the datagram has been handed to the network; the result is its length.
+
+        Args:
+            data: up to 65,507 bytes (over IPv6 65,487), also none.
+            address: where to; None: to the peer of a connected socket.
+
+        Raises:
+            ArenaFull: no room now in the send arena.
+            TypeError, OverflowError, OSError: the address is none, as of the kernel's sockets;
+                EMSGSIZE, the datagram is too long.
+        """
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error()
+        source: CData = ffi.from_buffer("char[]", data)
+        size = memoryview(data).nbytes
+        if size > lib.PF_MAX_DATAGRAM_BYTES:
+            raise _errors.os_error(errno.EMSGSIZE, f"sendto() of {size} bytes")
+        to = ffi.NULL
+        if address is not None:
+            to = _address.to_native(self._family, address, "sendto")
+        op = _sendto(handle, self._slot, source, size, to, 0, _QUEUE)
+        if op > 0:
+            return op
+        if op == -errno.ENOBUFS:
+            raise _errors.arena_full(size, self._client.arena_free)
+        raise self._refusal(op)
+
+    def join_group(self, group: str, interface: int = 0) -> int:
+        """Submits joining a multicast group: its datagrams to the socket's port are received.
+
+        Args:
+            group: a multicast address of the socket's family.
+            interface: index of the backend's interface (1 is its loopback); 0: the default one.
+
+        Raises:
+            OSError: EINVAL, `group` is no address.
+        """
+        return self._group(lib.PF_GROUP_JOIN, group, interface)
+
+    def leave_group(self, group: str, interface: int = 0) -> int:
+        """Submits leaving a group that was joined with the same arguments."""
+        return self._group(lib.PF_GROUP_LEAVE, group, interface)
+
     def recv(self, limit: int) -> int:
         """Submits a receive of 1 to `limit` bytes: `data` of the completion, b"" at the end.
+
+        Of a UDP socket: of one datagram, whose sender is `peer` of the completion; what is beyond
+        `limit` is dropped.
 
         Raises:
             ValueError: `limit` is not positive.
@@ -283,6 +336,8 @@ class Socket(SocketBase):
             self.release()
         elif result < 0:
             return done
+        elif opcode == Opcode.RECV and self._protocol == Protocol.UDP:
+            done._data = self._take_datagram(handle, result) if _ops.has_address(raw) else b""
         elif opcode == Opcode.RECV:
             done._data = self._take_bytes(handle, result)
         else:
@@ -305,6 +360,12 @@ class Socket(SocketBase):
             lib.pf_rx_consume(handle, self._slot, len(data))
         return data
 
+    def _take_datagram(self, handle: CData, count: int) -> bytes:
+        buffer = ffi.new("char[]", max(count, 1))
+        info = ffi.new("struct pf_datagram *")
+        got = lib.pf_recvfrom(handle, self._slot, buffer, count, 0, 0, info)
+        return ffi.buffer(buffer, max(got, 0))[:]
+
     def set_priority(self, priority: Priority) -> int:
         """Submits a change of priority, for what is submitted afterwards."""
         return self.setopt(Option.PRIORITY, Priority(priority))
@@ -321,6 +382,10 @@ class Socket(SocketBase):
             lib.pf_socket_release(handle, self._slot, lib.PF_CLOSE_GRACEFUL)
 
     # ---- inside ----
+
+    def _group(self, flags: int, group: str, interface: int) -> int:
+        native = _address.to_native(self._family, (group, 0), "group")
+        return self._submit(Opcode.GROUP, flags=flags, token=interface, addr=native)
 
     def _bad_size(self, size: int) -> Exception:
         if size == 0:

@@ -208,6 +208,7 @@ class Core:
             "pbufs",
             "segments",
             "mirrors",
+            "datagrams_dropped",
             "orphans",
         )
         counters: _protocol.Message = {name: int(getattr(public, name)) for name in names}

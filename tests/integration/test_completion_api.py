@@ -352,7 +352,7 @@ def test_arguments(client: pifus.Client) -> None:
     with pytest.raises(TypeError, match="must be tuple"):
         sock.connect("host")  # type: ignore[arg-type]
     with pytest.raises(OSError, match="only TCP"):
-        client.socket(17)  # type: ignore[arg-type]
+        client.socket(132)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="family 1"):
         client.socket(family=socket.AF_UNIX)
     with pytest.raises(ValueError, match="7"):

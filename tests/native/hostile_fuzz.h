@@ -79,6 +79,9 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
         sqe.token =
             sqe.opcode == PF_OP_OPEN ? fuzz_random(fuzz, 3) : fuzz->tokens[fuzz_random(fuzz, 8)];
         sqe.length = fuzz_random(fuzz, 2) ? 4096 : 0;
+        if (sqe.opcode == PF_OP_OPEN) {
+            sqe.offset = fuzz_random(fuzz, PF_KIND_PING + 1);
+        }
     } else if (sqe.opcode == PF_OP_CLOSE) {
         if (fuzz_random(fuzz, 3)) {
             sqe.opcode = PF_OP_NOP; /* so that sockets live for a while */
@@ -87,8 +90,23 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
     } else if (sqe.opcode == PF_OP_WRITE) {
         sqe.length = 1 + fuzz_random(fuzz, fuzz_random(fuzz, 8) ? 2000 : 65536);
         sqe.offset = fuzz_random(fuzz, (uint32_t)fuzz->raw.layout.arena_bytes - sqe.length + 1);
+    } else if (sqe.opcode == PF_OP_SENDTO) {
+        sqe.length = fuzz_random(fuzz, fuzz_random(fuzz, 8) ? 2000 : 65508);
+        sqe.offset = fuzz_random(fuzz, (uint32_t)fuzz->raw.layout.arena_bytes - sqe.length + 1);
+        sqe.addr = fuzz_addr(fuzz);
+        if (fuzz_random(fuzz, 4) == 0) {
+            sqe.addr.family = PF_FAMILY_NONE;
+        }
+        if (fuzz_random(fuzz, 4) == 0) {
+            sqe.token = check_random_next(&fuzz->state);
+        }
+    } else if (sqe.opcode == PF_OP_GROUP) {
+        sqe.flags = (uint8_t)fuzz_random(fuzz, 2);
+        sqe.addr = fuzz_addr(fuzz);
+        memcpy(sqe.addr.ip, sqe.addr.family == PF_FAMILY_IPV4 ? "\xe0" : "\xff\x02", 2);
+        sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_SETOPT) {
-        sqe.offset = fuzz_random(fuzz, PF_OPT_CORK + 2);
+        sqe.offset = fuzz_random(fuzz, PF_OPT_MULTICAST_IF + 2);
         sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_CANCEL) {
         sqe.token = fuzz->raw.next_op - fuzz_random(fuzz, 16);
@@ -159,6 +177,7 @@ static inline void fuzz_words(struct fuzz *fuzz) {
                          &c2b->read_arm,
                          &c2b->write_arm,
                          &raw->control->hint_tail[p],
+                         &raw->control->hint_recent[fuzz_random(fuzz, 12)],
                          &raw->control->event_head[p],
                          &raw->control->waiting};
     uint32_t which = fuzz_random(fuzz, 11);
@@ -201,11 +220,10 @@ static inline void fuzz_reap(struct fuzz *fuzz) {
     struct raw_client *raw = &fuzz->raw;
     for (uint32_t slot = 0; slot < FUZZ_SLOTS; slot++) {
         struct raw_slot *own = &raw->slots[slot];
-        uint32_t tail = pf_load_acquire(&raw_b2c(raw, slot)->cq_tail);
         if (fuzz_random(fuzz, 40) == 0) {
             continue;
         }
-        for (; own->cq_head != tail; own->cq_head++) {
+        for (; pf_cq_ready(raw_cq(raw, slot), raw->layout.cq_depth, own->cq_head); own->cq_head++) {
             const struct pf_cqe *cqe =
                 &raw_cq(raw, slot)[own->cq_head & (raw->layout.cq_depth - 1)];
             if (cqe->opcode == PF_OP_ACCEPT && cqe->result == 0) {

@@ -15,6 +15,7 @@
 
 struct raw_slot {
     uint32_t sq_tail;
+    uint32_t sq_head;
     uint32_t cq_head;
     uint32_t rx_tail;
     uint32_t generation;
@@ -74,6 +75,7 @@ static inline void raw_attach(struct rig *rig, struct raw_client *raw,
             .entries = raw->layout.hint_entries,
             .ring = (uint32_t *)(raw->c2b + raw->layout.c2b_hints) +
                     (size_t)p * raw->layout.hint_entries,
+            .recent = &raw->control->hint_recent[p * PF_HINT_RECENT],
             .shared_tail = &raw->control->hint_tail[p],
             .shared_head = &raw->news->hint_head[p],
         };
@@ -111,7 +113,8 @@ static inline void raw_hint(struct raw_client *raw, uint32_t slot, int priority)
 /* Puts the entry in as it is. False: the queue is full. */
 static inline bool raw_push(struct raw_client *raw, uint32_t slot, const struct pf_sqe *sqe) {
     return pf_sq_push(raw_sq(raw, slot), raw->layout.sq_depth, &raw->slots[slot].sq_tail,
-                      &raw_c2b(raw, slot)->sq_tail, &raw_b2c(raw, slot)->sq_head, sqe);
+                      &raw_c2b(raw, slot)->sq_tail, &raw->slots[slot].sq_head,
+                      &raw_b2c(raw, slot)->sq_head, sqe);
 }
 
 /* Fills in generation and op_id, and hints. The op_id. */
@@ -132,11 +135,9 @@ static inline uint64_t raw_submit(struct raw_client *raw, uint32_t slot, struct 
 /* 1: a completion; 0: none now. */
 static inline int raw_reap(struct raw_client *raw, uint32_t slot, struct pf_cqe *out) {
     struct raw_slot *own = &raw->slots[slot];
-    uint32_t tail = pf_load_acquire(&raw_b2c(raw, slot)->cq_tail);
-    if (tail == own->cq_head) {
+    if (!pf_cq_ready(raw_cq(raw, slot), raw->layout.cq_depth, own->cq_head)) {
         return 0;
     }
-    CHECK(tail - own->cq_head <= raw->layout.cq_depth);
     *out = raw_cq(raw, slot)[own->cq_head & (raw->layout.cq_depth - 1)];
     own->cq_head++;
     pf_store_release(&raw_c2b(raw, slot)->cq_head, own->cq_head);

@@ -220,6 +220,31 @@ static void test_frames(void) {
     pf_flow_table_close(table);
 }
 
+static void test_datagrams_by_port(void) {
+    uint8_t packet[64];
+    struct pf_flow_key four = key4(53, 5000, 0x0A000001);
+    struct pf_flow_key six = key6(53, 5000, 3);
+    begin();
+    for (int i = 0; i < 2; ++i) {
+        const struct pf_flow_key *key = i ? &six : &four;
+        size_t bytes = packet_of(key, packet, 0);
+        packet[i ? 6 : 9] = 17;
+        CHECK_EQ(pf_flow_classify_ip(table, packet, bytes, FALLBACK), FALLBACK);
+        pf_flow_udp_port(table, 53, 2);
+        CHECK_EQ(pf_flow_classify_ip(table, packet, bytes, FALLBACK), 2);
+        CHECK_EQ(pf_flow_classify_ip(table, packet, bytes - 1, FALLBACK), FALLBACK);
+        CHECK_EQ(classify(key), FALLBACK); /* TCP's port 53 is another one */
+        pf_flow_udp_port(table, 53, 0);
+        CHECK_EQ(pf_flow_classify_ip(table, packet, bytes, FALLBACK), 0);
+        pf_flow_listener_set(table, 53, 1);
+        CHECK_EQ(pf_flow_classify_ip(table, packet, bytes, FALLBACK), 0);
+        pf_flow_listener_remove(table, 53);
+        pf_flow_udp_port(table, 53, -1);
+        CHECK_EQ(pf_flow_classify_ip(table, packet, bytes, FALLBACK), FALLBACK);
+    }
+    pf_flow_table_close(table);
+}
+
 static void test_random_bytes_stay_inside(void) {
     begin();
     for (int round = 0; round < 300000; ++round) {
@@ -249,6 +274,7 @@ int main(void) {
     RUN(test_same_answers_as_a_list);
     RUN(test_parser_falls_back);
     RUN(test_frames);
+    RUN(test_datagrams_by_port);
     RUN(test_random_bytes_stay_inside);
     return 0;
 }

@@ -162,9 +162,15 @@ static void test_forged_hints(void) {
     for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
         begin();
         raw.hints[2].ring[0] = slots[i];
+        raw.hints[2].recent[0] = slots[i];
         pf_store_release(&raw.control->hint_tail[2], 1);
         raw_ring(&raw);
         expect_ended("hint for a slot that does not exist");
+        begin(); /* four at once: read from the ring, not from the line of the tail */
+        raw.hints[2].ring[3] = slots[i];
+        pf_store_release(&raw.control->hint_tail[2], 4);
+        raw_ring(&raw);
+        expect_ended("hint in the ring for a slot that does not exist");
     }
     /* The same slot over and over, and empty slots, are only useless. */
     begin();
@@ -248,6 +254,63 @@ static void test_write_edges(void) {
             push_bad(sqe, "write outside of the arena");
         }
     }
+}
+
+static void test_sendto_edges(void) {
+    static const struct {
+        uint32_t offset;
+        uint32_t length;
+        bool inside;
+    } cases[] = {{0, 0, true},           {131072, 0, true},
+                 {131071, 1, true},      {65536, 65535, true},
+                 {131073, 0, false},     {131072, 1, false},
+                 {0, 65536, false},      {65537, 65536, false},
+                 {UINT32_MAX, 1, false}, {UINT32_MAX, UINT32_MAX, false},
+                 {0, UINT32_MAX, false}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct pf_session_request request = rig_request();
+        request.arena_bytes = 131072;
+        raw_attach(&rig, &raw, &request);
+        CHECK_EQ(RAW_CALL(&raw, 0, .opcode = PF_OP_OPEN, .flags = PF_FAMILY_IPV4,
+                          .offset = PF_KIND_DATAGRAM)
+                     .result,
+                 0);
+        struct pf_sqe sqe = sqe_of(PF_OP_SENDTO);
+        sqe.offset = cases[i].offset;
+        sqe.length = cases[i].length;
+        sqe.addr = rig_addr(9);
+        if (cases[i].inside) {
+            CHECK(raw_push(&raw, 0, &sqe));
+            raw.slots[0].flying++;
+            expect_alive();
+        } else {
+            push_bad(sqe, "datagram outside of the arena");
+        }
+    }
+}
+
+/* A place in the receive ring that is inside of a datagram: only the client itself is confused. */
+static void test_read_from_inside_a_datagram(void) {
+    struct pf_session_request request = rig_request();
+    raw_attach(&rig, &raw, &request);
+    struct pf_addr addr = rig_addr(4000);
+    CHECK_EQ(
+        RAW_CALL(&raw, 0, .opcode = PF_OP_OPEN, .flags = PF_FAMILY_IPV4, .offset = PF_KIND_DATAGRAM)
+            .result,
+        0);
+    memset(raw.c2b + raw.layout.c2b_arena, 0xff, 1000);
+    CHECK_EQ(RAW_CALL(&raw, 0, .opcode = PF_OP_BIND, .addr = addr).result, 0);
+    CHECK_EQ(RAW_CALL(&raw, 0, .opcode = PF_OP_SENDTO, .length = 1000, .addr = addr).result, 1000);
+    const struct pf_socket_b2c *b2c = raw_b2c(&raw, 0);
+    uint64_t end = pf_now_ns() + (uint64_t)RIG_PATIENCE;
+    uint32_t start = raw_c2b(&raw, 0)->rx_tail;
+    while (pf_load_acquire(&b2c->rx_head) == start) {
+        CHECK(pf_now_ns() < end);
+        raw_ring(&raw);
+    }
+    pf_store_release(&raw_c2b(&raw, 0)->rx_tail, start + 72 + 16);
+    struct pf_sqe sqe = sqe_of(PF_OP_RECV);
+    push_bad(sqe, "receive from inside a datagram");
 }
 
 static void test_never_reaped(void) {
@@ -428,6 +491,8 @@ int main(void) {
     RUN(test_forged_hints);
     RUN(test_opcodes);
     RUN(test_write_edges);
+    RUN(test_sendto_edges);
+    RUN(test_read_from_inside_a_datagram);
     RUN(test_never_reaped);
     RUN(test_doorbell_storm);
     RUN(test_regions_are_sealed);

@@ -383,6 +383,71 @@ static void ip6_option_without_length(void) {
     REQUIRE(sent_count == 0);
 }
 
+static void send_to(const ip6_addr_t *neighbour) {
+    struct pbuf *p = pbuf_alloc(PBUF_IP, 8, PBUF_RAM);
+    REQUIRE(p != NULL);
+    memset(p->payload, 0, 8);
+    ip6_output_if(p, netif_ip6_addr(&link_netif, 0), neighbour, 64, 0, IP6_NEXTH_UDP, &link_netif);
+    pbuf_free(p);
+}
+
+/* Packets without end to somebody who answers late: what is kept of them leaves room for others. */
+static void nd6_queue_is_shared(void) {
+    struct frame frame;
+    const ip6_addr_t silent = ipv6_address(ROUTER_IPV6);
+    const ip6_addr_t peer = ipv6_address(PEER_IPV6);
+    start_stack(true);
+    for (int i = 0; i < MEMP_NUM_ND6_QUEUE + 100; i++) {
+        send_to(&silent);
+    }
+    neighbour_message(&frame, OUR_IPV6, ADVERTISEMENT, 32, ROUTER_IPV6);
+    append_option(&frame, TARGET_ADDRESS, 1);
+    append(&frame, PEER_MAC, sizeof(PEER_MAC));
+    sent_count = 0;
+    receive(&frame);
+    REQUIRE(sent_count == MEMP_NUM_ND6_QUEUE / LWIP_ND6_NUM_NEIGHBORS);
+    send_to(&peer);
+    neighbour_message(&frame, OUR_IPV6, ADVERTISEMENT, 32, PEER_IPV6);
+    append_option(&frame, TARGET_ADDRESS, 1);
+    append(&frame, PEER_MAC, sizeof(PEER_MAC));
+    sent_count = 0;
+    receive(&frame);
+    REQUIRE(sent_count == 1);
+}
+
+/* Also behind an extension header; and nobody is told that there is no such port. */
+static void udp_input_hook(void) {
+    struct frame frame;
+    start_stack(true);
+    learn_peer();
+    sent_count = 0;
+    ethernet_header(&frame, 0x0800);
+    append16(&frame, 0x4500);
+    append16(&frame, IPV4_HEADER + 8);
+    append32(&frame, 0);
+    append16(&frame, 64 << 8 | 17);
+    append16(&frame, 0);
+    append(&frame, PEER_IPV4, sizeof(PEER_IPV4));
+    append(&frame, OUR_IPV4, sizeof(OUR_IPV4));
+    append16(&frame, PEER_PORT);
+    append16(&frame, CLOSED_PORT);
+    append16(&frame, 8);
+    append16(&frame, 0);
+    receive(&frame);
+    REQUIRE(link_hooks.udp == 1);
+    ipv6_header(&frame, OUR_IPV6, 60, 16);
+    append16(&frame, 17 << 8); /* destination options: padding only, then UDP */
+    append16(&frame, 1 << 8 | 4);
+    append32(&frame, 0);
+    append16(&frame, PEER_PORT);
+    append16(&frame, CLOSED_PORT);
+    append16(&frame, 8);
+    append16(&frame, 0);
+    receive(&frame);
+    REQUIRE(link_hooks.udp == 2);
+    REQUIRE(sent_count == 0);
+}
+
 static const struct test {
     const char *name;
     void (*run)(void);
@@ -406,6 +471,8 @@ static const struct test {
     {"ip6_runt", ip6_runt},
     {"ip6_extension_runt", ip6_extension_runt},
     {"ip6_option_without_length", ip6_option_without_length},
+    {"udp_input_hook", udp_input_hook},
+    {"nd6_queue_is_shared", nd6_queue_is_shared},
 };
 
 static bool passes(const struct test *test) {

@@ -30,6 +30,7 @@ struct ring {
     uint32_t tail;
     uint32_t head;
     uint32_t padding[13];
+    uint32_t known_head;
     _Alignas(64) uint32_t shared_tail;
     _Alignas(64) uint32_t shared_head;
     /* Guards on both sides: a wrong mask writes there. */
@@ -70,13 +71,14 @@ static void ring_init(struct ring *ring, uint32_t entries, uint32_t start) {
     memset(ring->memory, 0xa5, sizeof(ring->memory));
     ring->entries = entries;
     ring->tail = ring->head = ring->shared_tail = ring->shared_head = start;
+    ring->known_head = start;
 }
 
 static bool push(struct ring *ring, uint64_t number) {
     struct pf_sqe entry;
     fill(&entry, number);
     return pf_sq_push(slots(ring), ring->entries, &ring->tail, &ring->shared_tail,
-                      &ring->shared_head, &entry);
+                      &ring->known_head, &ring->shared_head, &entry);
 }
 
 static int pop(struct ring *ring, struct pf_sqe *out) {
@@ -186,11 +188,39 @@ static void test_impossible_head(void) {
     for (size_t i = 0; i < sizeof(forged) / sizeof(forged[0]); i++) {
         struct ring ring;
         ring_init(&ring, 16, 7);
-        CHECK(push(&ring, 0));
+        for (uint64_t number = 0; number < 16; number++) {
+            CHECK(push(&ring, number));
+        }
         ring.shared_head = ring.tail + forged[i];
-        CHECK(!push(&ring, 1));
-        CHECK_EQ(ring.shared_tail, 8);
+        CHECK(!push(&ring, 16));
+        CHECK_EQ(ring.shared_tail, 23);
         check_guards(&ring);
+    }
+}
+
+/* A completion is there when its lap says so, and only then: not in zeroed memory, not one lap
+ * later, not after the position wrapped. */
+static void test_completion_laps(void) {
+    static struct pf_cqe ring[16];
+    static const uint32_t starts[] = {0, 16, 16 * 65534, UINT32_MAX - 40};
+    for (size_t s = 0; s < sizeof(starts) / sizeof(starts[0]); s++) {
+        uint32_t position = starts[s] & ~UINT32_C(15);
+        memset(ring, 0, sizeof(ring));
+        if (position >= 16) { /* what the lap before has left */
+            for (uint32_t i = 0; i < 16; i++) {
+                ring[i].lap = pf_cq_lap(position - 16, 16);
+            }
+        }
+        for (uint32_t i = 0; i < 100; i++, position++) {
+            struct pf_cqe entry = {.op_id = i, .result = -5, .opcode = 3, .flags = 1, .token = 9};
+            CHECK(!pf_cq_ready(ring, 16, position));
+            pf_cq_put(ring, 16, position, &entry);
+            CHECK(pf_cq_ready(ring, 16, position));
+            CHECK(!pf_cq_ready(ring, 16, position + 16));
+            CHECK(!pf_cq_ready(ring, 16, position - 16));
+            entry.lap = ring[position & 15].lap;
+            CHECK(memcmp(&entry, &ring[position & 15], sizeof(entry)) == 0);
+        }
     }
 }
 
@@ -235,6 +265,7 @@ int main(void) {
     RUN(test_random_against_model);
     RUN(test_impossible_tail);
     RUN(test_impossible_head);
+    RUN(test_completion_laps);
     RUN(test_two_threads);
     return 0;
 }

@@ -62,7 +62,7 @@ def test_status_without_after() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("abi", 1, "abi is 1; this backend speaks 2"),
+        ("abi", 0, f"abi is 0; this backend speaks {_protocol.ABI_VERSION}"),
         ("abi", True, "abi is True"),
         ("pid", 0, "pid is 0; allowed is 1 to"),
         ("pid", "7", "pid is '7'"),

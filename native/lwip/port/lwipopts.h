@@ -29,12 +29,13 @@ void pf_lwip_check_thread(void);
 #define MEMP_NUM_TCP_PCB_LISTEN 4096
 #define MEMP_NUM_TCP_SEG 65535
 #define MEMP_NUM_PBUF 65535
-#define MEMP_NUM_REASSDATA 16
+#define MEMP_NUM_REASSDATA 64
 #define MEMP_NUM_FRAG_PBUF 256
-#define MEMP_NUM_ARP_QUEUE 256
-#define MEMP_NUM_ND6_QUEUE 256
+/* As many for each neighbor that the largest datagram waits whole, in fragments, for its address. */
+#define MEMP_NUM_ARP_QUEUE (ARP_TABLE_SIZE * ARP_QUEUE_LEN)
+#define MEMP_NUM_ND6_QUEUE (LWIP_ND6_NUM_NEIGHBORS * 64)
 #define MEMP_NUM_SYS_TIMEOUT (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 8)
-#define MEMP_NUM_UDP_PCB 64
+#define MEMP_NUM_UDP_PCB 1 /* our endpoints are on no list of lwIP's */
 #define MEMP_NUM_RAW_PCB 16
 #define PBUF_POOL_SIZE 1024
 #define PBUF_POOL_BUFSIZE 1600
@@ -50,7 +51,7 @@ void pf_lwip_check_thread(void);
 #define ETH_PAD_SIZE 0
 #define ARP_TABLE_SIZE 127
 #define ARP_QUEUEING 1
-#define ARP_QUEUE_LEN 8
+#define ARP_QUEUE_LEN 64
 #define ETHARP_TRUST_IP_MAC 0
 #define LWIP_NETIF_HOSTNAME 0
 #define LWIP_NETIF_LOOPBACK 0
@@ -65,7 +66,8 @@ void pf_lwip_check_thread(void);
 #define IP_FORWARD 0
 #define IP_REASSEMBLY 1
 #define IP_FRAG 1
-#define IP_REASS_MAX_PBUFS 96
+/* Eleven of the largest datagrams at an MTU of 1500. */
+#define IP_REASS_MAX_PBUFS 512
 #define IPV6_FRAG_COPYHEADER 1
 #define LWIP_IPV6_NUM_ADDRESSES 4
 #define LWIP_IPV6_AUTOCONFIG 1
@@ -74,6 +76,9 @@ void pf_lwip_check_thread(void);
 #define LWIP_IPV6_DHCP6 0
 #define LWIP_IPV6_MLD 1
 #define LWIP_IGMP 1
+/* Groups over all interfaces; an application may have 64. */
+#define MEMP_NUM_IGMP_GROUP 4096
+#define MEMP_NUM_MLD6_GROUP 4096
 #define LWIP_ICMP 1
 #define LWIP_ICMP6 1
 #define LWIP_BROADCAST_PING 0

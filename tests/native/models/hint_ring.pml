@@ -1,10 +1,13 @@
 /* Model of native/shm/hint_ring.h: no hint is lost, the ring never overflows.
  *
  * The producer changes the news of a slot and pushes a hint, unless one for that slot is outstanding.
- * The consumer takes hints and then looks at the news. Asserted in every interleaving:
+ * The consumer takes hints, may say how far it has taken them (in a completion), publishes, and looks
+ * at the news. The producer pushes without fence and look where it knows the earlier hint taken.
+ * Asserted in every interleaving:
  *   - when everything has come to rest and no hint is left, all news have been seen;
- *   - with as many entries as slots, push never finds the ring full, nor an impossible index;
- *   - a hint names the slot that was pushed (its entry is never read before it was written).
+ *   - with twice as many entries as slots, push never finds the ring full, nor an impossible index;
+ *   - a hint names the slot that was pushed (its entry is never read before it was written), whether
+ *     it is read from the ring or from the line of the tail (two entries here).
  *
  * Memory: as in ring.pml, each side has a store buffer, from which stores to different words reach
  * memory in any order and at any later time; loads look into their own buffer first. A release store
@@ -20,7 +23,10 @@
  *   NO_FENCE_PRODUCER, NO_FENCE_CONSUMER    one side only: the other one's fence is not enough
  *   LOOK_FIRST         the consumer looks at the news before it gives the hint back
  *   NO_RELEASE         the tail may be seen before the entry
- *   NO_DEDUPE          every change of news pushes: the ring overflows
+ *   NO_DEDUPE          every change of news pushes: the ring overflows (-DCHANGES=7)
+ *   TAKE_AGAIN         the consumer takes more before it has looked at what it took: news are lost
+ *                      (-DCHANGES=5)
+ *   NO_SECOND_LOOK     the line of the tail is believed although the tail has moved on
  */
 
 #ifdef NO_FENCE
@@ -28,25 +34,31 @@
 #define NO_FENCE_CONSUMER
 #endif
 
-#define SLOTS 2
-#define ENTRIES 2
-#define WRAP 8  /* the shared indices run modulo this */
-#define START 6 /* so that they wrap early */
+#define SLOTS 3
+#define ENTRIES 6 /* a power of two in C; here any number does */
+#define RECENT 2
+#define WRAP 12  /* the shared indices run modulo this */
+#define START 10 /* so that they wrap early */
+#ifndef CHANGES
 #define CHANGES 4
+#endif
 
 #define TAIL 0
 #define HEAD 1
 #define ENTRY(i) (2 + (i))
-#define NEWS(slot) (4 + (slot))
-#define WORDS 6
+#define NEWS(slot) (8 + (slot))
+#define LINE(i) (11 + (i))
+#define TAKEN 13
+#define WORDS 14
 #define PRODUCER 0
 #define CONSUMER 1
 #define PENDING(who, word) ((who) * WORDS + (word))
 #define NOTHING 255
 
 byte memory[WORDS];
-bool pending[12];
-byte value[12];
+bool pending[28];
+byte value[28];
+byte names[WRAP]; /* which slot the hint at a position was about */
 byte seen[SLOTS];
 bool producer_done;
 
@@ -69,7 +81,10 @@ inline store_relaxed(who, word, what) {
 
 #define DRAINED(who)                                                                               \
     (!pending[PENDING(who, 0)] && !pending[PENDING(who, 1)] && !pending[PENDING(who, 2)] &&        \
-     !pending[PENDING(who, 3)] && !pending[PENDING(who, 4)] && !pending[PENDING(who, 5)])
+     !pending[PENDING(who, 3)] && !pending[PENDING(who, 4)] && !pending[PENDING(who, 5)] &&        \
+     !pending[PENDING(who, 6)] && !pending[PENDING(who, 7)] && !pending[PENDING(who, 8)] &&        \
+     !pending[PENDING(who, 9)] && !pending[PENDING(who, 10)] && !pending[PENDING(who, 11)] &&      \
+     !pending[PENDING(who, 12)] && !pending[PENDING(who, 13)])
 
 inline store_release(who, word, what) {
     atomic {
@@ -103,6 +118,22 @@ end: /* nothing buffered is a proper end; and no step is possible then, so that 
     :: FLUSH(9)
     :: FLUSH(10)
     :: FLUSH(11)
+    :: FLUSH(12)
+    :: FLUSH(13)
+    :: FLUSH(14)
+    :: FLUSH(15)
+    :: FLUSH(16)
+    :: FLUSH(17)
+    :: FLUSH(18)
+    :: FLUSH(19)
+    :: FLUSH(20)
+    :: FLUSH(21)
+    :: FLUSH(22)
+    :: FLUSH(23)
+    :: FLUSH(24)
+    :: FLUSH(25)
+    :: FLUSH(26)
+    :: FLUSH(27)
     od
 }
 
@@ -110,45 +141,60 @@ end: /* nothing buffered is a proper end; and no step is possible then, so that 
 
 proctype producer() {
     /* The private tail and the marks are 64 bits wide in C: they do not wrap. */
-    byte tail = START, mark[SLOTS], news[SLOTS], head, used, slot, changes;
+    byte tail = START, known = START, mark[SLOTS], news[SLOTS], head, used, slot, changes;
+    bool push;
     do
     :: changes < CHANGES ->
         changes++;
         if
         :: slot = 0
         :: slot = 1
+        :: slot = 2
         fi;
         news[slot]++;
         store_release(PRODUCER, NEWS(slot), news[slot]);
-        /* pf_hint_push */
-#ifndef NO_FENCE_PRODUCER
-        DRAINED(PRODUCER);
-#endif
-        load(PRODUCER, HEAD, head);
-        used = USED(tail % WRAP, head);
-        assert(used <= ENTRIES);
+        /* pf_hint_learn: a completion came, or did not */
         if
-#ifndef NO_DEDUPE
-        :: mark[slot] > tail - used /* outstanding */
-#endif
+        :: load(PRODUCER, TAKEN, head);
+           known = tail - USED(tail % WRAP, head)
+        :: true
+        fi;
+        /* pf_hint_push */
+        if
 #ifdef NO_DEDUPE
         :: true ->
-#else
-        :: else ->
+            push = true
 #endif
-            assert(used < ENTRIES);
-#ifdef NO_RELEASE
+        :: mark[slot] <= known ->
+            push = true
+        :: mark[slot] > known ->
+#ifndef NO_FENCE_PRODUCER
+            DRAINED(PRODUCER);
+#endif
+            load(PRODUCER, HEAD, head);
+            used = USED(tail % WRAP, head);
+            assert(used <= ENTRIES);
+            push = (mark[slot] <= tail - used)
+        fi;
+        if
+        :: push ->
+            /* More than the ring holds: the consumer would find its tail impossible. */
+            assert(USED(tail % WRAP, memory[HEAD]) < ENTRIES);
+            names[tail % WRAP] = slot;
             store_relaxed(PRODUCER, ENTRY(tail % ENTRIES), slot);
+            store_release(PRODUCER, LINE(tail % RECENT), slot);
             tail++;
             mark[slot] = tail;
+#ifdef NO_RELEASE
             store_relaxed(PRODUCER, TAIL, tail % WRAP)
 #else
-            store_relaxed(PRODUCER, ENTRY(tail % ENTRIES), slot);
-            tail++;
-            mark[slot] = tail;
             store_release(PRODUCER, TAIL, tail % WRAP)
 #endif
-        fi
+        :: else
+        fi;
+        push = false;
+        head = 0;
+        used = 0
     :: else -> break
     od;
     producer_done = true
@@ -158,6 +204,8 @@ proctype producer() {
 
 proctype consumer() {
     byte head = START, tail, count, i, news, slots[ENTRIES];
+    bool from_line;
+again:
     do
     :: /* Nothing can change any more while it is at rest: the last look is a look at everything. */
         memory[TAIL] != head || AT_REST;
@@ -176,14 +224,38 @@ proctype consumer() {
             :: count = USED(tail, head)
             fi;
             i = 0;
+            from_line = (count < RECENT);
+            if
+            :: from_line ->
+                load(CONSUMER, LINE(head % RECENT), slots[0]);
+#ifndef NO_SECOND_LOOK
+                load(CONSUMER, TAIL, tail);
+                from_line = (USED(tail, head) < RECENT)
+#endif
+            :: else
+            fi;
             do
             :: i < count ->
-                load(CONSUMER, ENTRY((head + i) % ENTRIES), slots[i]);
-                assert(slots[i] < SLOTS);
+                if
+                :: !from_line -> load(CONSUMER, ENTRY((head + i) % ENTRIES), slots[i])
+                :: else
+                fi;
+                assert(slots[i] == names[(head + i) % WRAP]);
                 i++
             :: else -> break
             od;
             head = (head + count) % WRAP;
+            /* A completion tells: at once, or never. */
+            if
+            :: store_release(CONSUMER, TAKEN, head)
+            :: true
+            fi;
+#ifdef TAKE_AGAIN
+            if
+            :: memory[TAIL] != head -> goto again
+            :: true
+            fi;
+#endif
 #ifndef LOOK_FIRST
 #ifdef NO_FENCE_CONSUMER
             store_release(CONSUMER, HEAD, head);
@@ -207,19 +279,28 @@ proctype consumer() {
 #endif
             i = 0;
             news = 0;
-            count = 0
+            count = 0;
+            from_line = false
         fi
     od;
     assert(seen[0] == memory[NEWS(0)]);
-    assert(seen[1] == memory[NEWS(1)])
+    assert(seen[1] == memory[NEWS(1)]);
+    assert(seen[2] == memory[NEWS(2)])
 }
 
 init {
     atomic {
         memory[TAIL] = START;
         memory[HEAD] = START;
+        memory[TAKEN] = START;
         memory[ENTRY(0)] = NOTHING;
         memory[ENTRY(1)] = NOTHING;
+        memory[ENTRY(2)] = NOTHING;
+        memory[ENTRY(3)] = NOTHING;
+        memory[ENTRY(4)] = NOTHING;
+        memory[ENTRY(5)] = NOTHING;
+        memory[LINE(0)] = NOTHING;
+        memory[LINE(1)] = NOTHING;
         run buffers();
         run producer();
         run consumer()
