@@ -144,6 +144,8 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
     if endpoint.family == -1:
         is_v6 = state.local.family == lib.PF_FAMILY_IPV6
         endpoint.family = int(_names.AF_INET6 if is_v6 else _names.AF_INET)
+    if bits & lib.PF_STATE_DATAGRAM and not endpoint.datagram:
+        endpoint.become_datagram()
     endpoint.attached = True
     endpoint.settled = True
     endpoint.armed = True

@@ -172,6 +172,12 @@ class Endpoint(Sharing):
         self.reached: set[bytes] = set()
         self.io: Io = _io(self.datagram)
 
+    def become_datagram(self) -> None:
+        """The descriptor came from another process: only its claim told what it is."""
+        self.type = int(_names.SOCK_DGRAM)
+        self.datagram = True
+        self.io = _io(self.datagram)
+
     # ---- calls into the core ----
 
     def enter(self) -> CData:
