@@ -37,8 +37,11 @@ static void on_failed(void *owner, int error) {
     world.failed = error ? error : -1;
 }
 
-static const struct stk_events events = {on_connected, on_acceptable, on_readable, on_acknowledged,
-                                         on_failed};
+static const struct stk_events events = {.connected = on_connected,
+                                         .acceptable = on_acceptable,
+                                         .readable = on_readable,
+                                         .acknowledged = on_acknowledged,
+                                         .failed = on_failed};
 
 static void take_received(void) {
     static uint8_t buffer[65536];
