@@ -175,8 +175,7 @@ static void leave_listener(struct pf_bsock *sock) {
 bool pf_identity_keep(struct pf_bsock *sock, bool kill) {
     struct pf_backend *backend = sock->session->backend;
     struct pf_identity *identity = sock->identity;
-    if (!identity || sock->phase == PF_SOCK_CLOSING || sock->phase == PF_SOCK_MOVED ||
-        sock->dgram) {
+    if (!identity || sock->phase == PF_SOCK_CLOSING || sock->phase == PF_SOCK_MOVED) {
         return false;
     }
     if (identity->first->sharer_next) {
@@ -290,7 +289,7 @@ static int take_bytes(struct pf_bsock *old) {
     const uint8_t *ring =
         session->b2c + session->layout.b2c_rx + (size_t)old->slot * session->layout.rx_bytes;
     uint32_t tail = pf_rx_tail(old);
-    if (tail - old->rx_credited > old->rx_head - old->rx_credited) {
+    if (!old->dgram && tail - old->rx_credited > old->rx_head - old->rx_credited) {
         pf_session_violation(session, "receive ring tail behind what was consumed");
     }
     if (session->doomed == PF_ENDED_VIOLATION) {
@@ -344,7 +343,9 @@ static void pass_fields(struct pf_bsock *old, struct pf_bsock *sock) {
     sock->error = old->error;
     sock->b2c->local = old->b2c->local;
     sock->b2c->peer = old->b2c->peer;
-    if (sock->conn) {
+    if (old->dgram) {
+        pf_dgram_pass(old, sock, old->b2c->moved_rx);
+    } else if (sock->conn) {
         stk_tcp_set_owner(sock->conn, sock);
         (void)stk_tcp_set_option(sock->conn, PF_OPT_PRIORITY, sock->priority);
     }
@@ -455,9 +456,6 @@ static struct pf_identity *of_ticket(struct pf_session *session, uint64_t id) {
 static int obstacle(const struct pf_identity *identity, const struct pf_bsock *sock) {
     if (!identity || !identity->first || identity->first->phase == PF_SOCK_CLOSING) {
         return -EBADF;
-    }
-    if (identity->first->dgram) {
-        return -EOPNOTSUPP; /* datagram sockets stay where they were made, yet */
     }
     int doomed = identity->first->session->doomed;
     if (doomed) { /* about to end: what it does not take along can be had in a moment */

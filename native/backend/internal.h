@@ -358,6 +358,9 @@ int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct 
 int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_group(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+/* The socket moves to another slot: with it what the client of the old one, which is at `tail` of
+ * its ring, has not taken, as far as there is room. */
+void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail);
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
 void pf_dgram_failed(void *owner, int error);
 

@@ -173,6 +173,9 @@ int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t se
  */
 bool pf_moved(struct pf_client *client, const struct pf_sock *sock);
 
+/* After consuming what was received up to `rx_tail`. True: it went with the socket instead. */
+bool pf_consumed_too_late(struct pf_client *client, const struct pf_sock *sock);
+
 /* Submits the close of a released slot, if there is room. Caller holds the lock; true: ring. */
 bool pf_close_locked(struct pf_client *client, struct pf_sock *sock);
 

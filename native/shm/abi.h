@@ -164,7 +164,8 @@ enum pf_socket_state {
     PF_STATE_SHARED = 4096,  /* listener: others accept from the same queue; `accepts` is 1 while it
                                 has something */
     PF_STATE_MOVING = 8192,  /* the socket is on its way to another slot: wait for MOVED */
-    PF_STATE_MOVED = 16384   /* it is gone; moved_rx and moved_sq tell what still counted here */
+    PF_STATE_DATAGRAM = 32768, /* of a claimed socket: it is one of datagrams */
+    PF_STATE_MOVED = 16384     /* it is gone; moved_rx and moved_sq tell what still counted here */
 };
 
 /* Why a client was ended: pf_b2c_control.ended. */

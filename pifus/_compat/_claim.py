@@ -89,24 +89,27 @@ def claim(endpoint: Endpoint, seen: tuple[CData, int] | None) -> CData:
             and (seen is None or endpoint.slot != seen[1])
         ):
             return handle  # another thread was faster
+        owner = endpoint.session
         if handle is None:
-            endpoint.session = _session_at(endpoint.session.path)
+            owner = _session_at(owner.path)
             endpoint.ticket = 0
-            handle = endpoint.session.handle
+            handle = owner.handle
             if handle is None:
-                raise endpoint.gone()
-        slot = _claim(endpoint, handle)
-        if not endpoint.inherited and endpoint.slot >= 0:
+                raise owner.failure()
+        slot = _claim(endpoint, owner, handle)
+        if not endpoint.inherited:
             endpoint.left.append((handle, endpoint.slot))
             endpoint.untidy = True
         endpoint.slot = slot
         endpoint.unreleased = [None]
         _learn(endpoint, handle)
+        # Last: a thread that finds a session goes on with the slot.
+        endpoint.session = owner
         endpoint.inherited = False
         return handle
 
 
-def _claim(endpoint: Endpoint, handle: CData) -> int:
+def _claim(endpoint: Endpoint, owner: Session, handle: CData) -> int:
     op = ffi.new("uint64_t *")
     done = ffi.new("struct pf_done *")
     end = time.monotonic() + _PATIENCE_SECONDS
@@ -115,7 +118,7 @@ def _claim(endpoint: Endpoint, handle: CData) -> int:
             raise _errors.os_error(errno.EBADF)
         fd = endpoint.fds[0]
         if not endpoint.ticket:
-            endpoint.ticket = endpoint.session.show(fd)
+            endpoint.ticket = owner.show(fd)
         slot: int = lib.pf_socket_claim(handle, endpoint.ticket, endpoint.priority, fd, op)
         if slot < 0:
             raise endpoint.error(slot)
@@ -141,6 +144,8 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
     if endpoint.family == -1:
         is_v6 = state.local.family == lib.PF_FAMILY_IPV6
         endpoint.family = int(_names.AF_INET6 if is_v6 else _names.AF_INET)
+    if bits & lib.PF_STATE_DATAGRAM and not endpoint.datagram:
+        endpoint.become_datagram()
     endpoint.attached = True
     endpoint.settled = True
     endpoint.armed = True

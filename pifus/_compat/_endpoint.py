@@ -198,6 +198,12 @@ class Endpoint(Sharing):
             return [*self.options.items()]
         return [*self.requested.items()]
 
+    def become_datagram(self) -> None:
+        """The descriptor came from another process: only its claim told what it is."""
+        self.type = int(_names.SOCK_DGRAM)
+        self.datagram = True
+        self.io = _io(self.datagram)
+
     # ---- calls into the core ----
 
     def enter(self) -> CData:

@@ -125,6 +125,7 @@ class _Constants(Protocol):
     PF_STATE_TX_CLOSED: int
     PF_STATE_SHARED: int
     PF_STATE_MOVED: int
+    PF_STATE_DATAGRAM: int
     PF_ENDED_NOT: int
     PF_ENDED_CLOSED: int
     PF_ENDED_VIOLATION: int
