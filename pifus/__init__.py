@@ -7,6 +7,7 @@ The names here are the public ones; each is loaded when it is first used.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from pifus._ambient import priority
     from pifus.completion import (
         TCP,
         UDP,
@@ -50,6 +51,7 @@ __all__ = [
     "Socket",
     "SocketState",
     "__version__",
+    "priority",
 ]
 
 _ERRORS = frozenset(
@@ -70,7 +72,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module("pifus.errors" if name in _ERRORS else "pifus.completion")
+    places = {"priority": "pifus._ambient"} | dict.fromkeys(_ERRORS, "pifus.errors")
+    module = importlib.import_module(places.get(name, "pifus.completion"))
     value = getattr(module, name)
     globals()[name] = value
     return value

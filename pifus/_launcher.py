@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pifus import _command, _policy
 from pifus._core import _discovery, _protocol
 from pifus._core._channel import Channel
 
@@ -45,26 +46,26 @@ class Plan:
         command: the program and its arguments.
         backend: name or path of the backend; None: as `pifus.Client` finds one.
         driver: drivers and options of a private backend; empty: none was asked for.
-        priority: of the sockets, "high", "medium" or "low".
-        strict: refuse what bypasses the stack.
+        policy: where sockets go, and their priorities.
+        config: a TOML file with more rules.
     """
 
     command: Sequence[str]
     backend: str | None = None
     driver: Sequence[str] = field(default_factory=list)
-    priority: str = "medium"
-    strict: bool = False
+    policy: _policy.Policy = field(default_factory=_policy.Policy)
+    config: str | None = None
 
 
 def environment(
-    environ: Mapping[str, str], backend_path: str, priority: str = "medium"
+    environ: Mapping[str, str], backend_path: str, policy: _policy.Policy
 ) -> dict[str, str]:
     """The environment that makes Python processes use the stack.
 
     Args:
         environ: what it is made of.
         backend_path: the socket of the backend.
-        priority: of the sockets, "high", "medium" or "low".
+        policy: where sockets go, and their priorities.
     """
     package = Path(__file__).resolve().parent
     result = dict(environ)
@@ -74,7 +75,10 @@ def environment(
         filter(None, [str(package / "_site"), environ.get("PYTHONPATH")])
     )
     result["PIFUS_BACKEND"] = backend_path
-    result["PIFUS_PRIORITY"] = priority
+    # All that was said, in one place: children must not read another file.
+    result[_policy.RULES_VARIABLE] = str(policy)
+    result.pop(_policy.CONFIG_VARIABLE, None)
+    result["PIFUS_PRIORITY"] = policy.priority or "medium"
     return result
 
 
@@ -96,15 +100,18 @@ def run(plan: Plan) -> int:
 
     Raises:
         OSError: the backend cannot be reached or started, or it refused.
-        ValueError: the plan contradicts itself, or asks for what is not there yet.
+        ValueError: the plan contradicts itself, or a rule is wrong.
     """
-    if plan.strict:
-        raise ValueError("--strict is not there yet")
+    policy = plan.policy
+    if plan.config is not None:
+        policy = policy.before(_policy.from_file(plan.config))
+    policy = policy.before(_policy.from_environment())
     channel = _discovery.connect(plan.backend, plan.driver or None)
     try:
         # Whether a private backend could start shows in its first answer.
         channel.request(_protocol.Status(), "status")
-        return supervise(plan.command, environment(os.environ, channel.path, plan.priority))
+        command = _command.reachable(plan.command)
+        return supervise(command, environment(os.environ, channel.path, policy))
     finally:
         _let_go(channel)
 

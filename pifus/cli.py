@@ -1,8 +1,9 @@
-"""The command line: `pifus backend | status | run | bench | demo`."""
+"""The command line: `pifus backend | status | run | doctor | bench | demo`."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ usage: pifus COMMAND …
   backend    run a backend that applications attach to
   status     show the backend: clients, counters
   run        run a command over the stack: pifus run -- python -m http.server
+  doctor     tell what of a program will and will not go through the stack
   bench      measure
   demo       show pifus at work
 
@@ -145,7 +147,7 @@ def _print_status(status: dict[str, Any]) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from pifus import _launcher
+    from pifus import _launcher, _policy
 
     parser = argparse.ArgumentParser(
         prog="pifus run",
@@ -156,7 +158,24 @@ def _run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--backend", metavar="NAME", help="name, or path with a /, of the backend")
     parser.add_argument("--driver", metavar="DRIVER", action="append", help="of a private backend")
-    parser.add_argument("--priority", choices=_PRIORITIES, default="medium")
+    for world in ("kernel", "stack"):
+        parser.add_argument(
+            f"--{world}",
+            metavar="TARGET",
+            action="append",
+            dest="rules",
+            type=functools.partial("{} {}".format, world),
+            help=f"sockets that go to the {world}: ADDRESS[/BITS][:PORT[-PORT]]; the first rule "
+            "that fits decides",
+        )
+    parser.add_argument(
+        "--priority",
+        metavar="[PORTS=]PRIORITY",
+        action="append",
+        default=[],
+        help="of all sockets, or of those with a local or remote port: 502=high",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with rules and priorities")
     parser.add_argument("--strict", action="store_true", help="refuse what bypasses the stack")
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, rest = parser.parse_known_args(arguments[:split])
@@ -169,15 +188,56 @@ def _run(arguments: Sequence[str]) -> int:
         parser.error(f"unknown option {rest[0]}: options of a private backend need --driver")
     if options.driver and options.backend:
         parser.error("give either --backend or --driver")
+    policy = _policy.parse(
+        [
+            *(options.rules or []),
+            *(f"priority {text}" for text in options.priority),
+            *(["strict"] if options.strict else []),
+        ]
+    )
     return _launcher.run(
         _launcher.Plan(
             command=command,
             backend=options.backend,
             driver=[*(options.driver or []), *rest],
-            priority=options.priority,
-            strict=options.strict,
+            policy=policy,
+            config=options.config,
         )
     )
+
+
+def _starts_command(arguments: Sequence[str], at: int) -> bool:
+    """Whether the word is the first of the command, and not an option of ours or its value."""
+    word = arguments[at]
+    if word in ("--", "-m"):
+        return True
+    return not word.startswith("-") and (at == 0 or arguments[at - 1] != "--backend")
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from pifus import _doctor as doctor
+
+    parser = argparse.ArgumentParser(
+        prog="pifus doctor",
+        usage="pifus doctor [--backend NAME] [--json] [--] [COMMAND … | SCRIPT.py | MODULE]",
+        description="Tells what of a program will and will not go through the stack, and why. The "
+        "program is read, not run. Exit status: 0 all goes through the stack, 1 not all.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--backend", metavar="NAME", help="name, or path with a /, of the backend")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = list(arguments)
+    starts = [at for at, word in enumerate(arguments) if _starts_command(arguments, at)]
+    split = starts[0] if starts else len(arguments)
+    options = parser.parse_args(arguments[:split])
+    command = arguments[split:]
+    command = command[1:] if command[:1] == ["--"] else command
+    report = doctor.examine(command, options.backend)
+    if options.json:
+        print(doctor.as_json(report))
+    else:
+        doctor.show(report)
+    return 0 if report.ok else 1
 
 
 def _bench(arguments: Sequence[str]) -> int:
@@ -192,6 +252,7 @@ _COMMANDS = {
     "backend": _backend,
     "status": _status,
     "run": _run,
+    "doctor": _doctor,
     "bench": _bench,
     "demo": _demo,
 }

@@ -12,7 +12,7 @@ import threading
 from typing import Any, Final
 
 from pifus import compat_socket
-from pifus._compat import _sendfile, _table
+from pifus._compat import _bypass, _greenlets, _sendfile, _table, _tls_hook
 
 _lock: Final = threading.Lock()
 _patched = False
@@ -46,7 +46,11 @@ def patch() -> None:
         _replace(socket, "_socket", compat_socket)
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
+        _tls_hook.wire("pifus.monkey")
+        _greenlets.wire()
         _patched = True
+        _table.taking_over = True
+        _bypass.watch()
 
 
 def unpatch() -> None:
@@ -56,11 +60,20 @@ def unpatch() -> None:
         if not _patched:
             return
         _patched = False
+        _table.taking_over = False
+        _bypass.unwatch()
+        _greenlets.unwire()
         if _table.endpoints:
             # Only the constructor: the methods find out by themselves whose socket they are for.
             _put_back(socket, "_socket")
         else:
             _restore_all()
+            _tls_hook.unwire("pifus.monkey")
+
+
+def bypasses() -> list[str]:
+    """What was noticed to go past the stack so far: one sentence each, as printed to stderr."""
+    return _bypass.told()
 
 
 def is_patched() -> bool:

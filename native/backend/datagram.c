@@ -108,6 +108,59 @@ void pf_dgram_failed(void *owner, int error) {
     pf_wake(sock);
 }
 
+/* ---- moving ---- */
+
+static void copy_record(const struct pf_bsock *old, uint32_t from, struct pf_bsock *sock,
+                        uint32_t bytes) {
+    for (uint32_t done = 0; done < bytes;) {
+        uint32_t source;
+        uint32_t target;
+        uint32_t piece = first_piece(old, from + done, bytes - done, &source);
+        piece = first_piece(sock, sock->rx_head + done, piece, &target);
+        memcpy(ring_of(sock) + target, ring_of(old) + source, piece);
+        done += piece;
+    }
+    sock->rx_head += bytes;
+}
+
+/* Whoever lies about where it is loses the rest: a record must begin there. */
+static void pass_records(const struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
+    uint32_t room = sock->rx_bytes;
+    while (old->rx_head - tail >= sizeof(struct pf_datagram)) {
+        struct pf_datagram header;
+        uint32_t start;
+        uint32_t first = first_piece(old, tail, sizeof(header), &start);
+        memcpy(&header, ring_of(old) + start, first);
+        memcpy((uint8_t *)&header + first, ring_of(old), sizeof(header) - first);
+        if (header.length > UINT16_MAX || record_bytes(header.length) > old->rx_head - tail ||
+            record_bytes(header.length) > room) {
+            break;
+        }
+        copy_record(old, tail, sock, record_bytes(header.length));
+        room -= record_bytes(header.length);
+        tail += record_bytes(header.length);
+    }
+    pf_store_release(&sock->b2c->rx_head, sock->rx_head);
+}
+
+void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
+    sock->dgram = old->dgram;
+    old->dgram = NULL;
+    stk_udp_set_owner(sock->dgram, sock);
+    (void)stk_udp_set_option(sock->dgram, PF_OPT_PRIORITY, sock->priority);
+    sock->groups = old->groups;
+    sock->session->groups += old->groups;
+    old->session->groups -= old->groups;
+    old->groups = 0;
+    if (old->b2c->accepts != pf_load_acquire(&old->c2b->accepts_taken)) {
+        sock->b2c->error = old->b2c->error; /* nobody was told of it yet */
+        pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
+    }
+    pass_records(old, sock, tail);
+    uint32_t kept = PF_STATE_CONNECTED | PF_STATE_TX_CLOSED | PF_STATE_EOF;
+    pf_sock_set_state(sock, (old->state & kept) | PF_STATE_DATAGRAM, 0);
+}
+
 /* ---- operations ---- */
 
 int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
@@ -188,7 +241,6 @@ int pf_dgram_sendto(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     if (!to_peer && sqe->addr.family != sock->family) {
         return -EAFNOSUPPORT;
     }
-    sock->tx_progress = true; /* whatever comes of it, its block is free again */
     if (sock->state & PF_STATE_TX_CLOSED) {
         return -EPIPE;
     }

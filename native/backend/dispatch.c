@@ -12,8 +12,7 @@ static bool addr_valid(const struct pf_addr *addr) {
     return addr->family == PF_FAMILY_IPV4 || addr->family == PF_FAMILY_IPV6;
 }
 
-/* The best of what was asked for and what the client is granted. */
-static void set_priority(struct pf_bsock *sock, uint64_t wanted) {
+void pf_sock_set_priority(struct pf_bsock *sock, uint64_t wanted) {
     uint32_t best = sock->session->granted.best_priority;
     uint8_t priority = wanted < PF_PRIORITIES ? (uint8_t)wanted : PF_PRIORITY_LOW;
     bool ready = sock->ready;
@@ -50,7 +49,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     struct stk_conn *conn = NULL;
     int error = 0;
     (void)op;
-    set_priority(sock, sqe->token);
+    pf_sock_set_priority(sock, sqe->token);
     sock->family = sqe->flags;
     if (sqe->offset == PF_KIND_DATAGRAM || sqe->offset == PF_KIND_PING) {
         return pf_dgram_open(sock, sqe);
@@ -94,23 +93,23 @@ static int adopt_by_ticket(struct pf_bsock *sock, const struct pf_sqe *sqe,
 
 static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     if (sqe->flags & PF_SQE_TICKET) {
-        set_priority(sock, sqe->offset);
+        pf_sock_set_priority(sock, sqe->offset);
         return adopt_by_ticket(sock, sqe, op);
     }
     struct pf_session *session = sock->session;
     struct stk_conn *conn = pf_session_claim(session, sqe->token);
-    set_priority(sock, sqe->offset);
+    pf_sock_set_priority(sock, sqe->offset);
     int result = start(sock, sqe, conn, conn ? 0 : -EINVAL);
     if (result != 0) {
         return result;
     }
     sock->phase = PF_SOCK_CONNECTED;
-    sock->was_connected = true;
     pf_sock_names(sock);
     sock->family = (uint8_t)sock->b2c->local.family;
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     stk_tcp_set_owner(conn, sock);
     (void)stk_tcp_set_option(conn, PF_OPT_PRIORITY, sock->priority);
+    pf_sock_size_credit(sock);
     pf_rx_flush(sock); /* what came before the adoption */
     if (stk_tcp_error(conn)) {
         /* Ended meanwhile: as with the kernel, its bytes are read first, then its error. */
@@ -119,58 +118,17 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     return 0;
 }
 
-/* A connect that failed, or a connection that ended, may be followed by another one on the same
- * socket. A port that the program chose stays bound. */
-static int reopen(struct pf_bsock *sock) {
-    struct stk_conn *conn = NULL;
-    struct pf_addr bound = sock->b2c->local;
-    int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
-    if (result != 0) {
-        return result;
-    }
-    if (sock->conn) {
-        stk_tcp_close(sock->conn);
-    }
-    sock->conn = conn;
-    sock->error = 0;
-    sock->b2c->error = 0;
-    sock->tx_finish = false;
-    sock->tx_finished = false;
-    sock->rx_shut = false;
-    sock->was_connected = false;
-    sock->mirror_ended = 0;
-    /* The new connection's stream and window have nothing to do with the old one's. */
-    sock->tx_written = 0;
-    sock->tx_acked = 0;
-    sock->rx_credited = sock->rx_head;
-    pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
-    sock->bound = sock->bound && sock->port_chosen;
-    sock->phase = PF_SOCK_OPEN;
-    if (sock->bound) {
-        (void)stk_tcp_set_option(conn, PF_OPT_REUSEADDR, 1);
-        result = stk_tcp_bind(conn, &bound);
-        sock->bound = result == 0;
-    }
-    pf_sock_names(sock);
-    return result;
-}
-
 static int do_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    int result = sock->phase == PF_SOCK_BROKEN ? reopen(sock) : 0;
-    if (result != 0) {
-        return result;
-    }
     if (sock->phase != PF_SOCK_OPEN || sock->bound) {
         return -EINVAL;
     }
     if (!addr_valid(&sqe->addr) || sqe->addr.family != sock->family) {
         return -EAFNOSUPPORT;
     }
-    result = stk_tcp_bind(sock->conn, &sqe->addr);
+    int result = stk_tcp_bind(sock->conn, &sqe->addr);
     if (result == 0) {
         sock->bound = true;
-        sock->port_chosen = sqe->addr.port != 0;
         pf_sock_names(sock);
     }
     return result;
@@ -181,22 +139,18 @@ static int do_listen(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sock->phase == PF_SOCK_LISTENING) {
         return stk_tcp_listen(sock->conn, sqe->length);
     }
-    int result = sock->phase == PF_SOCK_BROKEN ? reopen(sock) : 0;
-    if (result != 0) {
-        return result;
-    }
     if (sock->phase != PF_SOCK_OPEN) {
         return -EINVAL;
     }
     if (!sock->bound) { /* as the kernel does: listen on an ephemeral port */
         struct pf_addr any = {.family = sock->family};
-        result = stk_tcp_bind(sock->conn, &any);
+        int result = stk_tcp_bind(sock->conn, &any);
         if (result != 0) {
             return result;
         }
         sock->bound = true;
     }
-    result = stk_tcp_listen(sock->conn, sqe->length);
+    int result = stk_tcp_listen(sock->conn, sqe->length);
     if (result == 0) {
         sock->phase = PF_SOCK_LISTENING;
         pf_sock_names(sock);
@@ -235,6 +189,30 @@ static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
         return -EAGAIN;
     }
     return PENDING;
+}
+
+static int reopen(struct pf_bsock *sock) {
+    struct stk_conn *conn = NULL;
+    int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
+    if (result == 0) {
+        if (sock->conn) {
+            stk_tcp_close(sock->conn);
+        }
+        sock->conn = conn;
+        sock->phase = PF_SOCK_OPEN;
+        sock->bound = false;
+        sock->error = 0;
+        sock->b2c->error = 0;
+        sock->tx_finish = false;
+        sock->tx_finished = false;
+        sock->rx_shut = false;
+        /* The new connection's stream and window have nothing to do with the old one's. */
+        sock->tx_written = 0;
+        sock->tx_acked = 0;
+        sock->rx_credited = sock->rx_head;
+        pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
+    }
+    return result;
 }
 
 static int do_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
@@ -313,24 +291,12 @@ static int do_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     return PENDING;
 }
 
-/* As on Linux: connections that wait are reset, and the socket may listen again. */
-static int stop_listening(struct pf_bsock *sock) {
-    pf_session_drop_accepts(sock);
-    pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -EINVAL);
-    sock->multishot = false;
-    pf_sock_set_state(sock, 0, PF_STATE_LISTENING | PF_STATE_WANTS_HINT);
-    return reopen(sock);
-}
-
 static int do_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
     if ((sqe->flags & ~(PF_SHUT_READ | PF_SHUT_WRITE)) != 0 || sqe->flags == 0) {
         return -EINVAL;
     }
-    if (sock->phase == PF_SOCK_LISTENING) {
-        return sqe->flags & PF_SHUT_READ ? stop_listening(sock) : 0;
-    }
-    if (sock->phase != PF_SOCK_CONNECTED || stk_tcp_gone(sock->conn)) {
+    if (sock->phase != PF_SOCK_CONNECTED) {
         return -ENOTCONN;
     }
     if (sqe->flags & PF_SHUT_READ) {
@@ -403,44 +369,27 @@ static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     return -ENOENT; /* done already, or one that cannot be taken back */
 }
 
-static int do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
-    (void)op;
-    if (sock->phase == PF_SOCK_BROKEN || (!sock->conn && !sock->dgram)) {
-        return 0; /* options of a connection that is gone have no effect, as in the kernel */
-    }
-    if (sqe->offset == PF_OPT_PRIORITY) {
-        if (sqe->token >= PF_PRIORITIES) {
-            return -EINVAL;
-        }
-        if (sqe->token < sock->session->granted.best_priority) {
-            return -EPERM;
-        }
-        set_priority(sock, sqe->token);
-        sock->b2c->priority = sock->priority;
-    }
-    if (sqe->offset == PF_OPT_V6ONLY && (sock->phase != PF_SOCK_OPEN || sock->bound)) {
-        return -EINVAL;
-    }
-    return sock->dgram ? stk_udp_set_option(sock->dgram, sqe->offset, sqe->token)
-                       : stk_tcp_set_option(sock->conn, sqe->offset, sqe->token);
-}
-
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    uint64_t number;
-    int fd = pf_session_take_mirror(sock->session, sqe->token, &number);
-    if (fd < 0) {
-        return -EBADF;
+    if (sqe->token != 0) {
+        uint64_t number;
+        int fd = pf_session_take_mirror(sock->session, sqe->token, &number);
+        if (fd < 0) {
+            return -EBADF;
+        }
+        if (pf_identity_is_shared(sock) || pf_identity_attach(sock, number, fd) != 0) {
+            (void)close(fd);
+            sock->session->backend->mirrors--;
+            return -EBADF;
+        }
+        sock->mirror_eof = false;
+        sock->read_token = sock->b2c->read_token;
+        sock->write_token = sock->b2c->write_token;
     }
-    if (pf_identity_is_shared(sock) || pf_identity_attach(sock, number, fd) != 0) {
-        (void)close(fd);
-        sock->session->backend->mirrors--;
-        return -EBADF;
+    /* Before the completion: once that is there, the descriptor shows what holds. */
+    if (sock->mirror_fd >= 0) {
+        pf_mirror_update(sock);
     }
-    sock->mirror_ended = 0;
-    sock->read_token = sock->b2c->read_token;
-    sock->write_token = sock->b2c->write_token;
-    pf_wake(sock);
     return 0;
 }
 
@@ -464,10 +413,11 @@ static const struct {
     [PF_OP_CLOSE] = {do_close, NULL, NEEDS_SOCKET},
     [PF_OP_NOP] = {do_nop, NULL, NEEDS_SOCKET},
     [PF_OP_CANCEL] = {do_cancel, NULL, NEEDS_SOCKET},
-    [PF_OP_SETOPT] = {do_setopt, NULL, NEEDS_SOCKET},
+    [PF_OP_SETOPT] = {pf_do_setopt, NULL, NEEDS_SOCKET},
     [PF_OP_MIRROR] = {do_mirror, NULL, NEEDS_SOCKET},
     [PF_OP_SENDTO] = {pf_dgram_unsupported, pf_dgram_sendto, NEEDS_SOCKET},
     [PF_OP_GROUP] = {pf_dgram_unsupported, pf_dgram_group, NEEDS_SOCKET},
+    [PF_OP_QUERY] = {pf_do_query, NULL, NEEDS_SOCKET},
 };
 _Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
                "every operation has a row");

@@ -53,9 +53,6 @@ static void unwatch(struct pf_backend *backend, struct pf_identity *identity) {
 static void refresh(struct pf_bsock *sock) {
     sock->read_token = pf_load_acquire(&sock->c2b->read_arm) - 1;
     sock->write_token = pf_load_acquire(&sock->c2b->write_arm) - 1;
-    if (sock->phase == PF_SOCK_CONNECTED && sock->writes.head == sock->writes.tail) {
-        sock->tx_progress = true; /* else the next acknowledgement says so */
-    }
     pf_wake(sock);
 }
 
@@ -85,15 +82,29 @@ int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd) {
     return 0;
 }
 
+static void close_end(struct pf_backend *backend, struct pf_identity *identity) {
+    if (identity->fd >= 0) {
+        unwatch(backend, identity);
+        (void)close(identity->fd);
+        identity->fd = -1;
+        backend->mirrors--;
+    }
+}
+
+void pf_identity_hang_up(struct pf_bsock *sock) {
+    if (sock->identity) {
+        close_end(sock->session->backend, sock->identity);
+        sock->mirror_fd = -1;
+    }
+}
+
 static void forget(struct pf_backend *backend, struct pf_identity *identity) {
     struct pf_identity **link = bucket(backend, identity->number);
     while (*link != identity) {
         link = &(*link)->next;
     }
     *link = identity->next;
-    unwatch(backend, identity);
-    (void)close(identity->fd);
-    backend->mirrors--;
+    close_end(backend, identity);
     free(identity);
 }
 
@@ -139,6 +150,9 @@ static void append_sharer(struct pf_identity *identity, struct pf_bsock *sock) {
 /* ---- letting go ---- */
 
 static bool hung_up(const struct pf_identity *identity) {
+    if (identity->fd < 0) {
+        return true; /* after an error, and so nobody can be seen to hold it */
+    }
     struct pollfd watched = {.fd = identity->fd};
     return poll(&watched, 1, 0) > 0 && (watched.revents & (POLLHUP | POLLERR | POLLNVAL));
 }
@@ -161,8 +175,7 @@ static void leave_listener(struct pf_bsock *sock) {
 bool pf_identity_keep(struct pf_bsock *sock, bool kill) {
     struct pf_backend *backend = sock->session->backend;
     struct pf_identity *identity = sock->identity;
-    if (!identity || sock->phase == PF_SOCK_CLOSING || sock->phase == PF_SOCK_MOVED ||
-        sock->dgram) {
+    if (!identity || sock->phase == PF_SOCK_CLOSING || sock->phase == PF_SOCK_MOVED) {
         return false;
     }
     if (identity->first->sharer_next) {
@@ -276,7 +289,7 @@ static int take_bytes(struct pf_bsock *old) {
     const uint8_t *ring =
         session->b2c + session->layout.b2c_rx + (size_t)old->slot * session->layout.rx_bytes;
     uint32_t tail = pf_rx_tail(old);
-    if (tail - old->rx_credited > old->rx_head - old->rx_credited) {
+    if (!old->dgram && tail - old->rx_credited > old->rx_head - old->rx_credited) {
         pf_session_violation(session, "receive ring tail behind what was consumed");
     }
     if (session->doomed == PF_ENDED_VIOLATION) {
@@ -326,13 +339,13 @@ static void pass_fields(struct pf_bsock *old, struct pf_bsock *sock) {
     sock->tx_finish = old->tx_finish;
     sock->tx_finished = old->tx_finished;
     sock->rx_shut = old->rx_shut;
-    sock->was_connected = old->was_connected;
-    sock->port_chosen = old->port_chosen;
-    sock->mirror_ended = old->mirror_ended;
+    sock->mirror_eof = old->mirror_eof;
     sock->error = old->error;
     sock->b2c->local = old->b2c->local;
     sock->b2c->peer = old->b2c->peer;
-    if (sock->conn) {
+    if (old->dgram) {
+        pf_dgram_pass(old, sock, old->b2c->moved_rx);
+    } else if (sock->conn) {
         stk_tcp_set_owner(sock->conn, sock);
         (void)stk_tcp_set_option(sock->conn, PF_OPT_PRIORITY, sock->priority);
     }
@@ -443,9 +456,6 @@ static struct pf_identity *of_ticket(struct pf_session *session, uint64_t id) {
 static int obstacle(const struct pf_identity *identity, const struct pf_bsock *sock) {
     if (!identity || !identity->first || identity->first->phase == PF_SOCK_CLOSING) {
         return -EBADF;
-    }
-    if (identity->first->dgram) {
-        return -EOPNOTSUPP; /* datagram sockets stay where they were made, yet */
     }
     int doomed = identity->first->session->doomed;
     if (doomed) { /* about to end: what it does not take along can be had in a moment */

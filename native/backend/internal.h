@@ -21,6 +21,8 @@
 #define PF_CREDIT_THRESHOLD (64U * 1024U)
 #define PF_HINTS_PER_VISIT 32U
 #define PF_FRAMES_EVERY_OPERATIONS 8U
+/* Linux holds a corked segment back for so long. */
+#define PF_CORK_NS UINT64_C(200000000)
 /* A closing connection may go so long without any acknowledgement of its last bytes. */
 #define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
@@ -80,16 +82,16 @@ struct pf_bsock {
     uint8_t family;
     bool v6only;
     bool bound;
-    bool was_connected;
-    bool port_chosen; /* by the program: it stays bound when a connect fails */
-    bool multishot;   /* the oldest accept stays */
-    bool tx_finish;   /* FIN after the last write */
+    bool multishot; /* the oldest accept stays */
+    bool tx_finish; /* FIN after the last write */
     bool tx_finished;
     bool rx_shut;
-    bool tx_stalled;      /* the stack was out of memory: the tick tries again */
-    bool tx_progress;     /* for the mirror: there is room to write again */
-    uint8_t mirror_ended; /* PF_SHUT_*: what the mirror shows to be over */
-    uint32_t work;        /* enum pf_work */
+    bool tx_stalled; /* the stack was out of memory: the tick tries again */
+    bool mirror_eof;
+    bool corked;               /* segments that are not full are held back */
+    uint64_t cork_ns;          /* since when one is; 0: none */
+    uint32_t credit_threshold; /* unaccounted bytes from which on the client is asked to tell */
+    uint32_t work;             /* enum pf_work */
     uint32_t sq_head;
     uint32_t cq_tail;
     uint32_t inflight; /* operations taken and not finally completed */
@@ -145,7 +147,6 @@ struct pf_unadopted {
     uint64_t order;
     uint32_t slot; /* of the listener */
     uint32_t generation;
-    uint32_t number; /* of the listener's accepts */
 };
 
 struct pf_mirror {
@@ -190,6 +191,7 @@ struct pf_session {
     struct pf_mirror *mirrors;
     uint32_t mirror_count;
     uint32_t mirror_capacity;
+    uint32_t mirror_cursor;
     struct pf_ticket *tickets;
     uint32_t ticket_count;
     uint32_t ticket_capacity;
@@ -300,8 +302,6 @@ void pf_session_reap(struct pf_session *session);
 void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command);
 int pf_session_take_mirror(struct pf_session *session, uint64_t id, uint64_t *number);
 uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn);
-/* Resets the connections that were reported to the client and never handed to the program. */
-void pf_session_drop_accepts(const struct pf_bsock *listener);
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
 /* Connections that were reported and not adopted: back to their listeners, or reset. NULL: of all
  * listeners. */
@@ -338,8 +338,18 @@ bool pf_op_push(struct pf_bsock *sock, struct pf_op_queue *queue, const struct p
 struct pf_op *pf_op_first(const struct pf_bsock *sock, const struct pf_op_queue *queue);
 void pf_ops_fail(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, int result);
 
+/* setopt.c */
+int pf_do_setopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+int pf_do_query(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+/* From which on the client is asked to tell what it consumed: in proportion to the window. */
+void pf_sock_size_credit(struct pf_bsock *sock);
+
+/* dispatch.c */
+/* The best of what was asked for and what the client is granted. */
+void pf_sock_set_priority(struct pf_bsock *sock, uint64_t wanted);
 /* datagram.c: handlers as in dispatch.c, of sockets that have a dgram, and events of the stack. */
-#define PF_OP_PENDING 1 /* what a handler returns when the operation completes later */
+/* What a handler returns when the operation completes later; otherwise its result, or -errno. */
+#define PF_OP_PENDING INT32_MAX
 int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe);
 int pf_dgram_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
@@ -348,6 +358,9 @@ int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct 
 int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_group(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+/* The socket moves to another slot: with it what the client of the old one, which is at `tail` of
+ * its ring, has not taken, as far as there is room. */
+void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail);
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
 void pf_dgram_failed(void *owner, int error);
 
@@ -375,6 +388,9 @@ struct pf_identity {
 int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd);
 /* The slot has nothing to do with its mirror any more. */
 void pf_identity_leave(struct pf_bsock *sock);
+/* The connection ended with an error: the mirror shows that for ever. Claims still find the slot.
+ */
+void pf_identity_hang_up(struct pf_bsock *sock);
 /* The client let go of the socket, or is gone. True: another process holds it, so it stays. `kill`:
  * not what the client had until now. */
 bool pf_identity_keep(struct pf_bsock *sock, bool kill);
@@ -393,6 +409,8 @@ void pf_drains_fail(struct pf_bsock *sock, int error);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* With a page of information. */
+void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]);
 /* Of the receive of a datagram: with its sender. */
 void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
                   const struct pf_addr *source);
@@ -405,6 +423,12 @@ bool pf_cq_takes_more(struct pf_bsock *sock);
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
+
+/* readiness.c */
+/* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
+ * there is room to write, each at most once per arming by the client; and its ends. Only for a
+ * socket that has one; after an error it has none any more. */
+void pf_mirror_update(struct pf_bsock *sock);
 
 /* ready.c */
 void pf_ready_add(struct pf_bsock *sock, uint32_t work);

@@ -109,12 +109,6 @@ static void serve(struct pf_bsock *sock) {
         } else if (sock->phase == PF_SOCK_LISTENING) {
             pf_accept_report(sock);
         }
-        if (sock->phase == PF_SOCK_CONNECTED && sock->writes.head == sock->writes.tail) {
-            sock->tx_progress = true; /* one that still connects is not writable */
-        }
-        if (sock->dgram && pf_load_acquire(&sock->c2b->sq_tail) == sock->sq_head) {
-            sock->tx_progress = true; /* every datagram is out of the arena */
-        }
         if (sock->mirror_fd >= 0) {
             pf_wake(sock);
         }
@@ -215,7 +209,7 @@ static void tick(struct pf_backend *backend) {
         }
         session->noise = 0;
         for (uint32_t slot = 0; stalled && slot < session->layout.max_sockets; slot++) {
-            if (session->socks[slot].tx_stalled) {
+            if (session->socks[slot].tx_stalled || session->socks[slot].cork_ns) {
                 pf_ready_add(&session->socks[slot], PF_WORK_TX);
             }
         }

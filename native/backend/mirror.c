@@ -55,6 +55,8 @@ static int make_mirror(const struct pf_backend *backend, int *theirs, int *ours,
     }
     int least = 1; /* the kernel raises it to its minimum: full after few bytes */
     (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
+    /* Never read: see readiness.c. */
+    (void)send(pair[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     *number = cookie(pair[0]);
     int bad = *number ? name_end(backend, pair[1]) : -ENOPROTOOPT;
     if (bad) {

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "backend/internal.h"
 
@@ -35,6 +34,19 @@ void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t 
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
     };
+    sock->inflight--;
+    put(sock, &cqe);
+}
+
+void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .opcode = PF_OP_QUERY,
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+    };
+    memcpy(&cqe.addr, page, sizeof(cqe.addr));
+    memcpy(&cqe.token, page + sizeof(cqe.addr), sizeof(cqe.token));
     sock->inflight--;
     put(sock, &cqe);
 }
@@ -97,73 +109,6 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
     return true;
 }
 
-static bool mirror_readable(const struct pf_bsock *sock) {
-    if (pf_identity_is_shared(sock)) {
-        return stk_tcp_acceptable(sock->conn);
-    }
-    /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
-    bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
-    if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
-        return reported;
-    }
-    return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
-           (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
-}
-
-/* What is over for the socket is over for the descriptor: RDHUP, and HUP when it is both. Not after
- * a connect that failed: another one may follow, and this cannot be taken back. */
-static void mirror_end(struct pf_bsock *sock) {
-    uint8_t over = 0;
-    if (!sock->was_connected) {
-        return;
-    }
-    if (sock->state & (PF_STATE_EOF | PF_STATE_ERROR)) {
-        over |= PF_SHUT_READ;
-    }
-    if (sock->state & (PF_STATE_TX_CLOSED | PF_STATE_ERROR)) {
-        over |= PF_SHUT_WRITE;
-    }
-    over &= (uint8_t)~sock->mirror_ended;
-    sock->mirror_ended |= over;
-    /* This end's directions are the other end's, crossed. */
-    if (over & PF_SHUT_READ) {
-        (void)shutdown(sock->mirror_fd, SHUT_WR);
-    }
-    if (over & PF_SHUT_WRITE) {
-        (void)shutdown(sock->mirror_fd, SHUT_RD);
-    }
-}
-
-/* Brings the mirror descriptor in line: a token in it when there is something to read, drained when
- * there is room to write; each at most once per arming by the client. */
-static void mirror_update(struct pf_bsock *sock) {
-    uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
-    bool news = arm != sock->read_token || (sock->identity && sock->identity->arrived);
-    if (news && mirror_readable(sock)) {
-        (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-        sock->read_token = arm;
-        pf_store_release(&sock->b2c->read_token, arm);
-    }
-    if (sock->identity) {
-        sock->identity->arrived = false;
-    }
-    arm = pf_load_acquire(&sock->c2b->write_arm);
-    if (arm != sock->write_token &&
-        (sock->tx_progress || (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)))) {
-        char drain[4096];
-        /* Bounded: the other end may be filled as fast as this drains it. */
-        for (int i = 0; i < 64; i++) {
-            if (recv(sock->mirror_fd, drain, sizeof(drain), MSG_DONTWAIT) <= 0) {
-                break;
-            }
-        }
-        sock->write_token = arm;
-        sock->tx_progress = false;
-        pf_store_release(&sock->b2c->write_token, arm);
-    }
-    mirror_end(sock);
-}
-
 static void flush_sock(struct pf_bsock *sock) {
     struct pf_session *session = sock->session;
     struct pf_backend *backend = session->backend;
@@ -183,7 +128,7 @@ static void flush_sock(struct pf_bsock *sock) {
         }
     }
     if (sock->mirror_fd >= 0) {
-        mirror_update(sock);
+        pf_mirror_update(sock);
     }
 }
 

@@ -217,8 +217,26 @@ void pf_session_reap(struct pf_session *session) {
     pf_notice_send(backend, session->id, session->reason, session);
 }
 
+/* Sockets that were closed without ever showing a descriptor left their mirrors here: looks at a
+ * few, and closes those whose other end is closed. */
+static void drop_unused_mirrors(struct pf_session *session) {
+    enum { LOOK_AT = 64 };
+    for (uint32_t looked = 0; looked < LOOK_AT && session->mirror_count > 0; looked++) {
+        uint32_t at = session->mirror_cursor++ % session->mirror_count;
+        char byte;
+        if (recv(session->mirrors[at].fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+            (void)close(session->mirrors[at].fd);
+            session->mirrors[at] = session->mirrors[--session->mirror_count];
+            session->backend->mirrors--;
+        }
+    }
+}
+
 void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command) {
     uint32_t limit = session->layout.max_sockets + PF_MAX_MIRRORS_SLACK;
+    if (session->mirror_count > PF_MAX_MIRRORS_SLACK / 2) {
+        drop_unused_mirrors(session);
+    }
     if (session->mirror_count + command->count > session->mirror_capacity) {
         uint32_t capacity = session->mirror_count + command->count + 64;
         struct pf_mirror *bigger = realloc(session->mirrors, capacity * sizeof(*bigger));
@@ -279,29 +297,12 @@ uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn) {
             entry->order = ++backend->unadopted_order;
             entry->slot = listener->slot;
             entry->generation = listener->generation;
-            entry->number = listener->b2c->accepts;
             session->unadopted_count++;
             return entry->token;
         }
     }
     stk_tcp_abort(conn); /* the caller has looked: there is room */
     return 0;
-}
-
-void pf_session_drop_accepts(const struct pf_bsock *listener) {
-    struct pf_session *session = listener->session;
-    /* Of what the program has taken, each may be adopted yet, or rejected. */
-    uint32_t taken = pf_load_acquire(&listener->c2b->accepts_taken);
-    if (listener->b2c->accepts == taken) {
-        return;
-    }
-    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++) {
-        struct pf_unadopted *entry = &session->unadopted[i];
-        if (entry->conn && entry->slot == listener->slot &&
-            entry->generation == listener->generation && (int32_t)(entry->number - taken) >= 0) {
-            stk_tcp_abort(pf_session_claim(session, entry->token));
-        }
-    }
 }
 
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {

@@ -61,15 +61,15 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->phase = PF_SOCK_NONE;
     sock->v6only = false;
     sock->bound = false;
-    sock->port_chosen = false;
-    sock->was_connected = false;
     sock->multishot = false;
     sock->tx_finish = false;
     sock->tx_finished = false;
     sock->rx_shut = false;
     sock->tx_stalled = false;
-    sock->tx_progress = false;
-    sock->mirror_ended = 0;
+    sock->mirror_eof = false;
+    sock->corked = false;
+    sock->cork_ns = 0;
+    sock->credit_threshold = PF_CREDIT_THRESHOLD;
     sock->work = 0;
     sock->error = 0;
     sock->tx_written = 0;
@@ -130,6 +130,9 @@ void pf_sock_show_error(struct pf_bsock *sock) {
 
 void pf_sock_broken(struct pf_bsock *sock, int error) {
     struct pf_op *op = &sock->connect_op;
+    if (error == ECONNRESET && (sock->state & PF_STATE_EOF) && !sock->rx_shut && !sock->tx_finish) {
+        error = EPIPE; /* the peer had said that it would send no more: its reset is about ours */
+    }
     sock->error = error;
     if (sock->phase != PF_SOCK_CLOSING) {
         sock->phase = PF_SOCK_BROKEN;
@@ -177,9 +180,6 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     enum pf_sock_phase phase = sock->phase;
-    if (phase == PF_SOCK_LISTENING) {
-        pf_session_drop_accepts(sock);
-    }
     sock->phase = PF_SOCK_CLOSING;
     if (sock->dgram) { /* nothing in the stack refers to the client's memory */
         stk_udp_close(sock->dgram);
@@ -193,7 +193,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
          * that they were read. */
         bool unread =
             sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) || stk_tcp_unread(sock->conn) > 0;
-        if (!unread) {
+        if (!unread || sock->rx_shut) {
             sock->tx_finish = true;
             closing_list(sock);
             pf_ready_add(sock, PF_WORK_TX | PF_WORK_CLOSE);
@@ -217,14 +217,6 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
 
 /* Ends the close when nothing of the connection refers to the client's memory any more. */
 void pf_sock_check_close(struct pf_bsock *sock) {
-    if (sock->phase == PF_SOCK_CONNECTED && sock->conn && sock->work & PF_WORK_ABORT) {
-        struct stk_conn *conn = sock->conn;
-        sock->conn = NULL;
-        sock->work &= ~(uint32_t)PF_WORK_ABORT;
-        stk_tcp_abort(conn);
-        pf_sock_broken(sock, ECONNRESET);
-        return;
-    }
     if (sock->phase == PF_SOCK_MOVED && sock->let_go && !sock->draining) {
         pf_sock_free(sock);
         return;

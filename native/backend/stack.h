@@ -116,20 +116,29 @@ int stk_tcp_finish(struct stk_conn *conn);
 bool stk_tcp_drained(const struct stk_conn *conn);
 /* The errno that ended an endpoint which had no owner to tell; 0: it lives. */
 int stk_tcp_error(const struct stk_conn *conn);
-/* It is over: it failed, or both sides have closed it and every byte is acknowledged. */
-bool stk_tcp_gone(const struct stk_conn *conn);
 /* Lets go: the stack ends the connection by itself; unacknowledged bytes must not exist any more.
  */
 void stk_tcp_close(struct stk_conn *conn);
 /* Resets the connection and forgets it. */
 void stk_tcp_abort(struct stk_conn *conn);
+/* PF_OPT_REUSEPORT takes the number of the user and one, 0: off. */
 int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value);
+/* Only this link; an empty name: any. */
+int stk_tcp_bind_device(struct stk_conn *conn, const char name[16]);
+/* The largest receive window of the connection, or of those of a listener. */
+uint32_t stk_tcp_window(const struct stk_conn *conn);
+/* The size of full segments that it sends. */
+uint32_t stk_tcp_segment(const struct stk_conn *conn);
+void stk_tcp_info(const struct stk_conn *conn, struct pf_tcp_info *info);
+/* Listeners that a connect to this address and port may reach. */
+uint32_t stk_tcp_listeners(const struct pf_addr *addr);
 void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer);
 
 /* UDP. Sockets of one `user` may share a port by PF_OPT_REUSEPORT. */
 int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
 /* The same for ICMP echo requests and replies; ports are identifiers. */
 int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
+void stk_udp_set_owner(struct stk_dgram *dgram, void *owner);
 int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr);
 int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr);
 /* Takes back what connecting did. Returns whether the endpoint still has a port. */

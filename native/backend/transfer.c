@@ -16,10 +16,34 @@ static uint32_t complete_writes(struct pf_bsock *sock, uint32_t bytes) {
     while (sock->writes.head != sock->writes_next && (op = pf_op_first(sock, &sock->writes)) &&
            op->end <= sock->tx_acked) {
         sock->writes.head++;
-        sock->tx_progress = true;
         pf_post(sock, op, PF_OP_WRITE, op->length);
     }
     return bytes - own;
+}
+
+/* TCP_CORK: how many of the queued bytes fill whole segments, with what is unsent already; all of
+ * them when the rest has waited for its time, or the end of the stream follows. */
+static uint64_t uncorked_bytes(struct pf_bsock *sock, const struct stk_conn *conn) {
+    uint32_t depth = sock->session->layout.cq_depth;
+    uint64_t now = sock->session->backend->now_ns;
+    uint64_t queued = 0;
+    for (uint32_t i = sock->writes_next; i != sock->writes.tail; i++) {
+        queued += sock->writes.ops[i & (depth - 1)].length;
+    }
+    queued -= sock->writes_done;
+    uint64_t unsent = stk_tcp_unsent(conn);
+    uint64_t part = (unsent + queued) % stk_tcp_segment(conn);
+    if (part == 0 || part > queued || sock->tx_finish) {
+        sock->cork_ns = 0;
+        return UINT64_MAX;
+    }
+    if (sock->cork_ns == 0) {
+        sock->cork_ns = now;
+    } else if (now - sock->cork_ns >= PF_CORK_NS) {
+        sock->cork_ns = 0;
+        return UINT64_MAX;
+    }
+    return queued - part;
 }
 
 /* Hands writes of a slot to the stack, while little is unsent there. -ENOMEM: stalled. */
@@ -27,7 +51,8 @@ static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
     struct pf_session *session = sock->session;
     const uint8_t *arena = session->c2b + session->layout.c2b_arena;
     uint32_t depth = session->layout.cq_depth;
-    while (sock->writes_next != sock->writes.tail) {
+    uint64_t allowed = sock->corked ? uncorked_bytes(sock, conn) : UINT64_MAX;
+    while (sock->writes_next != sock->writes.tail && allowed > 0) {
         uint32_t unsent = stk_tcp_unsent(conn);
         if (unsent >= PF_TX_QUANTUM) {
             break; /* the acknowledgement of what is unsent brings us back */
@@ -35,6 +60,7 @@ static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
         struct pf_op *op = &sock->writes.ops[sock->writes_next & (depth - 1)];
         uint32_t left = op->length - sock->writes_done;
         uint32_t piece = left < PF_TX_QUANTUM - unsent ? left : PF_TX_QUANTUM - unsent;
+        piece = piece < allowed ? piece : (uint32_t)allowed;
         bool more = sock->writes_next + 1 != sock->writes.tail || piece < left;
         int64_t taken = stk_tcp_write(conn, arena + op->offset + sock->writes_done, piece, more);
         if (taken <= 0) {
@@ -42,6 +68,7 @@ static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
              * flight that could be acknowledged: the tick does. */
             return taken == -ENOMEM ? -ENOMEM : 0;
         }
+        allowed -= sock->corked ? (uint64_t)taken : 0;
         sock->tx_written += (uint64_t)taken;
         sock->writes_done += (uint32_t)taken;
         if (sock->writes_done == op->length) {
@@ -83,7 +110,7 @@ void pf_tx_pump(struct pf_bsock *sock) {
         sock->tx_finished = stk_tcp_finish(sock->conn) == 0;
         sock->tx_stalled = !sock->tx_finished;
     }
-    sock->session->backend->any_stalled |= sock->tx_stalled;
+    sock->session->backend->any_stalled |= sock->tx_stalled || sock->cork_ns != 0;
     stk_tcp_push(sock->conn);
 }
 
@@ -125,7 +152,7 @@ void pf_rx_credit(struct pf_bsock *sock) {
     if (sock->conn) {
         stk_tcp_credit(sock->conn, consumed);
     }
-    if (sock->rx_head - tail < PF_CREDIT_THRESHOLD &&
+    if (sock->rx_head - tail < sock->credit_threshold &&
         (!sock->conn || stk_tcp_unread(sock->conn) == 0)) {
         pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
     }
@@ -164,6 +191,11 @@ void pf_rx_flush(struct pf_bsock *sock) {
     }
     uint32_t before = sock->rx_head;
     while (stk_tcp_unread(sock->conn) > 0) {
+        if (sock->rx_shut) { /* before the look at the ring: a full one must not keep it */
+            uint8_t discard[2048];
+            stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
+            continue;
+        }
         uint32_t tail = pf_rx_tail(sock);
         if (tail == sock->rx_head && sock->rx_base != sock->rx_head) {
             /* Empty: start again at the beginning, where the memory is warm and already there. The
@@ -187,7 +219,7 @@ void pf_rx_flush(struct pf_bsock *sock) {
         pf_sock_set_state(sock, PF_STATE_EOF, 0);
     }
     pf_rx_credit(sock);
-    if (sock->rx_head - sock->rx_credited >= PF_CREDIT_THRESHOLD ||
+    if (sock->rx_head - sock->rx_credited >= sock->credit_threshold ||
         stk_tcp_unread(sock->conn) > 0) {
         if (!(sock->state & PF_STATE_WANTS_HINT)) {
             pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
@@ -198,9 +230,6 @@ void pf_rx_flush(struct pf_bsock *sock) {
     }
     pf_rx_answer(sock);
     pf_sock_show_error(sock);
-    if (sock->phase == PF_SOCK_CONNECTED && stk_tcp_gone(sock->conn)) {
-        pf_sock_set_state(sock, 0, PF_STATE_CONNECTED);
-    }
 }
 
 static void on_readable(void *owner) {
@@ -211,11 +240,6 @@ static void on_readable(void *owner) {
         } else {
             pf_ready_add(sock, PF_WORK_CLOSE);
         }
-        return;
-    }
-    if (sock->rx_shut && sock->tx_finish && stk_tcp_unread(sock->conn) > 0) {
-        /* As Linux does: both directions were shut, and the peer has to know that nobody reads. */
-        pf_ready_add(sock, PF_WORK_ABORT | PF_WORK_CLOSE);
         return;
     }
     pf_rx_flush(sock);
@@ -229,8 +253,6 @@ static void on_connected(void *owner) {
         return;
     }
     sock->phase = PF_SOCK_CONNECTED;
-    sock->was_connected = true;
-    sock->tx_progress = true;
     pf_sock_names(sock);
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     struct pf_op done = sock->connect_op;

@@ -154,3 +154,13 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd);
  * the condition has changed meanwhile. */
 int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot);
 int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot);
+/* After a write that was taken: makes the descriptor unwritable if there is no room for another. */
+int pf_mirror_sent(struct pf_client *client, uint32_t slot);
+/* 1: the descriptor may show, or come to show, bytes that were read without waiting for it. */
+int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot);
+/* After a PF_OP_MIRROR with token 0 has completed: now it does not. */
+int pf_mirror_settle(struct pf_client *client, uint32_t slot);
+/* epoll_ctl(EPOLL_CTL_ADD) with any data. */
+int pf_epoll_add(int epoll_fd, int fd, uint32_t events, uint64_t data);
+/* The program knows the errno of the connection: the descriptor no longer shows an error. */
+int pf_mirror_told(struct pf_client *client, uint32_t slot);

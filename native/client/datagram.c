@@ -42,7 +42,7 @@ static void copy_out(const struct pf_sock *sock, uint32_t at, void *to, uint32_t
 }
 
 /* Caller holds the lock. */
-static int64_t take_datagram(const struct pf_client *client, struct pf_sock *sock, void *buffer,
+static int64_t take_datagram(struct pf_client *client, struct pf_sock *sock, void *buffer,
                              uint32_t limit, int flags, struct pf_datagram *info) {
     if (sock->open_error) {
         return sock->open_error;
@@ -58,6 +58,9 @@ static int64_t take_datagram(const struct pf_client *client, struct pf_sock *soc
     uint32_t state = pf_load_acquire(&sock->b2c->state);
     uint32_t used = pf_load_acquire(&sock->b2c->rx_head) - sock->rx_tail;
     uint32_t bytes = sock->b2c->rx_bytes;
+    if (state & PF_STATE_MOVED) {
+        return -ESTALE;
+    }
     if (used == 0) {
         return state & PF_STATE_EOF ? -ESHUTDOWN : -EAGAIN;
     }
@@ -74,6 +77,9 @@ static int64_t take_datagram(const struct pf_client *client, struct pf_sock *soc
     if (!(flags & PF_DATAGRAM_PEEK)) {
         pf_store_relaxed(&sock->rx_tail, sock->rx_tail + record);
         pf_store_release(&sock->c2b->rx_tail, sock->rx_tail);
+        if (sock->identified && pf_consumed_too_late(client, sock)) {
+            return -ESTALE;
+        }
     }
     return take;
 }
@@ -96,6 +102,7 @@ int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint3
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     bool started = false;
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int64_t result = receive(client, slot, buffer, limit, flags, info);
@@ -115,6 +122,9 @@ int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint3
         }
         if (slept != 0) {
             return slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }
@@ -138,6 +148,7 @@ int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data
     struct pf_sock *sock = &client->socks[slot];
     struct pf_waiter waiter;
     pf_waiter_start(&waiter, client, timeout_ns);
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int64_t result = pf_sendto(client, slot, data, length, to, how, delivery);
@@ -151,6 +162,9 @@ int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data
         int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept != 0) {
             return slept == -ETIMEDOUT ? -EAGAIN : slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
         }
     }
 }

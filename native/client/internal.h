@@ -79,7 +79,8 @@ struct pf_sock {
     uint32_t send_limit;
     int mirror_fd;
     bool mirror_armed;
-    bool identified; /* others may hold the socket, and have it moved away */
+    bool mirror_unsure; /* a token may come for what has been read already */
+    bool identified;    /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
     uint32_t next; /* in the list of free, closing or ready slots */
     uint32_t next_ready;
@@ -102,6 +103,7 @@ struct pf_client {
     uint32_t free_slots; /* list heads */
     uint32_t closing_first;
     uint32_t closing_last;
+    uint32_t reap_next; /* where to look next for memory to be had back */
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
@@ -148,6 +150,10 @@ void pf_closing_add(struct pf_client *client, struct pf_sock *sock);
  * the doorbell after unlocking. */
 bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
 
+/* stream.c */
+/* One more byte could be written now. Caller holds the lock. */
+bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock);
+
 /* wait.c */
 struct pf_waiter {
     struct pf_client *client;
@@ -166,6 +172,9 @@ int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t se
 /* move.c. `state` has MOVING or MOVED; waits until it is known. True: the socket is gone from here.
  */
 bool pf_moved(struct pf_client *client, const struct pf_sock *sock);
+
+/* After consuming what was received up to `rx_tail`. True: it went with the socket instead. */
+bool pf_consumed_too_late(struct pf_client *client, const struct pf_sock *sock);
 
 /* Submits the close of a released slot, if there is room. Caller holds the lock; true: ring. */
 bool pf_close_locked(struct pf_client *client, struct pf_sock *sock);

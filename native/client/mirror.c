@@ -3,10 +3,17 @@
  * drains. Each state is answered once per arming: the arm counters say which question a token
  * answers. */
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "client/internal.h"
+
+/* Far more than a backend needs that lives; a program waits so long once per reset connection. */
+#define PF_MIRROR_PATIENCE_MS 100
 
 int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id, int fd) {
     bool ring = false;
@@ -17,6 +24,7 @@ int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id
         struct pf_sqe sqe = {.opcode = PF_OP_MIRROR, .token = mirror_id};
         sock->mirror_fd = fd;
         sock->mirror_armed = false;
+        sock->mirror_unsure = false;
         sock->identified = true;
         /* A question that the slot's former socket left unanswered is none of this one. */
         pf_store_release(&sock->c2b->read_arm, pf_load_acquire(&sock->b2c->read_token));
@@ -89,21 +97,29 @@ static bool ask_again(struct pf_client *client, struct pf_sock *sock) {
     return readable(sock) && pf_hint(client, sock);
 }
 
+/* Takes the token out, if there is one, and asks anew. Caller holds the lock; true: ring. */
+static bool take_token(struct pf_client *client, struct pf_sock *sock) {
+    if (!sock->mirror_armed || readable(sock)) {
+        return false;
+    }
+    char token[64];
+    bool answered = pf_load_acquire(&sock->b2c->read_token) == sock->c2b->read_arm;
+    ssize_t got = recv(sock->mirror_fd, token, sizeof(token), MSG_DONTWAIT);
+    /* The byte may be there before the backend has said so: there is one per arming. */
+    if (answered || got > 0) {
+        sock->mirror_unsure = false;
+        return ask_again(client, sock);
+    }
+    /* The backend may have seen what has been read by now, and be about to say so. */
+    sock->mirror_unsure = true;
+    return false;
+}
+
 int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
-    bool ring = false;
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    int result = sock ? 0 : -EBADF;
-    if (sock && sock->mirror_armed && !readable(sock)) {
-        char token[64];
-        bool answered = pf_load_acquire(&sock->b2c->read_token) == sock->c2b->read_arm;
-        ssize_t got = recv(sock->mirror_fd, token, sizeof(token), MSG_DONTWAIT);
-        /* The byte may be there before the backend has said so: there is one per arming. */
-        if (answered || got > 0) {
-            ring = ask_again(client, sock);
-        }
-    }
-    result = result ? result : gone(client, sock);
+    bool ring = sock && take_token(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
@@ -111,24 +127,95 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
     return result;
 }
 
-int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
-    static const char filler[256];
-    bool ring = false;
+int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    int result = sock ? 0 : -EBADF;
-    if (sock && sock->mirror_armed &&
-        pf_load_acquire(&sock->b2c->write_token) == sock->c2b->write_arm) {
-        while (send(sock->mirror_fd, filler, sizeof(filler), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-        }
-        pf_store_fence(&sock->c2b->write_arm, sock->c2b->write_arm + 1);
-        /* The backend looks whether the reason has gone meanwhile. */
-        ring = pf_hint(client, sock);
+    int result = sock && sock->mirror_unsure && sock->mirror_armed && !readable(sock);
+    pf_unlock(client);
+    return result;
+}
+
+int pf_mirror_settle(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    bool ring = sock && take_token(client, sock);
+    if (sock) {
+        sock->mirror_unsure = false;
     }
-    result = result ? result : gone(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
     }
     return result;
+}
+
+int pf_mirror_told(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    /* A duplicate: meanwhile another thread may close the descriptor, and its number be reused. */
+    int fd = sock && sock->mirror_fd >= 0 ? fcntl(sock->mirror_fd, F_DUPFD_CLOEXEC, 0) : -1;
+    pf_unlock(client);
+    if (fd < 0) {
+        return -EBADF;
+    }
+    /* The error shows in memory first, and right after that here. */
+    struct pollfd end = {.fd = fd};
+    int shown = poll(&end, 1, PF_MIRROR_PATIENCE_MS);
+    int error = 0;
+    socklen_t size = sizeof(error);
+    (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    (void)close(fd);
+    return shown > 0 ? 0 : -ETIMEDOUT;
+}
+
+/* Fills the descriptor's send buffer, and asks the backend to drain it when there is room again.
+ * Not only when the last question was answered: the backend may have drained it, and be about to
+ * say so. Caller holds the lock; true: ring. */
+static bool fill(struct pf_client *client, struct pf_sock *sock) {
+    if (!sock->mirror_armed) {
+        return false;
+    }
+    /* Single bytes: the one that the backend leaves in it must not count for more. */
+    bool filled = false;
+    while (send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+        filled = true;
+    }
+    if (!filled && pf_load_acquire(&sock->b2c->write_token) != sock->c2b->write_arm) {
+        return false; /* still full, and asked for */
+    }
+    /* First: completions beyond what has been reaped are news to the one who wants to write. */
+    pf_publish_reaped(sock);
+    pf_store_fence(&sock->c2b->write_arm, sock->c2b->write_arm + 1);
+    /* The backend looks whether the reason has gone meanwhile. */
+    return pf_hint(client, sock);
+}
+
+int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    bool ring = sock && fill(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result;
+}
+
+int pf_mirror_sent(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    bool ring = sock && !pf_send_has_room(client, sock) && fill(client, sock);
+    int result = sock ? gone(client, sock) : -EBADF;
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return result;
+}
+
+int pf_epoll_add(int epoll_fd, int fd, uint32_t events, uint64_t data) {
+    struct epoll_event event = {.events = events, .data.u64 = data};
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 }

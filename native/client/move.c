@@ -35,6 +35,12 @@ bool pf_moved(struct pf_client *client, const struct pf_sock *sock) {
     }
 }
 
+bool pf_consumed_too_late(struct pf_client *client, const struct pf_sock *sock) {
+    pf_full_fence();
+    return (pf_load_relaxed(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+           pf_moved(client, sock) && (int32_t)(sock->rx_tail - sock->b2c->moved_rx) > 0;
+}
+
 int pf_accept_adopt(struct pf_client *client, uint32_t listener, uint64_t token, int priority) {
     int slot = pf_socket_adopt(client, token, priority);
     if (slot < 0 || listener >= client->layout.max_sockets) {

@@ -4,6 +4,10 @@
 
 #include "client/internal.h"
 
+#define PF_REAP_SOME 512
+/* Without a write of its own under way a socket is not woken when another's gives memory back. */
+#define PF_MEMORY_LOOK_NS 1000000
+
 /* What of the arena this socket may still take. One that does not get rid of its bytes is kept to
  * half of what is free, so it can never starve the others; the first block is always granted. */
 static bool may_allocate(const struct pf_client *client, const struct pf_sock *sock,
@@ -14,6 +18,39 @@ static bool may_allocate(const struct pf_client *client, const struct pf_sock *s
     uint64_t after = (uint64_t)sock->send_used + block;
     uint64_t share = client->arena.free_bytes / 2;
     return after <= sock->send_limit && after <= (share > 65536 ? share : 65536);
+}
+
+/* Looks for acknowledged writes of other sockets: nobody else may ever ask those. A part of the
+ * slots at a time, so that the lock is not held for long. */
+static void reap_others(struct pf_client *client) {
+    for (int i = 0; i < PF_REAP_SOME; i++) {
+        client->reap_next =
+            client->reap_next + 1 < client->layout.max_sockets ? client->reap_next + 1 : 0;
+        struct pf_sock *sock = &client->socks[client->reap_next];
+        if (sock->phase == PF_SLOT_OPEN && sock->send_used > 0) {
+            pf_reap(client, sock);
+        }
+    }
+}
+
+/* It is for want of memory, not for what the socket may take, that it cannot have the block. */
+static bool is_scarce(const struct pf_client *client, const struct pf_sock *sock, uint32_t block) {
+    return client->arena.free_bytes / 2 < (uint64_t)sock->send_used + block;
+}
+
+static bool has_room(const struct pf_client *client, const struct pf_sock *sock) {
+    uint32_t block = pf_arena_block_bytes(1);
+    /* One entry is kept for the close. */
+    return sock->pending_free_count > 1 && client->arena.free_bytes >= block &&
+           may_allocate(client, sock, block);
+}
+
+bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock) {
+    if (has_room(client, sock)) {
+        return true;
+    }
+    pf_reap(client, sock);
+    return has_room(client, sock);
 }
 
 /* A block for `bytes`, charged to the socket, or PF_ARENA_NONE. Caller holds the lock; *ring as of
@@ -31,6 +68,9 @@ static uint32_t grab(struct pf_client *client, struct pf_sock *sock, uint32_t by
         if (attempt == 0) {
             pf_reap(client, sock);
             *ring |= pf_sweep_closing(client, PF_SWEEP_SOME);
+            if (is_scarce(client, sock, block)) {
+                reap_others(client);
+            }
         }
     }
     return PF_ARENA_NONE;
@@ -156,7 +196,8 @@ static int64_t rx_nothing(const struct pf_sock *sock, uint32_t state) {
     if (state & PF_STATE_MOVED) {
         return -ESTALE;
     }
-    if (state & PF_STATE_EOF) { /* it came before the error, which is left to who writes */
+    /* An end that came before the error stays the end: only writes are told of the error. */
+    if (state & PF_STATE_EOF) {
         return 0;
     }
     if (state & PF_STATE_ERROR) {
@@ -270,6 +311,20 @@ static int tx_refused(struct pf_client *client, uint32_t slot) {
     return result;
 }
 
+static int wait_for_room(struct pf_waiter *waiter, struct pf_client *client, struct pf_sock *sock,
+                         uint32_t seen) {
+    struct pf_waiter look;
+    if (pf_socket_send_used(client, sock->slot) > 0) {
+        return pf_waiter_sleep(waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+    }
+    pf_waiter_start(&look, client, PF_MEMORY_LOOK_NS);
+    if (look.deadline_ns > waiter->deadline_ns) {
+        look.deadline_ns = waiter->deadline_ns;
+    }
+    int slept = pf_waiter_sleep(&look, &sock->b2c->event, seen, &sock->c2b->waiting);
+    return slept == -ETIMEDOUT && look.deadline_ns < waiter->deadline_ns ? 0 : slept;
+}
+
 int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                 int64_t timeout_ns) {
     if (slot >= client->layout.max_sockets) {
@@ -287,13 +342,10 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
             return sent ? (int64_t)sent : refused;
         }
         while (sent < length) {
-            /* By its limit, and who does not wait gets no more of it than once: the peer may
-             * acknowledge as fast as this copies. */
-            uint32_t limit = sock->send_limit < PF_SEND_CHUNK ? sock->send_limit : PF_SEND_CHUNK;
-            uint32_t chunk = length - sent < limit ? length - sent : limit;
-            if (timeout_ns == 0 && sent >= sock->send_limit) {
-                break;
-            }
+            /* A socket with a small limit gets small blocks: the first one is always granted. */
+            uint32_t limit = pf_load_relaxed(&sock->send_limit);
+            uint32_t most = limit < PF_SEND_CHUNK ? limit : PF_SEND_CHUNK;
+            uint32_t chunk = length - sent < most ? length - sent : most;
             int64_t result =
                 pf_write(client, slot, (const uint8_t *)data + sent, chunk, PF_DELIVER_NONE);
             if (result == -ENOBUFS || result == -EAGAIN) {
@@ -310,7 +362,7 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
         if (timeout_ns == 0) {
             return -EAGAIN;
         }
-        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        int slept = wait_for_room(&waiter, client, sock, seen);
         if (slept != 0) {
             return slept == -ETIMEDOUT ? -EAGAIN : slept;
         }

@@ -116,7 +116,7 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->user_ops = 0;
     sock->priority = priority;
     sock->send_used = 0;
-    sock->send_limit = PF_DEFAULT_SEND_LIMIT;
+    pf_store_relaxed(&sock->send_limit, PF_DEFAULT_SEND_LIMIT);
     pf_store_relaxed(&sock->fifo_count, 0);
     pf_store_release(&sock->c2b->accepts_taken, pf_load_acquire(&sock->b2c->accepts));
     int64_t result = pf_submit_locked(client, sock, sqe, delivery, 0, &ring);
@@ -233,7 +233,7 @@ int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t b
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     if (sock) {
-        sock->send_limit = bytes ? bytes : PF_DEFAULT_SEND_LIMIT;
+        pf_store_relaxed(&sock->send_limit, bytes ? bytes : PF_DEFAULT_SEND_LIMIT);
     }
     pf_unlock(client);
     return sock ? 0 : -EBADF;

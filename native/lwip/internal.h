@@ -16,4 +16,8 @@ void pf_addr_from_lwip(const ip_addr_t *ip, uint16_t port, struct pf_addr *out);
 /* The wildcard, or an address of one of our netifs. */
 bool pf_addr_is_local(const ip_addr_t *ip);
 
+/* stack_lwip.c */
+/* lwIP's number of the link with this device name; 0: there is none. */
+int pf_device_index(const char name[16]);
+
 #endif

@@ -128,17 +128,18 @@ int stk_init(const struct stk_events *events) {
     return pf_udp_listen();
 }
 
-static int add_driver(struct pf_driver *driver) {
+static int add_driver(struct pf_driver *driver, const char *device) {
     if (!driver) {
         return errno ? -errno : -EIO;
     }
+    (void)snprintf(driver->device, sizeof(driver->device), "%s", device);
     driver->next = drivers;
     drivers = driver;
     return 0;
 }
 
 int stk_add_loopback(char *error, size_t error_bytes) {
-    return add_driver(pf_loopback_open(error, error_bytes));
+    return add_driver(pf_loopback_open(error, error_bytes), "lo");
 }
 
 int stk_add_tap(const struct pf_tap_options *options, char *error, size_t error_bytes) {
@@ -158,7 +159,16 @@ int stk_add_tap(const struct pf_tap_options *options, char *error, size_t error_
         errno = EINVAL;
         return -EINVAL;
     }
-    return add_driver(pf_tap_open(&config, error, error_bytes));
+    return add_driver(pf_tap_open(&config, error, error_bytes), options->interface);
+}
+
+int pf_device_index(const char name[16]) {
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        if (strncmp(driver->device, name, sizeof(driver->device)) == 0) {
+            return netif_get_index(&driver->netif);
+        }
+    }
+    return 0;
 }
 
 void stk_shutdown(void) {

@@ -1,16 +1,14 @@
 /* TCP endpoints over lwIP's raw API. Every call checks the state of the endpoint first: lwIP checks
  * little, and one call in the wrong state corrupts its memory. */
-#include "lwip/tcp.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "lwip/conn.h"
 #include "lwip/errmap.h"
 #include "lwip/priv/tcp_priv.h"
-#include "lwip/tcp_conn.h"
 
-enum { BACKLOG_MAX = 4096 };
+enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
 
 /* ---- flows ---- */
 
@@ -67,12 +65,16 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error
         conn->at_end = true;
         leave_to_time_wait(conn);
     } else {
+        conn->bytes_received += p->tot_len;
         pf_rx_append(&conn->rx, p);
-        if (conn->local_peer) {
+        if (conn->local_peer || conn->settings.quick_ack) {
             /* On this machine an ACK costs less than a microsecond, and whoever waits for a write
              * to complete waits for it. */
             tcp_set_flags(pcb, TF_ACK_NOW);
         }
+    }
+    if (conn->deferred) {
+        pf_tcp_show_deferred(conn);
     }
     if (conn->owner) {
         pf_events->readable(conn->owner);
@@ -84,6 +86,7 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     struct stk_conn *conn = arg;
     (void)pcb;
     if (conn) {
+        conn->bytes_acked += bytes;
         leave_to_time_wait(conn);
     }
     if (conn && conn->owner) {
@@ -105,6 +108,7 @@ static void leave_queue(struct stk_conn *conn) {
     if (!conn->queue_next) {
         conn->listener->queue_last = before;
     }
+    conn->listener->queued--;
     pf_rx_drop(&conn->rx);
     free(conn);
 }
@@ -115,10 +119,10 @@ static void on_error(void *arg, err_t error) {
         return;
     }
     int number = pf_errno_of(error);
-    if (error == ERR_RST && conn->connecting) {
+    if (conn->expired) {
+        number = ETIMEDOUT;
+    } else if (error == ERR_RST && conn->connecting) {
         number = ECONNREFUSED;
-    } else if (error == ERR_RST && conn->at_end && !conn->finished) {
-        number = EPIPE; /* as Linux says: the end came first, so only a writer is concerned */
     } else if (error == ERR_CLSD) {
         number = 0; /* both sides closed in good order */
     }
@@ -150,14 +154,18 @@ static void set_callbacks(struct stk_conn *conn) {
     tcp_recv(conn->pcb, on_recv);
     tcp_sent(conn->pcb, on_sent);
     tcp_err(conn->pcb, on_error);
-    tcp_nagle_disable(conn->pcb);
+    pf_tcp_settings_apply(conn);
 }
 
-static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t error) {
-    struct stk_conn *listener = arg;
-    if (!pcb || error != ERR_OK || !listener) {
-        return ERR_VAL; /* lwIP found no memory, or the listener is closing: lwIP aborts the pcb */
+void pf_tcp_show_deferred(struct stk_conn *conn) {
+    conn->deferred = false;
+    pf_tcp_settings_apply(conn); /* ends its watch if nothing else needs it */
+    if (conn->listener && conn->listener->owner) {
+        pf_events->acceptable(conn->listener->owner);
     }
+}
+
+err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb) {
     struct stk_conn *conn = calloc(1, sizeof(*conn));
     if (!conn) {
         return ERR_MEM;
@@ -166,6 +174,9 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t error) {
     conn->priority = listener->priority;
     conn->family = IP_IS_V4_VAL(pcb->local_ip) ? PF_FAMILY_IPV4 : PF_FAMILY_IPV6;
     conn->listener = listener;
+    conn->settings = listener->settings;
+    conn->deferred = listener->settings.defer_ms > 0;
+    conn->since_ms = sys_now();
     set_callbacks(conn);
     flow_add(conn);
     tcp_backlog_delayed(pcb); /* counts against the backlog until the client takes it */
@@ -175,10 +186,18 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t error) {
         listener->queue_first = conn;
     }
     listener->queue_last = conn;
-    if (listener->owner) {
+    listener->queued++;
+    if (listener->owner && !conn->deferred) {
         pf_events->acceptable(listener->owner);
     }
     return ERR_OK;
+}
+
+static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t error) {
+    if (!pcb || error != ERR_OK || !arg) {
+        return ERR_VAL; /* lwIP found no memory, or the listener is closing: lwIP aborts the pcb */
+    }
+    return pf_tcp_incoming(arg, pcb);
 }
 
 /* ---- making and naming ---- */
@@ -196,6 +215,7 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
     conn->owner = owner;
     conn->priority = priority;
     conn->family = (uint8_t)family;
+    pf_tcp_settings_default(&conn->settings);
     set_callbacks(conn);
     *out = conn;
     return 0;
@@ -203,36 +223,79 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
 
 void stk_tcp_set_owner(struct stk_conn *conn, void *owner) { conn->owner = owner; }
 
-bool stk_tcp_gone(const struct stk_conn *conn) { return !conn->pcb; }
-
 int stk_tcp_error(const struct stk_conn *conn) { return conn->pcb ? 0 : conn->error; }
 
+static int bind_ephemeral(struct tcp_pcb *pcb, const ip_addr_t *ip) {
+    for (int i = 0; i < EPHEMERAL_TRIES; i++) {
+        uint32_t span = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1;
+        u16_t port = (u16_t)(EPHEMERAL_FIRST + pf_lwip_random() % span);
+        err_t error = tcp_bind(pcb, ip, port);
+        if (error != ERR_USE) {
+            return -pf_errno_of(error);
+        }
+    }
+    /* Crowded: let lwIP search one by one. */
+    return -pf_errno_of(tcp_bind(pcb, ip, 0));
+}
+
+int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port) {
+    return port ? -pf_errno_of(tcp_bind(pcb, ip, port)) : bind_ephemeral(pcb, ip);
+}
+
+int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr) {
+    ip_addr_t ip;
+    if (!conn->pcb || conn->listening || conn->pcb->state != CLOSED || conn->pcb->local_port ||
+        conn->group) {
+        return -EINVAL;
+    }
+    if (!pf_addr_to_lwip(addr, !conn->v6only, &ip)) {
+        return -EAFNOSUPPORT;
+    }
+    if (!pf_addr_is_local(&ip)) {
+        return -EADDRNOTAVAIL;
+    }
+    if (conn->reuse_user) {
+        return pf_reuse_bind(conn, &ip, addr->port);
+    }
+    return pf_tcp_bind_pcb(conn->pcb, &ip, addr->port);
+}
+
+static void set_backlog(struct stk_conn *conn, u8_t limit) {
+    conn->backlog = limit;
+    if (conn->group) {
+        pf_reuse_backlog(conn);
+    } else {
+        tcp_backlog_set(conn->pcb, limit);
+    }
+}
+
 int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
-    /* As on Linux: one more than asked for, and an administrator's limit. */
-    u16_t limit = (u16_t)(backlog < BACKLOG_MAX ? backlog + 1 : BACKLOG_MAX);
+    u8_t limit = (u8_t)(backlog < 1 ? 1 : backlog > 255 ? 255 : backlog);
     err_t error = ERR_OK;
     if (conn->listening) {
-        tcp_backlog_set(conn->pcb, limit);
+        set_backlog(conn, limit);
         return 0;
     }
     if (!conn->pcb || conn->pcb->state != CLOSED) {
         return -EINVAL;
     }
-    /* Since the bind, another socket may have become a listener: reusing an address does not go so
-     * far. */
-    if (conn->pcb->local_port &&
-        pf_tcp_in_use(conn->pcb, &conn->pcb->local_ip, conn->pcb->local_port)) {
-        return -EADDRINUSE;
+    if (conn->group) {
+        int result = pf_reuse_listen(conn);
+        if (result != 0) {
+            return result;
+        }
+    } else {
+        struct tcp_pcb *listener = tcp_listen_with_backlog_and_err(conn->pcb, limit, &error);
+        if (!listener) {
+            return -pf_errno_of(error);
+        }
+        conn->pcb = listener;
+        tcp_arg(listener, conn);
+        tcp_accept(listener, on_accept);
     }
-    struct tcp_pcb *listener = tcp_listen_with_backlog_and_err(conn->pcb, limit, &error);
-    if (!listener) {
-        return -pf_errno_of(error);
-    }
-    conn->pcb = listener;
     conn->listening = true;
-    tcp_arg(listener, conn);
-    tcp_accept(listener, on_accept);
-    pf_flow_listener_set(pf_flows, listener->local_port, (uint8_t)conn->priority);
+    set_backlog(conn, limit);
+    pf_flow_listener_set(pf_flows, conn->pcb->local_port, (uint8_t)conn->priority);
     return 0;
 }
 
@@ -258,9 +321,15 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
     if (!route) {
         return -ENETUNREACH;
     }
+    if (conn->group) {
+        int result = pf_reuse_detach_bound(conn);
+        if (result != 0) {
+            return result;
+        }
+    }
     if (conn->pcb->local_port == 0) {
         ip_addr_t any = IP_IS_V4_VAL(ip) ? *IP4_ADDR_ANY : *IP6_ADDR_ANY;
-        int result = pf_tcp_bind_ephemeral(conn, &any);
+        int result = bind_ephemeral(conn->pcb, &any);
         if (result != 0) {
             return result;
         }
@@ -273,17 +342,29 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
     return -pf_errno_of(error);
 }
 
-bool stk_tcp_acceptable(const struct stk_conn *listener) { return listener->queue_first != NULL; }
+bool stk_tcp_acceptable(const struct stk_conn *listener) {
+    const struct stk_conn *conn = listener->queue_first;
+    while (conn && conn->deferred) {
+        conn = conn->queue_next;
+    }
+    return conn != NULL;
+}
 
-struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
+static struct stk_conn *take(struct stk_conn *listener, bool deferred_too) {
+    struct stk_conn *before = NULL;
     struct stk_conn *conn = listener->queue_first;
+    while (conn && conn->deferred && !deferred_too) {
+        before = conn;
+        conn = conn->queue_next;
+    }
     if (!conn) {
         return NULL;
     }
-    listener->queue_first = conn->queue_next;
+    *(before ? &before->queue_next : &listener->queue_first) = conn->queue_next;
     if (!conn->queue_next) {
-        listener->queue_last = NULL;
+        listener->queue_last = before;
     }
+    listener->queued--;
     conn->queue_next = NULL;
     conn->listener = NULL;
     if (conn->pcb) {
@@ -291,6 +372,8 @@ struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
     }
     return conn;
 }
+
+struct stk_conn *stk_tcp_accept(struct stk_conn *listener) { return take(listener, false); }
 
 void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     if (!listener->listening || !conn->pcb) {
@@ -304,7 +387,33 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     if (!listener->queue_last) {
         listener->queue_last = conn;
     }
+    listener->queued++;
     tcp_backlog_delayed(conn->pcb);
+}
+
+void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer) {
+    const struct tcp_pcb *pcb = conn->pcb;
+    memset(peer, 0, sizeof(*peer));
+    if (!pcb) {
+        /* Gone before it was taken up: what is known is what it was called. */
+        memset(local, 0, sizeof(*local));
+        local->family = conn->family;
+        local->port = conn->flow.local_port;
+        peer->family = conn->family;
+        peer->port = conn->flow.remote_port;
+        memcpy(peer->ip, conn->flow.remote, sizeof(peer->ip));
+        return;
+    }
+    uint16_t port = pcb->local_port;
+    const ip_addr_t *ip = conn->group ? pf_reuse_address(conn, &port) : &pcb->local_ip;
+    pf_addr_from_lwip(ip, port, local);
+    if (!conn->listening && pcb->remote_port) {
+        pf_addr_from_lwip(&pcb->remote_ip, pcb->remote_port, peer);
+    }
+    if (conn->family == PF_FAMILY_IPV6 && ip_addr_isany(ip)) {
+        local->family = PF_FAMILY_IPV6; /* the wildcard of a dual-stack socket */
+        memset(local->ip, 0, sizeof(local->ip));
+    }
 }
 
 /* ---- bytes ---- */
@@ -408,15 +517,20 @@ static void forget(struct stk_conn *conn) {
     }
     flow_drop(conn);
     pf_rx_drop(&conn->rx);
+    pf_reuse_leave(conn);
 }
 
 static void close_listener(struct stk_conn *conn) {
     pf_flow_listener_remove(pf_flows, conn->pcb->local_port);
     while (conn->queue_first) {
-        stk_tcp_abort(stk_tcp_accept(conn));
+        stk_tcp_abort(take(conn, true));
     }
-    tcp_arg(conn->pcb, NULL);
-    (void)tcp_close(conn->pcb);
+    if (conn->group) {
+        pf_reuse_leave(conn);
+    } else {
+        tcp_arg(conn->pcb, NULL);
+        (void)tcp_close(conn->pcb);
+    }
     conn->pcb = NULL;
 }
 
@@ -444,90 +558,4 @@ void stk_tcp_abort(struct stk_conn *conn) {
     }
     pf_rx_drop(&conn->rx);
     free(conn);
-}
-
-/* ---- options ---- */
-
-static int set_keepalive(struct tcp_pcb *pcb, uint32_t option, uint64_t value) {
-    if (option != PF_OPT_KEEPALIVE && (value < 1 || value > 32767)) {
-        return -EINVAL;
-    }
-    switch (option) {
-    case PF_OPT_KEEPALIVE:
-        if (value) {
-            ip_set_option(pcb, SOF_KEEPALIVE);
-        } else {
-            ip_reset_option(pcb, SOF_KEEPALIVE);
-        }
-        return 0;
-    case PF_OPT_KEEPIDLE:
-        pcb->keep_idle = (u32_t)value * 1000U;
-        return 0;
-    case PF_OPT_KEEPINTVL:
-        pcb->keep_intvl = (u32_t)value * 1000U;
-        return 0;
-    default:
-        pcb->keep_cnt = (u32_t)(value > 127 ? 127 : value);
-        return 0;
-    }
-}
-
-static int set_nodelay(struct stk_conn *conn, bool on) {
-    if (on) {
-        tcp_nagle_disable(conn->pcb);
-        (void)tcp_output(conn->pcb);
-    } else {
-        tcp_nagle_enable(conn->pcb);
-    }
-    return 0;
-}
-
-int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value) {
-    struct tcp_pcb *pcb = conn->pcb;
-    if (!pcb) {
-        return 0;
-    }
-    switch (option) {
-    case PF_OPT_PRIORITY:
-        conn->priority = (int)value;
-        if (conn->listening) {
-            pf_flow_listener_update(pf_flows, pcb->local_port, (uint8_t)value);
-        } else if (conn->flow_known) {
-            (void)pf_flow_set(pf_flows, &conn->flow, (uint8_t)value);
-        }
-        return 0;
-    case PF_OPT_REUSEADDR:
-        if (value) {
-            ip_set_option(pcb, SOF_REUSEADDR);
-        } else {
-            ip_reset_option(pcb, SOF_REUSEADDR);
-        }
-        return 0;
-    case PF_OPT_V6ONLY:
-        conn->v6only = value != 0;
-        return conn->family == PF_FAMILY_IPV6 ? 0 : -ENOPROTOOPT;
-    case PF_OPT_TOS:
-        if (value > 255) {
-            return -EINVAL;
-        }
-        pcb->tos = (u8_t)value;
-        return 0;
-    case PF_OPT_TTL:
-        if (value < 1 || value > 255) {
-            return -EINVAL;
-        }
-        pcb->ttl = (u8_t)value;
-        return 0;
-    case PF_OPT_NODELAY:
-    case PF_OPT_CORK:
-        /* A listener is a smaller structure: these fields do not exist there. */
-        return conn->listening ? 0 : set_nodelay(conn, (value != 0) == (option == PF_OPT_NODELAY));
-    case PF_OPT_KEEPALIVE:
-    case PF_OPT_KEEPIDLE:
-    case PF_OPT_KEEPINTVL:
-    case PF_OPT_KEEPCNT:
-        return conn->listening ? 0 : set_keepalive(pcb, option, value);
-    default:
-        return -ENOPROTOOPT;
-    }
 }

@@ -117,6 +117,8 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
     return 0;
 }
 
+void stk_udp_set_owner(struct stk_dgram *dgram, void *owner) { dgram->owner = owner; }
+
 int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out) {
     int result = stk_udp_open(family, priority, user, owner, out);
     if (result == 0) {

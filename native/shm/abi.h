@@ -44,12 +44,13 @@ enum pf_opcode {
     PF_OP_NOP = 11,
     PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
-    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client */
+    PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client, 0: the same */
     PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
                           no family for the peer; token: enum pf_send_bits */
     PF_OP_GROUP = 16,  /* flags: PF_GROUP_*; addr: the multicast group; token: index of the
                           interface, 0: any; offset: or an IPv4 address of it, as on the wire */
-    PF_OP_COUNT = 17
+    PF_OP_QUERY = 17,  /* offset: PF_QUERY_*; length: page; addr: as the query needs */
+    PF_OP_COUNT = 18
 };
 
 enum pf_kind {
@@ -96,11 +97,58 @@ enum pf_option {
     PF_OPT_TOS = 9,             /* 0..255 */
     PF_OPT_TTL = 10,            /* 1..255 */
     PF_OPT_CORK = 11,           /* 0 or 1 */
-    PF_OPT_REUSEPORT = 12,      /* 0 or 1; datagrams: for sockets of one user */
+    PF_OPT_REUSEPORT = 12,      /* 0 or 1; before bind: for sockets of one user */
     PF_OPT_BROADCAST = 13,      /* 0 or 1; datagrams */
     PF_OPT_MULTICAST_TTL = 14,  /* 0..255; datagrams */
     PF_OPT_MULTICAST_LOOP = 15, /* 0 or 1; datagrams */
-    PF_OPT_MULTICAST_IF = 16    /* index of an interface, 0: any; or, 32 bits up, an address */
+    PF_OPT_MULTICAST_IF = 16,   /* index of an interface, 0: any; or, 32 bits up, an address */
+    PF_OPT_RCVBUF = 17,         /* the largest receive window, bytes */
+    PF_OPT_MAXSEG = 18,         /* bytes, PF_MAXSEG_MIN or more */
+    PF_OPT_USER_TIMEOUT = 19,   /* ms without an acknowledgement; 0: none */
+    PF_OPT_DEFER_ACCEPT = 20,   /* seconds; 0: off */
+    PF_OPT_QUICKACK = 21,       /* 0 or 1 */
+    PF_OPT_SYNCNT = 22,         /* retransmissions of a SYN; 0: the stack's own limit */
+    PF_OPT_BINDTODEVICE = 23    /* addr.ip: the name of the link, padded with zeros; empty: any */
+};
+
+#define PF_RCVBUF_MIN 1152
+#define PF_MAXSEG_MIN 88
+
+enum pf_query {
+    PF_QUERY_LISTENERS = 1, /* addr: result is how many listeners a connect to it may reach */
+    PF_QUERY_INFO = 2       /* a page of struct pf_tcp_info: 24 bytes in addr, 8 bytes in token */
+};
+
+#define PF_INFO_PAGE_BYTES 32
+
+/* What the stack knows of a connection, in pages of 32 bytes. State and option bits are numbered as
+ * in the kernel's struct tcp_info. */
+struct pf_tcp_info {
+    uint8_t state;
+    uint8_t retransmits; /* in a row */
+    uint8_t probes;
+    uint8_t backoff;
+    uint8_t options;
+    uint8_t snd_scale;
+    uint8_t rcv_scale;
+    uint8_t reserved0;
+    uint32_t rto_us;
+    uint32_t rtt_us;
+    uint32_t rttvar_us;
+    uint32_t snd_mss; /* bytes */
+    uint32_t rcv_mss;
+    uint32_t unacked;  /* segments; of a listener: connections that wait */
+    uint32_t sacked;   /* of a listener: its backlog */
+    uint32_t ssthresh; /* segments */
+    uint32_t cwnd;     /* segments */
+    uint32_t total_retrans;
+    uint32_t notsent_bytes;
+    uint32_t rcv_space;
+    uint32_t snd_wnd;
+    uint32_t reserved1;
+    uint64_t bytes_acked;
+    uint64_t bytes_received;
+    uint64_t reserved2[2];
 };
 
 /* Bits of pf_socket_b2c.state. */
@@ -108,7 +156,7 @@ enum pf_socket_state {
     PF_STATE_OPEN = 1, /* the slot holds a socket of the generation in the same header */
     PF_STATE_CONNECTED = 2,
     PF_STATE_LISTENING = 4,
-    PF_STATE_EOF = 8,    /* the peer has ended its direction, or this side has shut its reading */
+    PF_STATE_EOF = 8,    /* no byte comes after rx_head */
     PF_STATE_ERROR = 16, /* ended by pf_socket_b2c.error */
     PF_STATE_WANTS_HINT =
         32, /* the backend waits for the client to make room: reap or read, then hint */
@@ -116,7 +164,8 @@ enum pf_socket_state {
     PF_STATE_SHARED = 4096,  /* listener: others accept from the same queue; `accepts` is 1 while it
                                 has something */
     PF_STATE_MOVING = 8192,  /* the socket is on its way to another slot: wait for MOVED */
-    PF_STATE_MOVED = 16384   /* it is gone; moved_rx and moved_sq tell what still counted here */
+    PF_STATE_DATAGRAM = 32768, /* of a claimed socket: it is one of datagrams */
+    PF_STATE_MOVED = 16384     /* it is gone; moved_rx and moved_sq tell what still counted here */
 };
 
 /* Why a client was ended: pf_b2c_control.ended. */

@@ -6,7 +6,6 @@ import errno
 from typing import TYPE_CHECKING
 
 from pifus._compat import _table
-from pifus._compat._connecting import CONNECTED
 from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
 from pifus._compat._sharing import EPIPE
 from pifus._core import _address, _errors
@@ -22,6 +21,11 @@ _AGAIN = -errno.EAGAIN
 
 def accept(endpoint: Endpoint, timeout: float | None) -> Accepted:
     """`socket._accept`: the descriptor of the new connection and the peer's address."""
+    if timeout is None and endpoint.receive_patience is not None:
+        try:
+            return accept(endpoint, endpoint.receive_patience)
+        except TimeoutError:
+            raise _errors.os_error(errno.EAGAIN) from None
     nowait = timeout == 0
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
@@ -166,12 +170,10 @@ def _adopt(listener: Endpoint, handle: CData, done: CData) -> Accepted | None:
         lib.pf_socket_release(handle, slot, lib.PF_CLOSE_ABORT)
         raise
     endpoint = Endpoint(listener.session, slot, listener.family, listener.type, listener.proto)
-    endpoint.priority = listener.priority
+    endpoint.take_after(listener)
     endpoint.mirror_id = mirror_id
     endpoint.connected = True
-    endpoint.stage = CONNECTED
-    endpoint.options.update(listener.options)
-    endpoint.lingers = listener.lingers
+    endpoint.connect_told = True
     endpoint.peer = _address.from_native(done.addr, listener.family)
     _table.register(fd, endpoint)
     # Until a Python object takes it over, in a moment.

@@ -15,8 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _endpoint, _table
-from pifus._compat._connecting import CONNECTED
+from pifus._compat import _endpoint, _rules, _table
 from pifus._compat._endpoint import EAGAIN, EINTR, SLICE_NS, Endpoint, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -52,7 +51,7 @@ def foreign(fd: int, name: bytes, family: int) -> Endpoint:
     owner = _session_at(os.fsdecode(path))
     endpoint = Endpoint(owner, -1, family, int(_names.SOCK_STREAM), 0)
     endpoint.inherit()
-    endpoint.priority = _endpoint.default_priority()
+    endpoint.priority = _rules.first_priority()
     endpoint.fds.append(fd)
     claim(endpoint, None)
     endpoint.fds.clear()
@@ -90,24 +89,27 @@ def claim(endpoint: Endpoint, seen: tuple[CData, int] | None) -> CData:
             and (seen is None or endpoint.slot != seen[1])
         ):
             return handle  # another thread was faster
+        owner = endpoint.session
         if handle is None:
-            endpoint.session = _session_at(endpoint.session.path)
+            owner = _session_at(owner.path)
             endpoint.ticket = 0
-            handle = endpoint.session.handle
+            handle = owner.handle
             if handle is None:
-                raise endpoint.gone()
-        slot = _claim(endpoint, handle)
-        if not endpoint.inherited and endpoint.slot >= 0:
+                raise owner.failure()
+        slot = _claim(endpoint, owner, handle)
+        if not endpoint.inherited:
             endpoint.left.append((handle, endpoint.slot))
             endpoint.untidy = True
         endpoint.slot = slot
         endpoint.unreleased = [None]
         _learn(endpoint, handle)
+        # Last: a thread that finds a session goes on with the slot.
+        endpoint.session = owner
         endpoint.inherited = False
         return handle
 
 
-def _claim(endpoint: Endpoint, handle: CData) -> int:
+def _claim(endpoint: Endpoint, owner: Session, handle: CData) -> int:
     op = ffi.new("uint64_t *")
     done = ffi.new("struct pf_done *")
     end = time.monotonic() + _PATIENCE_SECONDS
@@ -116,7 +118,7 @@ def _claim(endpoint: Endpoint, handle: CData) -> int:
             raise _errors.os_error(errno.EBADF)
         fd = endpoint.fds[0]
         if not endpoint.ticket:
-            endpoint.ticket = endpoint.session.show(fd)
+            endpoint.ticket = owner.show(fd)
         slot: int = lib.pf_socket_claim(handle, endpoint.ticket, endpoint.priority, fd, op)
         if slot < 0:
             raise endpoint.error(slot)
@@ -142,14 +144,15 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
     if endpoint.family == -1:
         is_v6 = state.local.family == lib.PF_FAMILY_IPV6
         endpoint.family = int(_names.AF_INET6 if is_v6 else _names.AF_INET)
+    if bits & lib.PF_STATE_DATAGRAM and not endpoint.datagram:
+        endpoint.become_datagram()
     endpoint.attached = True
     endpoint.settled = True
     endpoint.armed = True
     endpoint.connect_op = 0
     endpoint.accept_op = 0
     if bits & (lib.PF_STATE_CONNECTED | lib.PF_STATE_ERROR | lib.PF_STATE_EOF):
-        # Of another process: whether it has been told is not known, and matters to nobody here.
-        endpoint.stage = endpoint.stage if endpoint.connected else CONNECTED
+        endpoint.connect_told = endpoint.connect_told or not endpoint.connected
         endpoint.connected = True
     if bits & lib.PF_STATE_LISTENING:
         endpoint.listening = True

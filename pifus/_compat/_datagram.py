@@ -7,7 +7,7 @@ import socket as _names
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _ancillary
+from pifus._compat import _ancillary, _claim
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -201,32 +201,47 @@ def _receive(
     how = lib.PF_DATAGRAM_ERRORS | (lib.PF_DATAGRAM_PEEK if flags & MSG_PEEK else 0)
     info = ffi.new("struct pf_datagram *")
     handle = endpoint.enter()
+    moves = 0
     try:
         while True:
-            wait = 0 if nowait else slice_ns(end)
-            got = lib.pf_recvfrom(handle, endpoint.slot, buffer, size, how, wait, info)
+            slot = endpoint.slot
+            wait = 0 if nowait or moves > 1 else slice_ns(end)
+            got = lib.pf_recvfrom(handle, slot, buffer, size, how, wait, info)
             if endpoint.closed:
                 raise _errors.os_error(errno.EBADF)
             if got >= 0:
                 break
             if got == EAGAIN:
-                if nowait:
-                    endpoint.read_done(handle)
-                    raise _errors.os_error(errno.EAGAIN)
-                if passed(end):
-                    raise TimeoutError("timed out")
+                _none_yet(endpoint, handle, nowait, end, moves > 1)
             elif got == -errno.ESHUTDOWN:
                 if nowait:
                     raise _errors.os_error(errno.EAGAIN)
                 return 0, info
             elif got != EINTR:
-                endpoint.read_done(handle)
-                raise endpoint.error(got)
+                again = endpoint.regain(handle, slot, got)
+                if again is None:
+                    endpoint.read_done(handle)
+                    raise endpoint.error(got)
+                handle = again
+                moves += 1  # as of a stream: see _stream._receive
         if endpoint.armed and not flags & MSG_PEEK:
             endpoint.read_done(handle)
         return (info.length if flags & MSG_TRUNC else got), info
     finally:
         endpoint.leave()
+
+
+def _none_yet(
+    endpoint: Endpoint, handle: CData, nowait: bool, end: int | None, contended: bool
+) -> None:
+    if nowait:
+        endpoint.read_done(handle)
+        raise _errors.os_error(errno.EAGAIN)
+    if passed(end):
+        raise TimeoutError("timed out")
+    if contended:
+        endpoint.read_done(handle)
+        _claim.await_readable(endpoint, end)
 
 
 # ---- sending ----
@@ -296,9 +311,17 @@ def sendto(
         if code > 0:
             endpoint.read_done(handle)
             raise _errors.os_error(code)
-        op = _submit(endpoint, handle, native, size, to, how, delivery, nowait, end)
-        if not sure:
-            _confirm(endpoint, handle, op, key)
+        while True:
+            handle, op = _submit(endpoint, handle, native, size, to, how, delivery, nowait, end)
+            if sure:
+                break
+            slot = endpoint.slot
+            result = endpoint.result_of(handle, op)
+            again = endpoint.regain(handle, slot, result) if result < 0 else None
+            if again is None:
+                _confirm(endpoint, result, key)
+                break
+            handle = again
         return size
     finally:
         endpoint.leave()
@@ -314,28 +337,30 @@ def _submit(
     delivery: int,
     nowait: bool,
     end: int | None,
-) -> int:
+) -> tuple[CData, int]:
     addr = _NULL if to is None else to
     while True:
+        slot = endpoint.slot
         wait = 0 if nowait else slice_ns(end)
-        op: int = lib.pf_sendto_wait(handle, endpoint.slot, data, size, addr, how, delivery, wait)
+        op: int = lib.pf_sendto_wait(handle, slot, data, size, addr, how, delivery, wait)
         if op > 0:
-            return op
+            return handle, op
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
         if op == EAGAIN:
             if nowait:
-                if endpoint.armed:
-                    lib.pf_mirror_rearm_write(handle, endpoint.slot)
+                endpoint.write_done(handle)
                 raise _errors.os_error(errno.EAGAIN)
             if passed(end):
                 raise TimeoutError("timed out")
         elif op != EINTR:
-            raise endpoint.error(op)
+            again = endpoint.regain(handle, slot, op)
+            if again is None:
+                raise endpoint.error(op)
+            handle = again
 
 
-def _confirm(endpoint: Endpoint, handle: CData, op: int, key: bytes) -> None:
-    result = endpoint.result_of(handle, op)
+def _confirm(endpoint: Endpoint, result: int, key: bytes) -> None:
     if result < 0:
         raise _errors.os_error(-result)
     endpoint.bound = True

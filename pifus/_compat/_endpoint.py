@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pifus._compat import _table
+from pifus._compat import _registrations, _table
 from pifus._compat._sharing import Sharing
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -73,17 +73,6 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-def default_priority() -> int:
-    """The priority of new sockets: $PIFUS_PRIORITY, else medium."""
-    name = os.environ.get("PIFUS_PRIORITY", "medium").lower()
-    names = {
-        "high": lib.PF_PRIORITY_HIGH,
-        "medium": lib.PF_PRIORITY_MEDIUM,
-        "low": lib.PF_PRIORITY_LOW,
-    }
-    return names.get(name, lib.PF_PRIORITY_MEDIUM)
-
-
 def deadline(timeout: float | None) -> int | None:
     """When a call with this time-out that starts now has to end; None: never."""
     return None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
@@ -117,13 +106,17 @@ class Endpoint(Sharing):
     Attributes:
         connect_op: the connect under way, 0 if there is none.
         connected: a connect succeeded, or it came out of an accept.
-        failed: the last connect failed, and none was tried since.
-        stage: what the program asked for and has been told, a constant of `_connecting`.
-        shut: PF_SHUT_* of the directions that the program has ended.
-        mirror_left: what the mirror descriptor shows of an earlier connect, of `_connecting`.
+        connect_failed: the last connect failed: as the kernel does, another one may be tried.
+        connect_told: the program knows how its connect ended.
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
-        options: values of options that are only remembered.
+        options: what getsockopt tells of options that were set.
+        requested: the bytes that were set, in order: for a socket that moves to the kernel.
+        receive_patience, send_patience: SO_RCVTIMEO and SO_SNDTIMEO, in seconds.
+        low_water: SO_RCVLOWAT.
+        device: SO_BINDTODEVICE.
+        wants_kernel: it is bound to a device of the kernel's.
+        priority_chosen: the program has set SO_PRIORITY itself.
         datagram: it is a UDP socket.
         io: the module that sends and receives: _stream or _datagram.
         reached: destinations to which a datagram left, as the bytes of a `struct pf_addr`.
@@ -132,26 +125,31 @@ class Endpoint(Sharing):
 
     __slots__ = (
         "bound",
+        "connect_failed",
         "connect_op",
+        "connect_told",
         "connected",
         "datagram",
+        "device",
         "error_told",
-        "failed",
         "family",
         "inode",
         "io",
         "listening",
-        "mirror_left",
+        "low_water",
         "options",
         "peer",
         "pending_error",
         "priority",
+        "priority_chosen",
         "proto",
         "reached",
+        "receive_patience",
+        "requested",
+        "send_patience",
         "shared",
-        "shut",
-        "stage",
         "type",
+        "wants_kernel",
     )
 
     def __init__(self, owner: Session, slot: int, family: int, kind: int, proto: int) -> None:
@@ -166,17 +164,45 @@ class Endpoint(Sharing):
         self.listening = False
         self.connect_op = 0
         self.connected = False
-        self.failed = False
-        self.stage = 0
-        self.shut = 0
-        self.mirror_left = 0
+        self.connect_failed = False
+        self.connect_told = False
         self.error_told = False
         self.pending_error = 0
         self.peer: _address.Address | None = None
         self.options: dict[tuple[int, int], int] = {}
+        self.requested: dict[tuple[int, int], bytes] = {}
+        self.receive_patience: float | None = None
+        self.send_patience: float | None = None
+        self.low_water = 1
+        self.device = b""
+        self.wants_kernel = False
+        self.priority_chosen = False
         self.datagram = kind == _names.SOCK_DGRAM
         self.reached: set[bytes] = set()
         self.io: Io = _io(self.datagram)
+
+    def take_after(self, listener: Endpoint) -> None:
+        """What an accepted connection has of its listener, as in the kernel."""
+        self.priority = listener.priority
+        self.priority_chosen = listener.priority_chosen
+        self.options.update(listener.options)
+        self.lingers = listener.lingers
+        self.receive_patience = listener.receive_patience
+        self.send_patience = listener.send_patience
+        self.low_water = listener.low_water
+        self.device = listener.device
+
+    def replay(self) -> list[tuple[tuple[int, int], int | bytes]]:
+        """Options and what they were set to, in order."""
+        if self.datagram:
+            return [*self.options.items()]
+        return [*self.requested.items()]
+
+    def become_datagram(self) -> None:
+        """The descriptor came from another process: only its claim told what it is."""
+        self.type = int(_names.SOCK_DGRAM)
+        self.datagram = True
+        self.io = _io(self.datagram)
 
     # ---- calls into the core ----
 
@@ -264,12 +290,14 @@ class Endpoint(Sharing):
         offset: int = 0,
         length: int = 0,
         addr: CData | None = None,
+        done: CData | None = None,
     ) -> int:
         """Submits an operation and waits for its result, which is 0 or more, or -errno.
 
-        For operations that the backend answers at once: signals wait so long.
+        For operations that the backend answers at once: signals wait so long. `done` gets the
+        whole completion.
         """
-        done = ffi.new("struct pf_done *")
+        done = done or ffi.new("struct pf_done *")
         while True:
             op = self.submit(
                 handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
@@ -290,8 +318,13 @@ class Endpoint(Sharing):
     def result_of(self, handle: CData, op: int) -> int:
         """Waits for the result of an operation that the backend answers at once."""
         done = ffi.new("struct pf_done *")
-        while (got := lib.pf_await(handle, self.slot, op, SLICE_NS, done)) in (0, EINTR):
-            pass
+        got = 0
+        try:
+            while got in (0, EINTR):
+                got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
+        finally:
+            if got != 1:  # also when a signal handler raised
+                lib.pf_forget(handle, self.slot, op)
         if got != 1:
             raise self.error(got)
         result: int = done.result
@@ -311,7 +344,9 @@ class Endpoint(Sharing):
 
     def is_fresh(self) -> bool:
         """True before any bind, connect or listen."""
-        return not (self.bound or self.connected or self.failed or self.listening or self.stage)
+        return not (
+            self.bound or self.connected or self.connect_op or self.listening or self.connect_told
+        )
 
     # ---- the mirror ----
 
@@ -331,10 +366,21 @@ class Endpoint(Sharing):
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
             if self.listening:
-                self.write_done(handle)  # there is no room for bytes in a listener
+                lib.pf_mirror_rearm_write(handle, self.slot)  # never writable
             if settle:
-                self.call(handle, lib.PF_OP_NOP)
+                self.call(handle, lib.PF_OP_MIRROR)
                 self.settled = True
+        finally:
+            self.leave()
+
+    def freshen(self) -> None:
+        """Somebody may look at the descriptor: it must not show what has been read already."""
+        handle = self.enter()
+        try:
+            slot = self.slot
+            self.call(handle, lib.PF_OP_MIRROR)
+            if lib.pf_mirror_settle(handle, slot) == ESTALE:
+                self.regain(handle, slot, ESTALE)
         finally:
             self.leave()
 
@@ -351,11 +397,43 @@ class Endpoint(Sharing):
             if lib.pf_mirror_rearm_read(handle, slot) == ESTALE:
                 self.regain(handle, slot, ESTALE)
 
-    def write_done(self, handle: CData) -> None:
-        """After writing less than wanted: a full socket must not look writable."""
+    def tell(self) -> None:
+        """The program is told the errno of the connection: the descriptor stops to show it."""
+        self.error_told = True
+        handle = self.session.handle
+        if self.attached and handle is not None:
+            lib.pf_mirror_told(handle, self.slot)
+
+    def renew_mirror(self) -> list[_registrations.Registration]:
+        """Another connect on a socket whose last one failed: its descriptor shows that for ever.
+
+        So another takes its place under its number.
+
+        Returns:
+            In which epolls it was; it is to be put there again once it shows what holds.
+        """
+        registered = [one for number in self.fds for one in _registrations.find(number)]
+        self.mirror_id, fresh = self.session.take_mirror()
+        try:
+            for number in self.fds:
+                os.set_blocking(fresh, os.get_blocking(number))
+                os.dup2(fresh, number, os.get_inheritable(number))
+            _table.moved(self)
+        finally:
+            os.close(fresh)
+        self.attached = self.armed = self.settled = False
+        return registered
+
+    def write_done(self, handle: CData, full: bool = True) -> None:
+        """After writing: a full socket must not look writable.
+
+        Args:
+            full: less was taken than wanted.
+        """
         if self.armed:
             slot = self.slot
-            if lib.pf_mirror_rearm_write(handle, slot) == ESTALE:
+            done = lib.pf_mirror_rearm_write if full else lib.pf_mirror_sent
+            if done(handle, slot) == ESTALE:
                 self.regain(handle, slot, ESTALE)
 
 
@@ -370,7 +448,10 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     if handle is None:
         raise owner.failure()
     mirror_id, fd = owner.take_mirror()
-    priority = default_priority()
+    from pifus._compat import _bypass, _rules
+
+    _bypass.glance()
+    priority = _rules.first_priority()
     open_socket = lib.pf_socket_open
     if kind == _names.SOCK_DGRAM:
         ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)

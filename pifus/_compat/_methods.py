@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import _socket as _c
 import errno
+import operator
 import os
 import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _arguments, _table
+from pifus._compat import _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pifus._compat import (
         _accept,
         _claim,
-        _connecting,
         _connection,
         _datagram,
         _endpoint,
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     )
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
-    from pifus._core._client import CData
+    from pifus._core._client import CData, lib
+
+    _is_unsure = lib.pf_mirror_is_unsure
 
 _C = _c.socket
 _find = _table.endpoints.get
@@ -86,7 +88,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 if proto == -1:
                     proto = _c.IPPROTO_UDP if endpoint.datagram else _c.IPPROTO_TCP
             _C.__init__(self, family, kind, proto, fileno)
-            if endpoint is not None and _gettimeout(self) == 0:
+            if endpoint is None:
+                _know(self)
+            elif _gettimeout(self) == 0:
                 endpoint.arm()
             return
         family = _c.AF_INET if family == -1 else family
@@ -95,6 +99,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if not _is_for_stack(family, kind, proto):
             _C.__init__(self, family, kind, proto)
             _table.forget(_fileno(self))
+            _know(self)
             return
         _load()
         fd, endpoint = _endpoint.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
@@ -104,7 +109,6 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _table.close(fd)
             raise
         if _gettimeout(self) == 0:
-            os.set_blocking(fd, False)
             endpoint.arm()
 
     def __del__(self) -> None:
@@ -125,8 +129,11 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         """The descriptor: a mirror of the socket's readiness."""
         fd = _fileno(self)
         endpoint = _find(fd)
-        if endpoint is not None and not endpoint.armed:
-            endpoint.show()
+        if endpoint is not None:
+            if not endpoint.armed:
+                endpoint.show()
+            elif (handle := endpoint.session.handle) and _is_unsure(handle, endpoint.slot):
+                endpoint.freshen()
         return fd
 
     def close(self) -> None:
@@ -160,11 +167,11 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     def bind(self, address: Any, /) -> None:
         """Binds to a local address."""
         fd = _fileno(self)
-        endpoint = _find(fd)
+        endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
             native = _native(endpoint, address, "bind")
             sys.audit("socket.bind", self, address)
-            if not _leave_to_kernel(endpoint, native, fd):
+            if not _leave_to_kernel(endpoint, native, fd, binding=True):
                 _connection.bind(endpoint, native)
                 return
         _C.bind(self, address)
@@ -175,25 +182,26 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.listen(self, backlog)
         else:
-            _connection.listen(endpoint, _arguments.c_int(backlog))
+            _connection.listen(endpoint, operator.index(backlog))
 
     def _accept(self) -> tuple[int, Any]:
         endpoint = _find(_fileno(self))
         if endpoint is None:
             fd, address = _C._accept(self)  # type: ignore[attr-defined]
             _table.forget(fd)
+            _table.know(fd)
             return fd, address
         return _accept.accept(endpoint, _gettimeout(self))
 
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
         fd = _fileno(self)
-        endpoint = _find(fd)
+        endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
             native = _native(endpoint, address, "connect")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connecting.connect(endpoint, native, _gettimeout(self))
+                code = _connection.connect(endpoint, native, _gettimeout(self))
                 if code is None:
                     raise TimeoutError("timed out")
                 if code:
@@ -204,12 +212,12 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     def connect_ex(self, address: Any, /) -> int:
         """Connects to a peer; returns the errno, or 0."""
         fd = _fileno(self)
-        endpoint = _find(fd)
+        endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
             native = _native(endpoint, address, "connect_ex")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connecting.connect(endpoint, native, _gettimeout(self))
+                code = _connection.connect(endpoint, native, _gettimeout(self))
                 return errno.EAGAIN if code is None else code
         return _C.connect_ex(self, address)
 
@@ -219,7 +227,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.shutdown(self, how)
         else:
-            _connecting.shutdown(endpoint, _arguments.c_int(how))
+            _connection.shutdown(endpoint, operator.index(how))
+            if endpoint.listening or endpoint.accept_op:
+                _C.shutdown(self, how)  # whoever polls it is to wake
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -250,7 +260,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.setsockopt(self, level, optname, value, *length)
             return
-        _options.setsockopt(endpoint, level, optname, value)
+        _options.setsockopt(endpoint, level, optname, value, *length)
 
     # ---- bytes ----
 
@@ -291,9 +301,10 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg(self, bufsize, ancbufsize, flags)
-        if _arguments.c_size(bufsize) < 0:
+        if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
-        _arguments.ancillary_size(ancbufsize)
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
         return endpoint.io.recvmsg(endpoint, bufsize, ancbufsize, flags, _gettimeout(self))
 
     def recvmsg_into(
@@ -303,7 +314,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg_into(self, buffers, ancbufsize, flags)
-        _arguments.ancillary_size(ancbufsize)
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
         return endpoint.io.recvmsg_into(endpoint, buffers, ancbufsize, flags, _gettimeout(self))
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
@@ -329,18 +341,14 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return _C.sendto(self, data, *flags_address)
         if not 1 <= len(flags_address) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_address)} given)")
-        flags = _arguments.c_int(flags_address[0]) if len(flags_address) == 2 else 0
+        flags = operator.index(flags_address[0]) if len(flags_address) == 2 else 0
         if not endpoint.datagram:
             return _stream.send(endpoint, data, flags, _gettimeout(self))
         native = _native(endpoint, flags_address[-1], "sendto")
         sys.audit("socket.sendto", self, flags_address[-1])
         if _leave_to_kernel(endpoint, native, fd):
             return _C.sendto(self, data, *flags_address)
-        try:
-            return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
-        except TypeError:
-            _arguments.refuse(endpoint.family, "sendto", data, *flags_address)
-            raise
+        return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
 
     def sendmsg(
         self,
@@ -363,9 +371,6 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             if address is None:
                 return _C.sendmsg(self, buffers, ancdata, flags)
             return _C.sendmsg(self, buffers, ancdata, flags, address)
-        if not endpoint.datagram and (ancdata != () or address is not None):
-            name = () if address is None else (address,)
-            _arguments.refuse(endpoint.family, "sendmsg", (), ancdata, flags, *name)
         return endpoint.io.sendmsg(endpoint, buffers, ancdata, flags, _gettimeout(self), native)
 
 
@@ -380,20 +385,14 @@ def _close(sock: _C, fd: int) -> None:
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _accept, _address, _claim, _connecting, _connection, _datagram, _endpoint, _options
-    global _rules, _stream
+    global _accept, _address, _claim, _connection, _datagram, _endpoint, _is_unsure
+    global _options, _rules, _stream
     if "_endpoint" not in globals():
-        from pifus._compat import (
-            _accept,
-            _claim,
-            _connecting,
-            _connection,
-            _datagram,
-            _options,
-            _rules,
-            _stream,
-        )
+        from pifus._compat import _accept, _claim, _connection, _datagram, _options, _rules, _stream
         from pifus._core import _address
+        from pifus._core._client import lib
+
+        _is_unsure = lib.pf_mirror_is_unsure
 
         # Last: it tells that the others are there.
         from pifus._compat import _endpoint  # isort: skip
@@ -409,17 +408,32 @@ def _foreign(fd: int, family: int) -> Endpoint | None:
 
 
 def _native(endpoint: Endpoint, address: Any, call: str) -> CData:
-    try:
-        return _address.to_native(endpoint.family, address, call)
-    except (TypeError, ValueError, OverflowError):
-        before: dict[str, tuple[Any, ...]] = {"sendto": (b"",), "sendmsg": ((), (), 0)}
-        _arguments.refuse(endpoint.family, call, *before.get(call, ()), address)
-        raise
+    return _address.to_native(endpoint.family, address, call)
 
 
-def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int) -> bool:
-    """Puts a kernel socket in the place of one that is bound or connected to the kernel's world."""
-    if endpoint.is_fresh() and not _rules.is_for_stack(endpoint, native):
-        _rules.to_kernel(endpoint, fd)
-        return True
-    return False
+def _know(sock: _C) -> None:
+    """Remembers a kernel socket that may carry IP: who has another one is not Python code."""
+    if sock.family in (_c.AF_INET, _c.AF_INET6):
+        _table.know(_fileno(sock))
+
+
+def _undecided(sock: _C, fd: int) -> Endpoint | None:
+    """A kernel socket from before a late patch that is neither bound nor connected: ours now."""
+    if not _table.taking_over or not _is_for_stack(sock.family, sock.type, sock.proto) or fd < 0:
+        return None
+    _load()
+    return _rules.from_kernel(sock, fd)
+
+
+def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int, binding: bool = False) -> bool:
+    """Decides where a socket belongs that is bound or connected, if it is not decided yet.
+
+    True: a kernel socket stands in its place now.
+    """
+    if not _rules.may_leave(endpoint, connecting=not binding):
+        return False
+    if _rules.is_for_stack(endpoint, native, binding):
+        _rules.prioritise(endpoint, native)
+        return False
+    _rules.to_kernel(endpoint, fd)
+    return True

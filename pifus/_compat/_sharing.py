@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 from typing import TYPE_CHECKING, Final, cast
 
 from pifus._core._client import ffi, lib
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 ESTALE: Final = -errno.ESTALE
 EPIPE: Final = -errno.EPIPE
+# A wait in C is cut into such pieces, so that signal handlers run.
+_LINGER_SLICE_SECONDS: Final = 0.2
 
 
 class Sharing:
@@ -200,4 +203,17 @@ class Sharing:
         flags: int = lib.PF_CLOSE_ABORT if self.lingers == (1, 0) else lib.PF_CLOSE_GRACEFUL
         if self.attached:
             flags |= lib.PF_CLOSE_SHARED
+        if self.lingers[0] and self.lingers[1] > 0:
+            self._linger(handle, flags)
         lib.pf_socket_release(handle, self.slot, flags)
+
+    def _linger(self, handle: CData, flags: int) -> None:
+        """SO_LINGER with a time: waits for the last acknowledgement, at most so long."""
+        done = ffi.new("struct pf_done *")
+        args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_CALL)
+        op = lib.pf_submit(handle, self.slot, lib.PF_OP_CLOSE, flags, *args)
+        end = time.monotonic() + self.lingers[1]
+        while op > 0 and (left := end - time.monotonic()) > 0:
+            wait_ns = int(min(left, _LINGER_SLICE_SECONDS) * 1e9)
+            if lib.pf_await(handle, self.slot, op, wait_ns, done) not in (0, -errno.EINTR):
+                return

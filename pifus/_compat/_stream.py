@@ -8,7 +8,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _arguments, _claim, _connecting
+from pifus._compat import _claim, _connection
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -30,7 +30,6 @@ MSG_ERRQUEUE: Final = int(_names.MSG_ERRQUEUE)
 _TAKE_MAX: Final = 262144
 # One C call takes so much: between calls signal handlers run.
 _SEND_MAX: Final = 1 << 20
-_IOV_MAX: Final = 1024
 _JOIN_MAX: Final = 65536
 # What these say is no news of the connection.
 _STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.EPROTO})
@@ -48,8 +47,6 @@ def _nowait(flags: int, timeout: float | None) -> bool:
 
 def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
     """`socket.recv`."""
-    if type(size) is not int or size > _arguments.SSIZE_MAX:
-        size = _arguments.c_size(size)
     if size < 0:
         raise ValueError("negative buffersize in recv")
     if flags & MSG_WAITALL and size > _TAKE_MAX:
@@ -79,16 +76,15 @@ def recv_into(
             f"recv_into() argument 1 must be read-write bytes-like object, not {kind}"
         ) from None
     length = len(native)  # type: ignore[arg-type]
-    if size < 0:
-        raise ValueError("negative buffersize in recv_into")
-    if size > length:
-        raise ValueError("buffer too small for requested bytes")
     try:
+        if size < 0:
+            raise ValueError("negative buffersize in recv_into")
+        if size > length:
+            raise ValueError("buffer too small for requested bytes")
         return receive(endpoint, native, size or length, flags, timeout)
-    except BaseException:
-        # The frames of a traceback would go on keeping the program from resizing its buffer.
+    finally:
+        # Not only when the last traceback is gone: the caller may be about to resize it.
         ffi.release(native)
-        raise
 
 
 def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: float | None) -> int:
@@ -102,17 +98,24 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         raise _errors.os_error(errno.EINVAL)
     if flags & MSG_ERRQUEUE:
         raise _errors.os_error(errno.EAGAIN)
-    if size == 0:
-        return 0
+    patience = endpoint.receive_patience
+    if timeout is None and patience is not None and not flags & MSG_DONTWAIT:
+        try:
+            return receive(endpoint, buffer, size, flags, patience)
+        except TimeoutError:
+            raise _errors.os_error(errno.EAGAIN) from None
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
     try:
-        if not endpoint.connected and not _connecting.ready(endpoint, handle, nowait, end):
+        if endpoint.connect_op:
+            _connection.finish(endpoint, handle, nowait, end)
+        if size == 0:
             return 0
         done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end)
-        if flags & MSG_WAITALL and not flags & MSG_PEEK:
-            while 0 < done < size:
+        wanted = size if flags & MSG_WAITALL else min(size, endpoint.low_water)
+        if done < wanted and not flags & MSG_PEEK:
+            while 0 < done < wanted:
                 try:
                     more = _receive(endpoint, handle, buffer + done, size - done, 0, nowait, end)
                 except (OSError, TimeoutError):
@@ -147,7 +150,7 @@ def _receive(
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
         if got == 0:
-            return _at_end(endpoint, handle) if endpoint.shut else 0
+            return 0
         if got == EAGAIN:
             if nowait:
                 endpoint.read_done(handle)
@@ -170,26 +173,19 @@ def _receive(
 def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
     """The connection ended with an errno: it is told once, then there is only the end."""
     code = -result
-    if code in _STATELESS:
+    if code == errno.EPIPE and writing and not endpoint.error_told:
         handle = endpoint.session.handle
-        if code == errno.EPIPE and handle is not None and not endpoint.error_told:
-            # An error of the connection that is told in this way, too, is told.
-            endpoint.error_told = endpoint.state(handle).error == errno.EPIPE
+        if handle is not None and endpoint.state(handle).state & lib.PF_STATE_ERROR:
+            endpoint.tell()
+    if code in _STATELESS:
         raise endpoint.error(result)
+    if endpoint.connect_failed:
+        raise _errors.os_error(errno.EPIPE if writing else errno.ENOTCONN)
     if not endpoint.error_told:
-        endpoint.error_told = True
+        endpoint.tell()
         raise _errors.os_error(code)
     if writing:
         raise _errors.os_error(errno.EPIPE)
-    return 0
-
-
-def _at_end(endpoint: Endpoint, handle: CData) -> int:
-    """The end of the stream, which the program itself may have brought about: an error is told."""
-    if endpoint.shut & lib.PF_SHUT_READ and not endpoint.error_told:
-        state = endpoint.state(handle)
-        if state.state & lib.PF_STATE_ERROR and state.error != errno.EPIPE:
-            return _ended(endpoint, -state.error, writing=False)
     return 0
 
 
@@ -210,10 +206,7 @@ def recvfrom_into(
 def recvmsg(
     endpoint: Endpoint, size: int, _ancillary: int, flags: int, timeout: float | None
 ) -> tuple[bytes, list[Any], int, None]:
-    """`socket.recvmsg`: a stream has no ancillary data; for no byte at all it waits, too."""
-    if size == 0:
-        recv(endpoint, 1, flags | MSG_PEEK, timeout)
-        return b"", [], 0, None
+    """`socket.recvmsg`: a stream has no ancillary data."""
     return recv(endpoint, size, flags, timeout), [], 0, None
 
 
@@ -225,38 +218,24 @@ def recvmsg_into(
     timeout: float | None,
 ) -> tuple[int, list[Any], int, None]:
     """`socket.recvmsg_into`: scatters, waiting for the first bytes only."""
-    with contextlib.ExitStack() as stack:
-        views = [stack.enter_context(memoryview(buffer).cast("B")) for buffer in buffers]
-        if any(view.readonly for view in views):
-            raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
-        if len(views) > _IOV_MAX:
-            raise _errors.os_error(errno.EMSGSIZE)
-        if any(view.nbytes for view in views):
-            return _scatter(endpoint, views, flags, timeout), [], 0, None
-    recv(endpoint, 1, flags | MSG_PEEK, timeout)
-    return 0, [], 0, None
-
-
-def _scatter(
-    endpoint: Endpoint, views: Iterable[memoryview], flags: int, timeout: float | None
-) -> int:
     total = 0
-    for view in views:
-        if view.nbytes == 0:
+    for buffer in buffers:
+        with memoryview(buffer) as view:
+            size = view.nbytes
+        if size == 0:
             continue
         if total and not flags & MSG_WAITALL:
             flags |= MSG_DONTWAIT
-            timeout = 0 if timeout is not None else None
         try:
-            got = recv_into(endpoint, view, 0, flags, timeout)
-        except OSError:
+            got = recv_into(endpoint, buffer, 0, flags, timeout)
+        except (BlockingIOError, TimeoutError):
             if total:
                 break
             raise
         total += got
-        if got < view.nbytes:
+        if got < size:
             break
-    return total
+    return total, [], 0, None
 
 
 def send(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> int:
@@ -280,15 +259,30 @@ def _transmit(
     """Sends `data`, all of it (`whole`) or what fits; `strict`: an error counts more than bytes."""
     if flags & MSG_OOB:
         raise _errors.os_error(errno.EOPNOTSUPP)
+    patience = endpoint.send_patience
+    if timeout is None and patience is not None and not flags & MSG_DONTWAIT:
+        try:
+            return _transmit(endpoint, data, flags, patience, whole, strict)
+        except TimeoutError:
+            raise _errors.os_error(errno.EAGAIN) from None
     native: Any = ffi.from_buffer("char[]", data)
+    try:
+        return _transmit_from(endpoint, native, flags, timeout, whole, strict)
+    finally:
+        ffi.release(native)
+
+
+def _transmit_from(
+    endpoint: Endpoint, native: Any, flags: int, timeout: float | None, whole: bool, strict: bool
+) -> int:
     size = len(native)
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
     sent = 0
     handle = endpoint.enter()
     try:
-        if not endpoint.connected:
-            _connecting.ready(endpoint, handle, nowait, end, writing=True)
+        if endpoint.connect_op:
+            _connection.finish(endpoint, handle, nowait, end)
         while True:
             try:
                 sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)
@@ -300,9 +294,6 @@ def _transmit(
                 return sent
             if nowait and not strict:
                 return sent
-    except BaseException:
-        ffi.release(native)
-        raise
     finally:
         endpoint.leave()
 
@@ -317,8 +308,8 @@ def _send_some(
         slot = endpoint.slot
         sent = _send(handle, slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
-            if endpoint.armed and sent < size:
-                endpoint.write_done(handle)
+            if endpoint.armed:
+                endpoint.write_done(handle, full=sent < size)
             return sent
         if sent == EAGAIN:
             if nowait:
@@ -347,29 +338,21 @@ def sendmsg(
     """Gathers several buffers into one send; ancillary data and an address mean nothing here."""
     with contextlib.ExitStack() as stack:
         views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
-        if len(views) > _IOV_MAX:
-            raise _errors.os_error(errno.EMSGSIZE)
         if len(views) == 1:
             return send(endpoint, views[0], flags, timeout)
         if sum(view.nbytes for view in views) <= _JOIN_MAX:
             return send(endpoint, b"".join(views), flags, timeout)
-        return _gather(endpoint, views, flags, timeout)
-
-
-def _gather(
-    endpoint: Endpoint, views: Iterable[memoryview], flags: int, timeout: float | None
-) -> int:
-    sent = 0
-    for view in views:
-        if view.nbytes == 0:
-            continue
-        try:
-            part = send(endpoint, view, flags, timeout)
-        except OSError:
-            if sent:
+        sent = 0
+        for view in views:
+            if view.nbytes == 0:
+                continue
+            try:
+                part = send(endpoint, view, flags, timeout)
+            except OSError:
+                if sent:
+                    break
+                raise
+            sent += part
+            if part < view.nbytes:
                 break
-            raise
-        sent += part
-        if part < view.nbytes:
-            break
-    return sent
+        return sent

@@ -23,6 +23,13 @@ endpoints: dict[int, Endpoint] = {}
 _by_inode: dict[tuple[int, int], Endpoint] = {}
 # Descriptors without a Python object: whoever closes them with os.close does not tell us.
 _detached: set[int] = set()
+# A late patch: kernel sockets that are not bound or connected yet become the stack's.
+taking_over = False
+# Inodes of the kernel's INET sockets that Python code has: whoever else has one goes past us.
+_known: set[tuple[int, int]] = set()
+_KNOWN_MAX = 65536
+# Descriptors with two Python objects, of which one is about to let go: `ssl` wraps that way.
+_shared: set[int] = set()
 # Re-entrant: the garbage collector may close a socket while this thread holds it.
 _lock = threading.RLock()
 
@@ -46,6 +53,8 @@ def adopt(fd: int) -> Endpoint | None:
     except (OSError, TypeError, OverflowError):
         return None  # the constructor will complain
     with _lock:
+        if endpoint is not None and endpoints.get(fd) is endpoint and fd not in _detached:
+            _shared.add(fd)
         _detached.discard(fd)
         if endpoint is None:
             forget(fd)
@@ -59,8 +68,8 @@ def adopt(fd: int) -> Endpoint | None:
     return endpoint
 
 
-def renewed(endpoint: Endpoint) -> None:
-    """The descriptors of `endpoint` lead to another mirror now."""
+def moved(endpoint: Endpoint) -> None:
+    """Another mirror descriptor stands for `endpoint`, under the same numbers."""
     with _lock:
         if _by_inode.get(endpoint.inode) is endpoint:
             del _by_inode[endpoint.inode]
@@ -77,9 +86,25 @@ def forget(fd: int) -> None:
             last.finish()
 
 
+def know(fd: int) -> None:
+    """Python code has this socket of the kernel."""
+    if len(_known) < _KNOWN_MAX:
+        with contextlib.suppress(OSError):
+            _known.add(_inode(fd))
+
+
+def keep_known(alive: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Which of these sockets are known; the others that were are gone."""
+    _known.intersection_update(alive)
+    return set(_known)
+
+
 def detach(fd: int) -> None:
     """The Python object let go of `fd`, which stays open."""
     with _lock:
+        if fd in _shared:
+            _shared.discard(fd)
+            return
         endpoint = endpoints.get(fd)
         if endpoint is not None:
             _detached.add(fd)
@@ -132,6 +157,7 @@ def sweep() -> None:
 
 def _unlist(fd: int) -> Endpoint | None:
     endpoint = endpoints.pop(fd, None)
+    _shared.discard(fd)
     if endpoint is None:
         return None
     with contextlib.suppress(ValueError):

@@ -1,5 +1,6 @@
 """The client's end of the control connection: requests, answers, and descriptors with them."""
 
+import _socket
 import array
 import errno
 import os
@@ -25,11 +26,12 @@ class Channel:
         timeout: how long to wait for the first answer, in seconds.
     """
 
-    def __init__(self, connection: socket.socket, path: str, timeout: float) -> None:
-        self._connection = connection
+    def __init__(self, connection: _socket.socket, path: str, timeout: float) -> None:
+        # The C class, whatever a program (gevent, eventlet) has made of `socket.socket`.
+        self._connection = _socket.socket(fileno=connection.detach())
         self._lock = threading.Lock()
         self.path = path
-        connection.settimeout(timeout)
+        self._connection.settimeout(timeout)
 
     @classmethod
     def connect(cls, path: str) -> "Channel":
@@ -39,7 +41,7 @@ class Channel:
             OSError: nobody listens there (FileNotFoundError, ConnectionRefusedError), or this user
                 may not connect (PermissionError).
         """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        connection = _socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             connection.settimeout(ANSWER_SECONDS)
             connection.connect(path)
@@ -90,7 +92,11 @@ class Channel:
                 if shown is None:
                     self._connection.sendall(packet)
                 else:
-                    socket.send_fds(self._connection, [packet], [shown])
+                    socket.send_fds(
+                        self._connection,  # type: ignore[arg-type]
+                        [packet],
+                        [shown],
+                    )
                 packet, fds = _receive(self._connection, descriptors)
                 self._connection.settimeout(ANSWER_SECONDS)
             if not packet:
@@ -115,7 +121,7 @@ class Channel:
         self._connection.close()
 
 
-def _receive(connection: socket.socket, descriptors: int) -> tuple[bytes, list[int]]:
+def _receive(connection: _socket.socket, descriptors: int) -> tuple[bytes, list[int]]:
     """One packet, and its descriptors closed on exec: socket.recv_fds ignores its flags."""
     fds = array.array("i")
     space = socket.CMSG_LEN(descriptors * fds.itemsize)

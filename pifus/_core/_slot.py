@@ -98,6 +98,21 @@ class SocketBase:
         """How many received datagrams found no room in the receive ring, modulo 2**32."""
         return int(self._snapshot().rx_dropped)
 
+    def take_error(self) -> int:
+        """Of a UDP socket: the errno that the network reported while no receive waited; 0: none.
+
+        A receive that waits gets it as its completion instead. Told once.
+
+        Raises:
+            ClientClosed, OSError: the client or the socket is closed.
+        """
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error()
+        if self._protocol != Protocol.UDP:
+            return 0
+        return max(lib.pf_datagram_error(handle, self._slot), 0)
+
     @property
     def family(self) -> int:
         """socket.AF_INET or socket.AF_INET6."""

@@ -10,23 +10,9 @@ import sys
 
 
 def _patch() -> None:
-    root = str(pathlib.Path(__file__).resolve().parents[2])
-    before = list(sys.path)
-    try:
-        try:
-            from pifus import monkey
-        except ModuleNotFoundError as error:
-            # Another interpreter than that of `pifus run`: it has no pifus of its own.
-            if error.name not in ("pifus", "_cffi_backend"):
-                raise
-            places = os.environ.get("PIFUS_PATH", root).split(os.pathsep)
-            sys.path.extend(places)
-            from pifus import monkey
-        monkey.patch()
-    except Exception as error:  # noqa: BLE001 - the program must start, and be told
-        print(f"pifus run: {sys.executable} uses the kernel's sockets: {error}", file=sys.stderr)
-    finally:
-        sys.path[:] = before
+    import pifus_patching  # type: ignore[import-not-found]
+
+    pifus_patching.patch()
 
 
 def _chain() -> None:

@@ -62,6 +62,21 @@ class Config:
         return ["loopback", *[name for name in self.driver if name != "loopback"]]
 
     @property
+    def links(self) -> list[dict[str, Any]]:
+        """The networks beside the loopback: device, own addresses, gateways."""
+        if "tap" not in self.driver:
+            return []
+        addresses = [self.tap_ipv4, self.tap_ipv6]
+        gateways = [self.gateway4, self.gateway6]
+        return [
+            {
+                "device": self.tap_name,
+                "addresses": [address for address in addresses if address],
+                "gateways": [gateway for gateway in gateways if gateway],
+            }
+        ]
+
+    @property
     def socket_path(self) -> Path:
         """Where the backend listens."""
         return _paths.check_path(self.socket) if self.socket else _paths.socket_path(self.name)

@@ -281,6 +281,7 @@ class ControlPlane:
             "pid": os.getpid(),
             "private": config.private,
             "drivers": config.drivers,
+            "links": config.links,
             "profile": config.profile,
             "spin_ns": config.spin_ns,
             "seconds": round(time.monotonic() - self._started, 3),

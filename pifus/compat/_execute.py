@@ -1,9 +1,12 @@
 """Executes a module of the standard library under another name, over another C module."""
 
+import builtins
 import importlib.machinery
 import sys
+from collections.abc import Mapping
 from importlib.abc import InspectLoader
 from types import CodeType, ModuleType
+from typing import Any
 
 
 def code_of(name: str) -> CodeType:
@@ -38,3 +41,22 @@ def run_over(module: ModuleType, below: ModuleType) -> None:
             del sys.modules["_socket"]
         else:
             sys.modules["_socket"] = before
+
+
+def run_with(module: ModuleType, name: str, instead: Mapping[str, ModuleType]) -> None:
+    """Executes a module of the standard library in `module`.
+
+    Args:
+        name: of the standard library's module.
+        instead: what its import statements find in the place of the modules of these names.
+    """
+
+    def replaced(name: str, *args: Any, **kwargs: Any) -> Any:
+        return instead.get(name) or builtins.__import__(name, *args, **kwargs)
+
+    names = vars(module)
+    names["__builtins__"] = {**vars(builtins), "__import__": replaced}
+    try:
+        exec(code_of(name), names)
+    finally:
+        names["__builtins__"] = builtins

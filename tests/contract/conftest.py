@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Certificates
+from tests.certificates import make as make_certificates
 from tests.conftest import BackendProcess
 
 # No test waits longer for what has to happen.
@@ -107,3 +110,77 @@ def python_environment() -> dict[str, str]:
 def launcher(*command: str) -> list[str]:
     """The command line of `pifus run` for a command."""
     return [sys.executable, "-m", "pifus.cli", "run", "--", *command]
+
+
+# ---- TLS ----
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority and what it issued."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def tls(net: ModuleType) -> ModuleType:
+    """The ssl module that belongs to the socket module under test."""
+    if net is socket:
+        return ssl
+    import pifus.compat.ssl
+
+    return pifus.compat.ssl
+
+
+Pair = tuple[Any, Any]
+MakePair = Callable[..., Pair]
+
+
+@pytest.fixture
+def make_pair(
+    net: ModuleType, listener: Any, closing: Callable[[Any], Any]
+) -> Callable[[], tuple[Any, Any]]:
+    """Makes pairs of connected sockets: the one that connected, the one that was accepted."""
+
+    def make() -> Pair:
+        client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+        server, _ = listener.accept()
+        closing(server)
+        client.settimeout(PATIENCE_SECONDS)
+        server.settimeout(PATIENCE_SECONDS)
+        return client, server
+
+    return make
+
+
+@pytest.fixture
+def make_tls_pair(
+    tls: ModuleType,
+    make_pair: Callable[[], Pair],
+    certificates: Certificates,
+    spawn: Callable[..., Future[Any]],
+    closing: Callable[[Any], Any],
+) -> MakePair:
+    """Makes pairs of connected SSLSockets; takes the contexts and the options of wrap_socket."""
+
+    def make(
+        client_context: Any = None, server_context: Any = None, session: Any = None, **options: Any
+    ) -> Pair:
+        client, server = make_pair()
+        serving = spawn(
+            (server_context or certificates.server_context()).wrap_socket,
+            server,
+            server_side=True,
+            **options,
+        )
+        client = (client_context or certificates.client_context()).wrap_socket(
+            client, server_hostname="localhost", session=session, **options
+        )
+        return closing(client), closing(serving.result(PATIENCE_SECONDS))
+
+    return make
+
+
+@pytest.fixture
+def tls_pair(make_tls_pair: MakePair) -> Pair:
+    """Two connected SSLSockets: the client's, the server's."""
+    return make_tls_pair()

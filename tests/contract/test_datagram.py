@@ -183,6 +183,23 @@ def test_v6only(make: Make) -> None:
     assert errno_of(six.sendto, b"x", ("::ffff:127.0.0.1", port)) == errno.ENETUNREACH
 
 
+def test_other_loopback_addresses_are_the_kernels(pifus_net: ModuleType, closing: Close) -> None:
+    """As those of resolvers: the stack could only lose what is sent there."""
+    served = closing(names.socket(names.AF_INET, names.SOCK_DGRAM))
+    served.bind(("127.0.0.53", 0))
+    served.settimeout(PATIENCE_SECONDS)
+    asks = closing(pifus_net.socket(names.AF_INET, names.SOCK_DGRAM))
+    asks.settimeout(PATIENCE_SECONDS)
+    asks.sendto(b"who?", served.getsockname())
+    question, sender = served.recvfrom(100)
+    served.sendto(question + b" me", sender)
+    assert asks.recv(100) == b"who? me"
+    connects = closing(pifus_net.socket(names.AF_INET, names.SOCK_DGRAM))
+    connects.connect(served.getsockname())
+    connects.send(b"x")
+    assert served.recv(10) == b"x"
+
+
 # ---- connecting ----
 
 

@@ -275,3 +275,19 @@ def test_the_class_is_one(net: ModuleType, pair: Pair) -> None:
     assert type(client) is type(server) is net.socket
     assert not server.get_inheritable()
     assert "raddr=" in repr(client)
+
+
+def test_every_loopback_address_is_this_host(
+    net: ModuleType, closing: Callable[[Any], Any]
+) -> None:
+    """Debian's name of a host is 127.0.1.1."""
+    listener = closing(net.create_server(("127.0.1.1", 0)))
+    address = listener.getsockname()
+    assert address[0] == "127.0.1.1"
+    with net.create_connection(address, PATIENCE_SECONDS) as client:
+        server, peer = listener.accept()
+        with server:
+            assert client.getpeername() == server.getsockname() == address
+            assert client.getsockname() == peer
+    with net.socket() as sock:
+        assert sock.connect_ex(("127.0.0.1", address[1])) == errno.ECONNREFUSED

@@ -74,6 +74,7 @@ with tempfile.TemporaryDirectory() as directory:
         process = subprocess.Popen([sys.executable, "-c", "import sys\\n" + receiver, path])
         listener = socket.create_server(("127.0.0.1", 0))
         near = connect(listener.getsockname())
+        near.settimeout(None)  # the receiver's object blocks, and so must the descriptor
         far, _ = listener.accept()
         far.sendall(b"unread")
         assert near.recv(6, socket.MSG_PEEK) == b"unread"
@@ -111,6 +112,7 @@ copy.close()
 '''
 listener = socket.create_server(("127.0.0.1", 0))
 near = connect(listener.getsockname())
+near.settimeout(None)
 far, _ = listener.accept()
 fds = [listener.fileno(), near.detach()]
 process = subprocess.Popen([sys.executable, "-c", child, *map(str, fds)], pass_fds=fds)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.certificates import Certificates
 from tests.contract.conftest import errno_of, python_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +43,9 @@ assert socket.socket is before
 """
 
 
-def run(code: str) -> str:
+def run(code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code, *arguments],
         env=python_environment(),
         capture_output=True,
         text=True,
@@ -208,3 +209,74 @@ def test_the_module_executes_on_other_pythons(python: str) -> None:
         check=False,
     )
     assert done.stdout == "fine AF_INET\n", done.stderr
+
+
+TLS = """
+def talk_tls():
+    import socket, ssl, sys, threading
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(sys.argv[2])
+    client_context = ssl.create_default_context(cafile=sys.argv[1])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname(), 10) as client:
+            server, _ = listener.accept()
+            def serve():
+                with server_context.wrap_socket(server, server_side=True) as there:
+                    there.sendall(there.recv(100).upper())
+            thread = threading.Thread(target=serve)
+            thread.start()
+            with client_context.wrap_socket(client, server_hostname="localhost") as here:
+                here.sendall(b"hello")
+                assert here.recv(100) == b"HELLO"
+                kind, engine = type(here), type(here._sslobj)
+            thread.join()
+    assert kind is ssl.SSLSocket
+    return engine.__module__
+"""
+STACKED, KERNELS = "pifus._compat._tls", "_ssl"
+
+
+@pytest.mark.parametrize("when", [EARLY, LATE], ids=["early", "late"])
+def test_patch_reaches_tls(when: str, certificates: Certificates) -> None:
+    """Whenever ssl is imported; and unpatch undoes it."""
+    code = (
+        "import sys\nassert 'ssl' not in sys.modules\n"
+        + TLS
+        + when
+        + """
+first = talk_tls()
+import ssl
+wired = "_wrap_socket" in vars(ssl.SSLContext)
+monkey.unpatch()
+print(first, wired, talk_tls(), "_wrap_socket" in vars(ssl.SSLContext))
+"""
+    )
+    output = run(code, str(certificates.authority), str(certificates.server))
+    assert output.split() == [STACKED, "True", KERNELS, "False"]
+
+
+def test_unpatch_before_ssl_is_imported() -> None:
+    code = """
+import sys
+from pifus import monkey
+before = list(sys.meta_path)
+monkey.patch()
+monkey.unpatch()
+assert sys.meta_path == before
+assert "ssl" not in sys.modules
+import ssl
+assert "_wrap_socket" not in vars(ssl.SSLContext)
+"""
+    assert run(code) == ""
+
+
+def test_the_drop_in_socket_module_needs_no_other_ssl(certificates: Certificates) -> None:
+    """`import pifus.compat.socket as socket` beside the interpreter's ssl, imported later."""
+    code = (
+        TLS.replace("import socket, ssl", "import pifus.compat.socket as socket, ssl").replace(
+            "kind is ssl.SSLSocket", "kind is not ssl.SSLSocket"
+        )
+        + "print(talk_tls())"
+    )
+    output = run(code, str(certificates.authority), str(certificates.server))
+    assert output.split() == [STACKED]

@@ -307,3 +307,55 @@ ended(pid)
 print("ok")
 """
     assert run(HEAD + code) == "ok\n"
+
+
+def test_threads_of_two_processes_read_and_write_one_connection(run: Run) -> None:  # noqa: F811
+    code = """
+import collections, tempfile
+def together(function, arguments):
+    threads = [threading.Thread(target=function, args=(one,)) for one in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+for _ in range(5):
+    near, far = pair()
+    files = [tempfile.TemporaryFile() for _ in range(6)]
+    def read(file):
+        while part := near.recv(4000):
+            file.write(part)
+        file.flush()
+    pid = fork(together, read, files[:3])
+    expected = collections.Counter()
+    def feed():
+        for number in range(1000):
+            piece = bytes((number + i) % 251 for i in range(1200))
+            expected.update(piece)
+            far.sendall(piece)
+        far.shutdown(socket.SHUT_WR)
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    together(read, files[3:])
+    feeder.join()
+    ended(pid)
+    got = collections.Counter()
+    for file in files:
+        file.seek(0)
+        got.update(file.read())
+    assert got == expected, (got.total(), expected.total())
+    def write(letter):
+        for _ in range(100):
+            near.sendall(letter * 3000)
+    pid = fork(together, write, [b"a", b"b", b"c"])
+    writers = threading.Thread(target=together, args=(write, [b"d", b"e", b"f"]))
+    writers.start()
+    got = exactly(far, 6 * 300_000)
+    writers.join()
+    ended(pid)
+    assert set(collections.Counter(got).values()) == {300_000}
+    near.close()
+    assert far.recv(1) == b""
+    far.close()
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"

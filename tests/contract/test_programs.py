@@ -259,3 +259,35 @@ listener.close()
 
 def test_after_a_fork_the_child_has_sockets_of_its_own() -> None:
     assert run(FORK) == "b'from the child' b'' 0\n"
+
+
+def test_os_sendfile(tmp_path: Path) -> None:
+    """As the kernel's: with and without an offset, to the end of the file, never waiting."""
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(1).randbytes(1_000_000))
+    output = run(
+        f"""
+import os, socket
+from pathlib import Path
+content = Path({str(path)!r}).read_bytes()
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+with open({str(path)!r}, "rb") as file:
+    assert os.sendfile(client.fileno(), file.fileno(), 999_990, 100) == 10
+    assert os.sendfile(client.fileno(), file.fileno(), 1_000_000, 100) == 0
+    assert os.sendfile(client.fileno(), file.fileno(), None, 20) == 20
+    assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 20
+    assert server.recv(100)[:10] == content[-10:]
+    client.setblocking(False)
+    total = 0
+    try:
+        while True:
+            total += os.sendfile(client.fileno(), file.fileno(), 0, 100_000)
+    except BlockingIOError:
+        print(total > 0)
+for sock in (listener, client, server):
+    sock.close()
+"""
+    )
+    assert output.split() == ["True"]

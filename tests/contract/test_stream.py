@@ -224,3 +224,31 @@ def test_a_client_may_not_wait_for_an_accept_to_send(
     server, _ = listener.accept()
     closing(server)
     assert receive_exactly(server, 100) == b"early"
+
+
+def test_a_failed_call_lets_go_of_the_buffer(pair: Pair) -> None:
+    client, server = pair
+    client.shutdown(names.SHUT_WR)
+    server.setblocking(False)
+    buffer = bytearray(10)
+    with pytest.raises(BrokenPipeError), memoryview(buffer) as view:
+        client.send(view)
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError) as caught, memoryview(buffer) as view:
+        client.recv_into(view)
+    # The traceback is still there, and with it the frames of the call.
+    assert caught.tb is not None
+    buffer.extend(b"resized")
+
+
+def test_idle_connections_hold_no_memory(
+    net: ModuleType, listener: Any, closing: Callable[[Any], Any], spawn: Spawn
+) -> None:
+    """What they sent has arrived; that nobody asks them again must not starve the others."""
+    data = bytes(500_000)
+    for _ in range(200):
+        client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+        server = closing(listener.accept()[0])
+        sending = spawn(client.sendall, data)
+        assert receive_exactly(server, len(data)) == data
+        sending.result(PATIENCE_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import queue
 import socket
+import time
 
 import pytest
 
@@ -78,6 +79,14 @@ def test_refused(client: pifus.Client) -> None:
     one.sendto(b"x")
     results = {done.op: done.errno for done in (one.wait(SECONDS), one.wait(SECONDS))}
     assert results[receive] == errno.ECONNREFUSED
+    assert one.take_error() == 0
+    one.sendto(b"x")  # nobody waits now
+    one.wait(SECONDS).check()
+    deadline = time.monotonic() + SECONDS
+    while not (code := one.take_error()):
+        assert time.monotonic() < deadline
+    assert code == errno.ECONNREFUSED
+    assert one.take_error() == 0
 
 
 def test_what_does_not_fit_is_dropped_and_counted(client: pifus.Client) -> None:

@@ -173,6 +173,56 @@ static void test_lies_of_the_one_that_has_it(void) {
     (void)close(fd);
 }
 
+/* Records of a datagram socket go along as they are; but not from where none begins. */
+static void test_datagrams_and_lies_about_them(void) {
+    for (uint32_t lie = 0; lie < 3; lie++) {
+        struct pf_addr addr = rig_addr(++port);
+        struct pf_socket_b2c state;
+        struct pf_datagram info;
+        uint8_t data[300];
+        int made = pf_datagram_open(one.client, PF_FAMILY_IPV4, PF_PRIORITY_MEDIUM, 0);
+        int sender = pf_datagram_open(one.client, PF_FAMILY_IPV4, PF_PRIORITY_MEDIUM, 0);
+        CHECK(made >= 0 && sender >= 0);
+        uint32_t near = (uint32_t)made;
+        CHECK_EQ(RIG_CALL(one.client, near, PF_OP_BIND, .addr = &addr), 0);
+        int fd = mirror_of(&one, near);
+        raw_begin();
+        CHECK_EQ(raw_adopt(0, ticket_of(raw.session, fd)), 0);
+        let_go(&one, near);
+        for (uint32_t i = 0; i < 4; i++) {
+            rig_fill(data, 5, i, 100 + i);
+            CHECK_EQ(rig_await(one.client, (uint32_t)sender,
+                               pf_sendto(one.client, (uint32_t)sender, data, 100 + i, &addr, 0,
+                                         PF_DELIVER_CALL),
+                               NULL),
+                     100 + i);
+        }
+        struct pf_socket_c2b *c2b = raw_c2b(&raw, 0);
+        uint32_t head = pf_load_acquire(&raw_b2c(&raw, 0)->rx_head);
+        uint32_t places[] = {c2b->rx_tail, c2b->rx_tail + 12, head - 1};
+        pf_store_release(&c2b->rx_tail, places[lie]);
+        uint32_t moved = claim(&two, fd);
+        CHECK_EQ(pf_socket_state(two.client, moved, &state), 0);
+        CHECK(state.state & PF_STATE_DATAGRAM);
+        for (uint32_t i = 0; i < 4 && lie == 0; i++) {
+            CHECK_EQ(pf_recvfrom(two.client, moved, data, sizeof(data), 0, RIG_PATIENCE, &info),
+                     100 + i);
+            CHECK(!rig_differs(data, 5, i, 100 + i));
+        }
+        /* Whatever came along of a lie: what arrives from now on is right. */
+        while (pf_recvfrom(two.client, moved, data, sizeof(data), 0, 0, &info) >= 0) {
+        }
+        rig_fill(data, 5, 9, 50);
+        CHECK(pf_sendto(one.client, (uint32_t)sender, data, 50, &addr, 0, PF_DELIVER_NONE) > 0);
+        CHECK_EQ(pf_recvfrom(two.client, moved, data, sizeof(data), 0, RIG_PATIENCE, &info), 50);
+        CHECK(!rig_differs(data, 5, 9, 50));
+        raw_end();
+        (void)close(fd);
+        let_go(&two, moved);
+        rig_close(one.client, (uint32_t)sender, 0);
+    }
+}
+
 /* Whoever let go of a slot has no say in it, although the socket may still be there. */
 static void test_operations_after_letting_go(void) {
     struct rig_pair p = rig_connect(one.client, one.client, rig_addr(++port), 0);
@@ -205,6 +255,7 @@ int main(void) {
     RUN(test_claims_out_of_season);
     RUN(test_a_flood_of_tickets);
     RUN(test_lies_of_the_one_that_has_it);
+    RUN(test_datagrams_and_lies_about_them);
     RUN(test_operations_after_letting_go);
     rig_detach(&rig, &one, PF_ENDED_CLOSED);
     rig_detach(&rig, &two, PF_ENDED_CLOSED);

@@ -17,8 +17,7 @@ Written by `./dev stdlib-tests --write-docs`. Each module of the interpreter's t
 on one machine: over the kernel's sockets, and over a loopback backend, patched before the module is
 imported. A cell says how many of the tests that pass over the kernel pass over the stack; in
 brackets, how many of them made sockets of the stack. A test that takes more than 30 s is ended and
-counts as a failure. Tests of TLS (with ssl, tls or https in their names) and of VSOCK are left out
-of this table so far."""
+counts as a failure. Tests of VSOCK are left out."""
 EXPECTATIONS = Path(__file__).with_name("expectations.toml")
 
 

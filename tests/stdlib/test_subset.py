@@ -9,26 +9,24 @@ import pytest
 from tests.stdlib import interpreters, report
 from tests.stdlib.runner import Job, run
 
-# TLS on the descriptor of a stack socket is not there yet.
-SKIP = r"(?i)ssl|tls|https(?!erver)"
 WANTED_PERCENT = 98.0
 JOBS = [
     Job(
         "test_socket",
         r"(TCP|Connection|GeneralModule|FileObject|Sendfile|Nonblock|CreateServer|Inherit|TestExc)",
-        SKIP,
     ),
-    Job("test_socketserver", "TCP|Misc", SKIP),
+    Job("test_socketserver", "TCP|Misc"),
+    Job("test_ssl"),
     Job("test_epoll"),
-    Job("test_asyncio.test_sock_lowlevel", skip=SKIP),
-    Job("test_asyncio.test_sendfile", skip=SKIP),
-    Job("test_asyncio.test_server", skip=SKIP),
-    Job("test_asyncio.test_streams", skip=SKIP),
-    Job("test_httplib", skip=SKIP),
-    Job("test_httpservers", skip=SKIP),
-    Job("test_xmlrpc", "Keepalive|Gzip", SKIP),
-    Job("test_ftplib", skip=SKIP),
-    Job("test_poplib", skip=SKIP),
+    Job("test_asyncio.test_sock_lowlevel"),
+    Job("test_asyncio.test_sendfile"),
+    Job("test_asyncio.test_server"),
+    Job("test_asyncio.test_streams"),
+    Job("test_httplib"),
+    Job("test_httpservers"),
+    Job("test_xmlrpc", "Keepalive|Gzip"),
+    Job("test_ftplib"),
+    Job("test_poplib"),
 ]
 
 

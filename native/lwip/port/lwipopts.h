@@ -31,7 +31,8 @@ void pf_lwip_check_thread(void);
 #define MEMP_NUM_PBUF 65535
 #define MEMP_NUM_REASSDATA 64
 #define MEMP_NUM_FRAG_PBUF 256
-/* As many for each neighbor that the largest datagram waits whole, in fragments, for its address. */
+/* As many for each neighbor that the largest datagram waits whole, in fragments, for its address.
+ */
 #define MEMP_NUM_ARP_QUEUE (ARP_TABLE_SIZE * ARP_QUEUE_LEN)
 #define MEMP_NUM_ND6_QUEUE (LWIP_ND6_NUM_NEIGHBORS * 64)
 #define MEMP_NUM_SYS_TIMEOUT (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 8)

@@ -17,6 +17,8 @@
  *   spin -a doorbell.pml && gcc -O2 -o pan pan.c && ./pan              no errors
  *   spin -a -DCLIENT doorbell.pml && gcc -O2 -o pan pan.c && ./pan     no errors
  *
+ * also: -DCLIENT
+ *
  * Variants that must FAIL, with and without -DCLIENT unless said otherwise:
  *   NO_FENCE           no side has a fence between its write and its look
  *   NO_FENCE_RINGER, NO_FENCE_SLEEPER    one side only. With -DCLIENT the sleeper's fences are the

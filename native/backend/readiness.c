@@ -1,0 +1,85 @@
+/* What mirror descriptors show, the backend's side: one end of a UNIX stream pair, of which the
+ * client's end is what select, poll and epoll look at. All that the client's end can show is done
+ * from here or by the client itself:
+ *
+ *   readable           a byte in it, which the client takes out
+ *   not writable       the client has filled its send buffer; draining makes it writable again
+ *   RDHUP and readable shutdown(SHUT_WR) here
+ *   HUP and ERR        closed here with a byte unread, until the client takes SO_ERROR
+ */
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "backend/internal.h"
+
+static bool readable(const struct pf_bsock *sock) {
+    if (pf_identity_is_shared(sock)) {
+        return stk_tcp_acceptable(sock->conn);
+    }
+    /* Not the CQ: other operations complete there too, and the client reaps it at any time. */
+    bool reported = sock->b2c->accepts != pf_load_acquire(&sock->c2b->accepts_taken);
+    if (sock->phase == PF_SOCK_LISTENING || (sock->dgram && reported)) {
+        return reported;
+    }
+    return sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) ||
+           (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
+}
+
+/* Writes will not block: they fail, nothing is under way, or something was acknowledged since the
+ * client last looked for room (which it does before it arms). */
+static bool writable(const struct pf_bsock *sock) {
+    if (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)) {
+        return true;
+    }
+    if (sock->phase != PF_SOCK_CONNECTED && !sock->dgram) {
+        return false;
+    }
+    bool idle = sock->writes.head == sock->writes.tail &&
+                sock->sq_head == pf_load_acquire(&sock->c2b->sq_tail);
+    return idle || sock->cq_tail != pf_load_acquire(&sock->c2b->cq_head);
+}
+
+/* Takes all but one byte out. The one that stays (the first was there from the beginning) makes
+ * the close after an error an error for the client's end, too. At one stroke: as soon as the
+ * descriptor is writable the client may find itself out of room again, and fill it. */
+static void drain(int fd) {
+    char bytes[256];
+    int unread = 0;
+    if (ioctl(fd, FIONREAD, &unread) == 0 && unread > 1) {
+        size_t count = (size_t)unread - 1;
+        (void)recv(fd, bytes, count < sizeof(bytes) ? count : sizeof(bytes), MSG_DONTWAIT);
+    }
+}
+
+void pf_mirror_update(struct pf_bsock *sock) {
+    /* After what was published: the client asks, fences, and looks for that once more. Either it
+     * sees our news, or we its question. */
+    pf_full_fence();
+    uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
+    bool news = arm != sock->read_token || (sock->identity && sock->identity->arrived);
+    if (news && readable(sock)) {
+        (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sock->read_token = arm;
+        pf_store_release(&sock->b2c->read_token, arm);
+    }
+    if (sock->identity) {
+        sock->identity->arrived = false;
+    }
+    arm = pf_load_acquire(&sock->c2b->write_arm);
+    if (arm != sock->write_token && writable(sock)) {
+        drain(sock->mirror_fd);
+        sock->write_token = arm;
+        pf_store_release(&sock->b2c->write_token, arm);
+    }
+    if (!sock->mirror_eof && (sock->state & PF_STATE_EOF)) {
+        sock->mirror_eof = true;
+        (void)shutdown(sock->mirror_fd, SHUT_WR);
+    }
+    if (sock->state & PF_STATE_ERROR) {
+        if (sock->let_go) {
+            (void)shutdown(sock->mirror_fd, SHUT_RDWR); /* an orphan: its watch sees that, too */
+        } else {
+            pf_identity_hang_up(sock); /* nothing changes any more */
+        }
+    }
+}

@@ -1,0 +1,80 @@
+/* One TCP endpoint of the glue: what tcp.c, tcp_options.c and reuseport.c share. */
+#ifndef PF_LWIP_CONN_H
+#define PF_LWIP_CONN_H
+
+#include "lwip/internal.h"
+#include "lwip/rx_queue.h"
+#include "lwip/sys.h"
+#include "lwip/tcp.h"
+
+struct pf_reuse_group;
+
+/* What was set on a socket and lwIP does not keep, or not for a listener's connections. */
+struct pf_tcp_settings {
+    uint32_t keep_idle_ms;
+    uint32_t keep_intvl_ms;
+    uint32_t keep_count;
+    uint32_t user_timeout_ms; /* 0: none */
+    uint32_t defer_ms;        /* listener: connections wait so long for their first byte; 0: no */
+    uint8_t syn_retries;      /* 0: lwIP's own limit */
+    bool nagle;
+    bool quick_ack;
+};
+
+struct stk_conn {
+    struct tcp_pcb *pcb; /* NULL: gone, `error` tells why */
+    void *owner;
+    int priority;
+    int error;
+    bool listening;
+    bool connecting;
+    bool flow_known;
+    bool v6only;
+    uint8_t family;
+    bool local_peer; /* the peer is in this stack */
+    bool at_end;     /* the peer's FIN came */
+    bool finished;
+    bool deferred; /* in its listener's queue, and not to be accepted before its first byte */
+    bool expired;  /* we gave it up, by a time limit that its user set */
+    struct pf_rx_queue rx;
+    struct stk_conn *listener; /* in whose queue this connection waits */
+    struct stk_conn *queue_first;
+    struct stk_conn *queue_last;
+    struct stk_conn *queue_next;
+    uint32_t queued;
+    uint32_t backlog;
+    struct pf_flow_key flow;
+    struct pf_tcp_settings settings;
+    uint32_t since_ms; /* watch: since when nothing was acknowledged; when it was queued */
+    uint32_t since_ack;
+    bool waiting_ack;
+    uint64_t bytes_acked;
+    uint64_t bytes_received;
+    uint64_t reuse_user; /* SO_REUSEPORT: the user's number and one; 0: not shared */
+    struct pf_reuse_group *group;
+    struct stk_conn *group_next;
+};
+
+/* tcp.c */
+int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port);
+/* A connection came in for `listener`. */
+err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb);
+/* Shows a deferred connection to its listener. */
+void pf_tcp_show_deferred(struct stk_conn *conn);
+
+/* tcp_options.c */
+void pf_tcp_settings_default(struct pf_tcp_settings *settings);
+/* Puts the settings in force on a pcb that is no listener. */
+void pf_tcp_settings_apply(struct stk_conn *conn);
+
+/* reuseport.c: endpoints with SO_REUSEPORT that share one address and port share one listener. */
+int pf_reuse_bind(struct stk_conn *conn, const ip_addr_t *ip, uint16_t port);
+int pf_reuse_listen(struct stk_conn *conn);
+/* Before a connect: the endpoint's own pcb gets the shared address. */
+int pf_reuse_detach_bound(struct stk_conn *conn);
+void pf_reuse_leave(struct stk_conn *conn);
+/* The backlog of a member changed. */
+void pf_reuse_backlog(struct stk_conn *conn);
+const ip_addr_t *pf_reuse_address(const struct stk_conn *conn, uint16_t *port);
+
+#endif

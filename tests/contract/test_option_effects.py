@@ -1,0 +1,421 @@
+"""What options do, on kernel sockets and on the stack's."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket as names
+import struct
+import threading
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import PATIENCE_SECONDS, errno_of, receive_exactly
+
+Pair = tuple[Any, Any]
+Closing = Callable[[Any], Any]
+TCP = names.IPPROTO_TCP
+
+
+def connected(net: ModuleType, closing: Closing, client: Any, listener: Any) -> Pair:
+    client.settimeout(PATIENCE_SECONDS)
+    client.connect(listener.getsockname())
+    server, _ = listener.accept()
+    closing(server).settimeout(PATIENCE_SECONDS)
+    return client, server
+
+
+def fill(sock: Any) -> int:
+    """Sends without waiting until nothing more is taken; how much that was."""
+    sock.setblocking(False)
+    total = 0
+    while True:
+        try:
+            total += sock.send(bytes(65536))
+        except BlockingIOError:
+            if not select.select([], [sock], [], 0.2)[1]:
+                return total
+
+
+# ---- SO_REUSEPORT ----
+
+
+def sharing(net: ModuleType, closing: Closing, address: Any, backlog: int = 64) -> Any:
+    sock = closing(net.socket())
+    sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEPORT, 1)
+    sock.bind(address)
+    sock.listen(backlog)
+    return sock
+
+
+def test_listeners_share_a_port(net: ModuleType, closing: Closing) -> None:
+    first = sharing(net, closing, ("127.0.0.1", 0))
+    listeners = [first, *(sharing(net, closing, first.getsockname()) for _ in range(2))]
+    assert {listener.getsockname() for listener in listeners} == {first.getsockname()}
+    clients = [closing(net.create_connection(first.getsockname(), 10)) for _ in range(60)]
+    taken: list[int] = []
+    for listener in listeners:
+        listener.setblocking(False)
+        taken.append(0)
+        while len(clients) > sum(taken):
+            try:
+                server, _ = listener.accept()
+            except BlockingIOError:
+                break
+            server.close()
+            taken[-1] += 1
+    assert sum(taken) == 60
+    assert min(taken) > 0, "every listener has its share"
+
+
+def test_a_shared_port_outlives_its_first_listener(net: ModuleType, closing: Closing) -> None:
+    first = sharing(net, closing, ("127.0.0.1", 0))
+    address = first.getsockname()
+    second = sharing(net, closing, address)
+    first.close()
+    with net.create_connection(address, PATIENCE_SECONDS) as client:
+        server, _ = second.accept()
+        with server:
+            server.sendall(b"still")
+            assert client.recv(10) == b"still"
+    second.close()
+    with net.socket() as sock:
+        assert sock.connect_ex(address) == errno.ECONNREFUSED
+
+
+def test_a_port_is_shared_only_by_those_who_want_it(net: ModuleType, closing: Closing) -> None:
+    first = sharing(net, closing, ("127.0.0.1", 0))
+    with net.socket() as sock:
+        assert errno_of(sock.bind, first.getsockname()) == errno.EADDRINUSE
+    plain = closing(net.create_server(("127.0.0.1", 0)))
+    with net.socket() as sock:
+        sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEPORT, 1)
+        assert errno_of(sock.bind, plain.getsockname()) == errno.EADDRINUSE
+
+
+def test_a_shared_port_is_one_to_connect_from(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.create_server(("127.0.0.1", 0)))
+    other = closing(net.create_server(("127.0.0.1", 0)))
+    one, two = closing(net.socket()), closing(net.socket())
+    for sock in (one, two):
+        sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEPORT, 1)
+    one.bind(("127.0.0.1", 0))
+    two.bind(one.getsockname())
+    one.connect(listener.getsockname())
+    two.connect(other.getsockname())
+    assert one.getsockname() == two.getsockname()
+
+
+# ---- buffers ----
+
+
+def test_the_receive_buffer_bounds_what_a_peer_can_send(net: ModuleType, closing: Closing) -> None:
+    amounts = []
+    for size in (4096, 100_000):
+        listener = closing(net.socket())
+        listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, size)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = closing(net.socket())
+        client.setsockopt(names.SOL_SOCKET, names.SO_SNDBUF, 16384)
+        client, server = connected(net, closing, client, listener)
+        assert server.getsockopt(names.SOL_SOCKET, names.SO_RCVBUF) == 2 * size
+        sent = fill(client)
+        amounts.append(sent)
+        client.settimeout(PATIENCE_SECONDS)
+        client.shutdown(names.SHUT_WR)
+        # A small window opens again and again until everything is through.
+        assert len(receive_exactly(server, sent + 1)) == sent
+    assert amounts[0] < 16384 * 4 + 65536
+    assert amounts[0] < amounts[1]
+
+
+def test_the_send_buffer_bounds_what_is_taken(net: ModuleType, closing: Closing) -> None:
+    amounts = []
+    for size in (8192, 200_000):
+        listener = closing(net.socket())
+        listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = closing(net.socket())
+        client.setsockopt(names.SOL_SOCKET, names.SO_SNDBUF, size)
+        client, _ = connected(net, closing, client, listener)
+        amounts.append(fill(client))
+    assert amounts[0] < 90_000
+    assert amounts[0] < amounts[1]
+
+
+def test_bulk_through_a_small_window(
+    net: ModuleType, closing: Closing, spawn: Callable[..., Any]
+) -> None:
+    listener = closing(net.socket())
+    listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, 3000)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    client, server = connected(net, closing, closing(net.socket()), listener)
+    data = bytes(range(256)) * 2000
+    sending = spawn(client.sendall, data)
+    assert receive_exactly(server, len(data)) == data
+    sending.result(PATIENCE_SECONDS)
+
+
+# ---- time limits ----
+
+
+def timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), round(seconds % 1 * 1e6))
+
+
+def test_receive_timeout(net: ModuleType, pair: Pair, listener: Any) -> None:
+    client, server = pair
+    for sock in (client, listener):
+        sock.settimeout(None)
+        sock.setsockopt(names.SOL_SOCKET, names.SO_RCVTIMEO, timeval(0.15))
+        assert sock.getsockopt(names.SOL_SOCKET, names.SO_RCVTIMEO, 16)[:8] == bytes(8)
+    for call, arguments in ((client.recv, (10,)), (listener.accept, ())):
+        started = time.monotonic()
+        with pytest.raises(BlockingIOError):
+            call(*arguments)
+        assert time.monotonic() - started >= 0.14
+    server.sendall(b"x")
+    assert client.recv(10) == b"x"
+    client.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        client.recv(10)
+
+
+def test_send_timeout(net: ModuleType, pair: Pair) -> None:
+    client, _ = pair
+    client.settimeout(None)
+    client.setsockopt(names.SOL_SOCKET, names.SO_SNDTIMEO, timeval(0.1))
+    with pytest.raises(BlockingIOError):
+        client.sendall(bytes(1 << 25))
+
+
+def test_wrong_time_limits(net: ModuleType) -> None:
+    with net.socket() as sock:
+        wrong = struct.pack("ll", 0, 2_000_000)
+        call = sock.setsockopt
+        assert errno_of(call, names.SOL_SOCKET, names.SO_RCVTIMEO, wrong) == errno.EDOM
+
+
+def test_low_water(net: ModuleType, pair: Pair, spawn: Callable[..., Any]) -> None:
+    client, server = pair
+    client.settimeout(None)
+    client.setsockopt(names.SOL_SOCKET, names.SO_RCVLOWAT, 6)
+    got = spawn(client.recv, 100)
+    server.sendall(b"abc")
+    server.sendall(b"def")
+    assert got.result(PATIENCE_SECONDS) == b"abcdef"
+    server.sendall(b"xy")
+    server.shutdown(names.SHUT_WR)
+    assert client.recv(100) == b"xy"
+
+
+# ---- SO_LINGER ----
+
+
+def test_linger_of_no_time_resets(net: ModuleType, pair: Pair) -> None:
+    client, server = pair
+    client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sendall(b"lost or not")
+    client.close()
+    with pytest.raises(ConnectionResetError):
+        receive_exactly(server, 1000)
+
+
+def test_linger_waits_for_the_last_byte(net: ModuleType, closing: Closing) -> None:
+    """The peer does not read: close waits so long, and then lets the connection go on."""
+    listener = closing(net.socket())
+    listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    client, server = connected(net, closing, closing(net.socket()), listener)
+    client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 1))
+    sent = fill(client)
+    client.setblocking(True)
+    started = time.monotonic()
+    client.close()
+    assert 0.9 <= time.monotonic() - started < 10
+    assert len(receive_exactly(server, sent + 1)) == sent
+
+
+def test_linger_is_over_when_all_is_acknowledged(net: ModuleType, pair: Pair) -> None:
+    client, server = pair
+    client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 15))
+    client.sendall(b"taken")
+    started = time.monotonic()
+    reader = threading.Thread(target=lambda: receive_exactly(server, 5))
+    reader.start()
+    client.close()
+    assert time.monotonic() - started < 10
+    reader.join()
+    assert server.recv(10) == b""
+
+
+def test_no_linger_returns_at_once(net: ModuleType, pair: Pair) -> None:
+    client, server = pair
+    client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 0, 10))
+    sent = fill(client)
+    started = time.monotonic()
+    client.close()
+    assert time.monotonic() - started < 5
+    assert len(receive_exactly(server, sent + 1)) == sent
+
+
+# ---- TCP ----
+
+
+def waits(sock: Any, seconds: float) -> bool:
+    """True when nothing comes for so long."""
+    return not select.select([sock], [], [], seconds)[0]
+
+
+def test_cork_holds_back_what_fills_no_segment(net: ModuleType, pair: Pair) -> None:
+    client, server = pair
+    client.setsockopt(TCP, names.TCP_CORK, 1)
+    for _ in range(10):
+        client.sendall(b"x")
+    assert waits(server, 0.1)
+    client.setsockopt(TCP, names.TCP_CORK, 0)
+    assert server.recv(100) == b"x" * 10
+
+
+def test_a_cork_is_no_stopper(net: ModuleType, pair: Pair) -> None:
+    client, server = pair
+    client.setsockopt(TCP, names.TCP_CORK, 1)
+    client.sendall(b"late")
+    assert server.recv(100) == b"late"  # after 200 ms
+    client.sendall(b"end")
+    client.shutdown(names.SHUT_WR)
+    assert receive_exactly(server, 100) == b"end"
+    bulk = bytes(1_000_000)
+    server.setsockopt(TCP, names.TCP_CORK, 1)
+    reader = threading.Thread(target=lambda: receive_exactly(client, len(bulk)))
+    reader.start()
+    server.sendall(bulk)
+    reader.join(PATIENCE_SECONDS)
+    assert not reader.is_alive()
+
+
+def test_deferred_accepts_wait_for_bytes(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.socket())
+    listener.setsockopt(TCP, names.TCP_DEFER_ACCEPT, 20)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    listener.setblocking(False)
+    with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
+        assert waits(listener, 0.2)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        client.sendall(b"now")
+        assert not waits(listener, PATIENCE_SECONDS)
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(PATIENCE_SECONDS)
+            assert server.recv(10) == b"now"
+
+
+def test_a_deferred_connection_that_goes_away(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.socket())
+    listener.setsockopt(TCP, names.TCP_DEFER_ACCEPT, 20)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
+        client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 0))
+    with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
+        client.sendall(b"second")
+        while True:
+            server, _ = listener.accept()
+            with server:
+                server.settimeout(PATIENCE_SECONDS)
+                try:
+                    if server.recv(10) == b"second":
+                        break
+                except ConnectionResetError:
+                    continue
+    listener.close()
+
+
+STATES = {"established": 1, "close-wait": 8, "listen": 10, "close": 7}
+
+
+def test_tcp_info(net: ModuleType, pair: Pair, listener: Any) -> None:
+    client, server = pair
+    client.sendall(bytes(10_000))
+    receive_exactly(server, 10_000)
+    server.sendall(b"done")
+    receive_exactly(client, 4)
+    raw = client.getsockopt(TCP, names.TCP_INFO, 232)
+    assert len(raw) == 232
+    state, _, retransmits, _, _, _, scales = struct.unpack_from("7B", raw)
+    assert state == STATES["established"]
+    assert retransmits == 0
+    assert scales & 15
+    rto, _, snd_mss, rcv_mss = struct.unpack_from("4I", raw, 8)
+    assert 1_000 <= rto <= 10_000_000
+    assert 500 <= snd_mss <= 65536
+    assert rcv_mss > 0
+    ssthresh, cwnd = struct.unpack_from("2I", raw, 76)
+    assert cwnd >= 1
+    assert ssthresh > 0
+    acked, received = struct.unpack_from("2Q", raw, 120)
+    assert acked in (10_000, 10_001)  # the kernel counts the SYN
+    assert received == 4
+    assert listener.getsockopt(TCP, names.TCP_INFO, 1)[0] == STATES["listen"]
+    with net.socket() as fresh:
+        assert fresh.getsockopt(TCP, names.TCP_INFO) & 255 == STATES["close"]
+    client.shutdown(names.SHUT_WR)
+    assert server.recv(1) == b""
+    assert server.getsockopt(TCP, names.TCP_INFO, 1)[0] == STATES["close-wait"]
+
+
+def test_the_largest_segment(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.create_server(("127.0.0.1", 0)))
+    client = closing(net.socket())
+    client.setsockopt(TCP, names.TCP_MAXSEG, 1000)
+    assert client.getsockopt(TCP, names.TCP_MAXSEG) == 1000
+    client, server = connected(net, closing, client, listener)
+    for sock in (client, server):
+        assert sock.getsockopt(TCP, names.TCP_MAXSEG) <= 1000
+    client.sendall(bytes(100_000))
+    assert len(receive_exactly(server, 100_000)) == 100_000
+
+
+def test_what_an_accepted_socket_inherits(net: ModuleType, closing: Closing) -> None:
+    settings = [
+        (names.SOL_SOCKET, names.SO_KEEPALIVE, 1),
+        (TCP, names.TCP_KEEPIDLE, 33),
+        (TCP, names.TCP_KEEPCNT, 4),
+        (TCP, names.TCP_NODELAY, 1),
+        (TCP, names.TCP_USER_TIMEOUT, 4321),
+        (names.IPPROTO_IP, names.IP_TOS, 16),
+        (names.IPPROTO_IP, names.IP_TTL, 55),
+    ]
+    listener = closing(net.create_server(("127.0.0.1", 0)))
+    for level, option, value in settings:
+        listener.setsockopt(level, option, value)
+    _, server = connected(net, closing, closing(net.socket()), listener)
+    for level, option, value in settings:
+        assert server.getsockopt(level, option) == value
+
+
+def test_a_device_that_is_not_there(net: ModuleType) -> None:
+    with net.socket() as sock:
+        call = sock.setsockopt
+        name = b"no-such-device"
+        assert errno_of(call, names.SOL_SOCKET, names.SO_BINDTODEVICE, name) == errno.ENODEV
+
+
+def test_the_loopback_device(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.create_server(("127.0.0.1", 0)))
+    client = closing(net.socket())
+    client.setsockopt(names.SOL_SOCKET, names.SO_BINDTODEVICE, b"lo")
+    assert client.getsockopt(names.SOL_SOCKET, names.SO_BINDTODEVICE, 16) == b"lo\0"
+    client, server = connected(net, closing, client, listener)
+    client.sendall(b"over lo")
+    assert server.recv(10) == b"over lo"
