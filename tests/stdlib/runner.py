@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pifus._launcher import environment
+from pifus._policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("child.py")
@@ -98,7 +99,7 @@ def child_environment(backend_path: str | None) -> dict[str, str]:
     base = {name: value for name, value in os.environ.items() if not name.startswith("PIFUS_")}
     base.pop("PYTHONPATH", None)
     base["PYTHONUNBUFFERED"] = "1"
-    return base if backend_path is None else environment(base, backend_path)
+    return base if backend_path is None else environment(base, backend_path, Policy())
 
 
 def run(python: str, job: Job, kind: str, log: Path) -> ModuleRun:
