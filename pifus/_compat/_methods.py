@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import _socket as _c
 import errno
-import operator
 import os
 import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _table
+from pifus._compat import _arguments, _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
         _claim,
         _connection,
         _datagram,
-        _endpoint,
+        _making,
         _options,
         _rules,
         _stream,
@@ -102,13 +101,14 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _know(self)
             return
         _load()
-        fd, endpoint = _endpoint.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
+        fd, endpoint = _making.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
         try:
             _C.__init__(self, family, kind, proto, fd)
         except BaseException:
             _table.close(fd)
             raise
         if _gettimeout(self) == 0:
+            os.set_blocking(fd, False)
             endpoint.arm()
 
     def __del__(self) -> None:
@@ -182,7 +182,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.listen(self, backlog)
         else:
-            _connection.listen(endpoint, operator.index(backlog))
+            _connection.listen(endpoint, _arguments.c_int(backlog))
 
     def _accept(self) -> tuple[int, Any]:
         endpoint = _find(_fileno(self))
@@ -227,7 +227,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.shutdown(self, how)
         else:
-            _connection.shutdown(endpoint, operator.index(how))
+            _connection.shutdown(endpoint, _arguments.c_int(how))
             if endpoint.listening or endpoint.accept_op:
                 _C.shutdown(self, how)  # whoever polls it is to wake
 
@@ -301,10 +301,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg(self, bufsize, ancbufsize, flags)
-        if bufsize < 0:
+        if _arguments.c_size(bufsize) < 0:
             raise ValueError("negative buffer size in recvmsg()")
-        if ancbufsize < 0:
-            raise ValueError("invalid ancillary data buffer length")
+        _arguments.ancillary_size(ancbufsize)
         return endpoint.io.recvmsg(endpoint, bufsize, ancbufsize, flags, _gettimeout(self))
 
     def recvmsg_into(
@@ -314,8 +313,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         endpoint = _find(_fileno(self))
         if endpoint is None:
             return _C.recvmsg_into(self, buffers, ancbufsize, flags)
-        if ancbufsize < 0:
-            raise ValueError("invalid ancillary data buffer length")
+        _arguments.ancillary_size(ancbufsize)
         return endpoint.io.recvmsg_into(endpoint, buffers, ancbufsize, flags, _gettimeout(self))
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
@@ -341,14 +339,18 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return _C.sendto(self, data, *flags_address)
         if not 1 <= len(flags_address) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_address)} given)")
-        flags = operator.index(flags_address[0]) if len(flags_address) == 2 else 0
+        flags = _arguments.c_int(flags_address[0]) if len(flags_address) == 2 else 0
         if not endpoint.datagram:
             return _stream.send(endpoint, data, flags, _gettimeout(self))
         native = _native(endpoint, flags_address[-1], "sendto")
         sys.audit("socket.sendto", self, flags_address[-1])
         if _leave_to_kernel(endpoint, native, fd):
             return _C.sendto(self, data, *flags_address)
-        return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
+        try:
+            return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
+        except TypeError:
+            _arguments.refuse(endpoint.family, "sendto", data, *flags_address)
+            raise
 
     def sendmsg(
         self,
@@ -371,6 +373,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             if address is None:
                 return _C.sendmsg(self, buffers, ancdata, flags)
             return _C.sendmsg(self, buffers, ancdata, flags, address)
+        if not endpoint.datagram and (ancdata != () or address is not None):
+            name = () if address is None else (address,)
+            _arguments.refuse(endpoint.family, "sendmsg", (), ancdata, flags, *name)
         return endpoint.io.sendmsg(endpoint, buffers, ancdata, flags, _gettimeout(self), native)
 
 
@@ -385,9 +390,9 @@ def _close(sock: _C, fd: int) -> None:
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _accept, _address, _claim, _connection, _datagram, _endpoint, _is_unsure
+    global _accept, _address, _claim, _connection, _datagram, _is_unsure, _making
     global _options, _rules, _stream
-    if "_endpoint" not in globals():
+    if "_making" not in globals():
         from pifus._compat import _accept, _claim, _connection, _datagram, _options, _rules, _stream
         from pifus._core import _address
         from pifus._core._client import lib
@@ -395,7 +400,7 @@ def _load() -> None:
         _is_unsure = lib.pf_mirror_is_unsure
 
         # Last: it tells that the others are there.
-        from pifus._compat import _endpoint  # isort: skip
+        from pifus._compat import _making  # isort: skip
 
 
 def _foreign(fd: int, family: int) -> Endpoint | None:
@@ -408,7 +413,12 @@ def _foreign(fd: int, family: int) -> Endpoint | None:
 
 
 def _native(endpoint: Endpoint, address: Any, call: str) -> CData:
-    return _address.to_native(endpoint.family, address, call)
+    try:
+        return _address.to_native(endpoint.family, address, call)
+    except (TypeError, ValueError, OverflowError):
+        before: dict[str, tuple[Any, ...]] = {"sendto": (b"",), "sendmsg": ((), (), 0)}
+        _arguments.refuse(endpoint.family, call, *before.get(call, ()), address)
+        raise
 
 
 def _know(sock: _C) -> None:

@@ -203,7 +203,7 @@ def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
 
     Options that the kernel's was set to hold for it, too. None: it is bound or connected already.
     """
-    from pifus._compat import _endpoint
+    from pifus._compat import _making
 
     plain = _c.socket
     with contextlib.suppress(OSError):
@@ -214,7 +214,7 @@ def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
     was_set = _differing(sock)
     inheritable = os.get_inheritable(fd)
     blocking = os.get_blocking(fd)
-    ours, endpoint = _endpoint.make(int(sock.family), int(sock.type), int(sock.proto))
+    ours, endpoint = _making.make(int(sock.family), int(sock.type), int(sock.proto))
     os.dup2(ours, fd, inheritable)
     _table.adopt(fd)
     _table.close(ours)

@@ -8,7 +8,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _claim, _connection
+from pifus._compat import _arguments, _claim, _connection
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -30,6 +30,7 @@ MSG_ERRQUEUE: Final = int(_names.MSG_ERRQUEUE)
 _TAKE_MAX: Final = 262144
 # One C call takes so much: between calls signal handlers run.
 _SEND_MAX: Final = 1 << 20
+_IOV_MAX: Final = 1024
 _JOIN_MAX: Final = 65536
 # What these say is no news of the connection.
 _STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.EPROTO})
@@ -47,6 +48,8 @@ def _nowait(flags: int, timeout: float | None) -> bool:
 
 def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
     """`socket.recv`."""
+    if type(size) is not int or size > _arguments.SSIZE_MAX:
+        size = _arguments.c_size(size)
     if size < 0:
         raise ValueError("negative buffersize in recv")
     if flags & MSG_WAITALL and size > _TAKE_MAX:
@@ -206,7 +209,10 @@ def recvfrom_into(
 def recvmsg(
     endpoint: Endpoint, size: int, _ancillary: int, flags: int, timeout: float | None
 ) -> tuple[bytes, list[Any], int, None]:
-    """`socket.recvmsg`: a stream has no ancillary data."""
+    """`socket.recvmsg`: a stream has no ancillary data; for no byte at all it waits, too."""
+    if size == 0:
+        recv(endpoint, 1, flags | MSG_PEEK, timeout)
+        return b"", [], 0, None
     return recv(endpoint, size, flags, timeout), [], 0, None
 
 
@@ -218,24 +224,38 @@ def recvmsg_into(
     timeout: float | None,
 ) -> tuple[int, list[Any], int, None]:
     """`socket.recvmsg_into`: scatters, waiting for the first bytes only."""
+    with contextlib.ExitStack() as stack:
+        views = [stack.enter_context(memoryview(buffer).cast("B")) for buffer in buffers]
+        if any(view.readonly for view in views):
+            raise TypeError("recvmsg_into() argument 1 must be an iterable of writable buffers")
+        if len(views) > _IOV_MAX:
+            raise _errors.os_error(errno.EMSGSIZE)
+        if any(view.nbytes for view in views):
+            return _scatter(endpoint, views, flags, timeout), [], 0, None
+    recv(endpoint, 1, flags | MSG_PEEK, timeout)
+    return 0, [], 0, None
+
+
+def _scatter(
+    endpoint: Endpoint, views: Iterable[memoryview], flags: int, timeout: float | None
+) -> int:
     total = 0
-    for buffer in buffers:
-        with memoryview(buffer) as view:
-            size = view.nbytes
-        if size == 0:
+    for view in views:
+        if view.nbytes == 0:
             continue
         if total and not flags & MSG_WAITALL:
             flags |= MSG_DONTWAIT
+            timeout = 0 if timeout is not None else None
         try:
-            got = recv_into(endpoint, buffer, 0, flags, timeout)
-        except (BlockingIOError, TimeoutError):
+            got = recv_into(endpoint, view, 0, flags, timeout)
+        except OSError:
             if total:
                 break
             raise
         total += got
-        if got < size:
+        if got < view.nbytes:
             break
-    return total, [], 0, None
+    return total
 
 
 def send(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float | None) -> int:
@@ -338,6 +358,8 @@ def sendmsg(
     """Gathers several buffers into one send; ancillary data and an address mean nothing here."""
     with contextlib.ExitStack() as stack:
         views = [stack.enter_context(memoryview(buffer)) for buffer in buffers]
+        if len(views) > _IOV_MAX:
+            raise _errors.os_error(errno.EMSGSIZE)
         if len(views) == 1:
             return send(endpoint, views[0], flags, timeout)
         if sum(view.nbytes for view in views) <= _JOIN_MAX:

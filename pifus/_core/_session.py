@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import fcntl
 import os
 import threading
 import weakref
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _ERROR_BYTES = 512
 _MIRROR_BATCH = 16
+# FD_SETSIZE: a batch that was made while many sockets were open has high numbers.
+_SELECT_MAX = 1024
 # A private backend may end between our finding it and our attaching: then the next one is tried.
 _ATTEMPTS = 3
 
@@ -206,7 +209,8 @@ class Session:
                     raise BackendUnavailable(errno.EPROTO, "the backend sent no mirrors")
                 # Taken from the end: the lowest id first.
                 self._mirrors = [(first + i, fd) for i, fd in enumerate(fds)][::-1]
-            return self._mirrors.pop()
+            number, fd = self._mirrors.pop()
+            return number, _lowest(fd)
 
     def show(self, fd: int) -> int:
         """Shows the backend a mirror descriptor: the ticket by which its socket can be claimed.
@@ -264,6 +268,15 @@ class Session:
         # Copies of the parent's descriptors: held, they would keep a dead parent's session alive.
         os.close(self._doorbell)
         self._channel.close()
+
+
+def _lowest(fd: int) -> int:
+    """A descriptor that select() can take, if there is such a number free now."""
+    if fd < _SELECT_MAX:
+        return fd
+    lower = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    os.close(max(fd, lower))
+    return min(fd, lower)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

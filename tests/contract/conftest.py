@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
@@ -100,6 +102,20 @@ def receive_exactly(sock: Any, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
+
+
+def await_events(sock: Any, wanted: int, among: int) -> None:
+    """Until of the events `among` exactly the wanted ones show."""
+    poller = select.poll()
+    poller.register(sock, among)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        found = poller.poll(0)
+        events = found[0][1] & among if found else 0
+        if events == wanted:
+            return
+        assert time.monotonic() < end, f"events are {events:#x}, not {wanted:#x}"
+        time.sleep(0.001)
 
 
 def python_environment() -> dict[str, str]:

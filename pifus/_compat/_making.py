@@ -1,0 +1,39 @@
+"""Makes sockets of the stack."""
+
+from __future__ import annotations
+
+import os
+import socket as _names
+
+from pifus._compat import _bypass, _rules, _table
+from pifus._compat._endpoint import Endpoint, session
+from pifus._core import _address, _errors
+from pifus._core._client import lib
+
+
+def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
+    """A new socket of the stack: its descriptor, which is the caller's, and itself.
+
+    Raises:
+        OSError: no backend, or no socket or descriptor left (EMFILE).
+    """
+    owner = session()
+    handle = owner.handle
+    if handle is None:
+        raise owner.failure()
+    mirror_id, fd = owner.take_mirror()
+    _bypass.glance()
+    priority = _rules.first_priority()
+    open_socket = lib.pf_socket_open
+    if kind == _names.SOCK_DGRAM:
+        ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)
+        open_socket = lib.pf_ping_open if ping else lib.pf_datagram_open
+    slot = open_socket(handle, _address.native_family(family), priority, 0)
+    if slot < 0:
+        os.close(fd)
+        raise _errors.os_error(-slot)
+    endpoint = Endpoint(owner, slot, family, kind, proto)
+    endpoint.priority = priority
+    endpoint.mirror_id = mirror_id
+    _table.register(fd, endpoint)
+    return fd, endpoint
