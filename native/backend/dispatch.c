@@ -118,17 +118,57 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     return 0;
 }
 
+/* A connect that failed, or a connection that ended, may be followed by another one on the same
+ * socket. A port that the program chose stays bound. */
+static int reopen(struct pf_bsock *sock) {
+    struct stk_conn *conn = NULL;
+    struct pf_addr bound = sock->b2c->local;
+    int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
+    if (result != 0) {
+        return result;
+    }
+    if (sock->conn) {
+        stk_tcp_take_after(conn, sock->conn);
+        stk_tcp_close(sock->conn);
+    }
+    sock->conn = conn;
+    sock->error = 0;
+    sock->b2c->error = 0;
+    sock->tx_finish = false;
+    sock->tx_finished = false;
+    sock->rx_shut = false;
+    /* The new connection's stream and window have nothing to do with the old one's. */
+    sock->tx_written = 0;
+    sock->tx_acked = 0;
+    sock->rx_credited = sock->rx_head;
+    pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
+    sock->bound = sock->bound && sock->port_chosen;
+    sock->phase = PF_SOCK_OPEN;
+    if (sock->bound) {
+        (void)stk_tcp_set_option(conn, PF_OPT_REUSEADDR, 1);
+        result = stk_tcp_bind(conn, &bound);
+        sock->bound = result == 0;
+    }
+    pf_sock_names(sock);
+    return result;
+}
+
 static int do_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
+    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? reopen(sock) : 0;
+    if (result != 0) {
+        return result;
+    }
     if (sock->phase != PF_SOCK_OPEN || sock->bound) {
         return -EINVAL;
     }
     if (!addr_valid(&sqe->addr) || sqe->addr.family != sock->family) {
         return -EAFNOSUPPORT;
     }
-    int result = stk_tcp_bind(sock->conn, &sqe->addr);
+    result = stk_tcp_bind(sock->conn, &sqe->addr);
     if (result == 0) {
         sock->bound = true;
+        sock->port_chosen = sqe->addr.port != 0;
         pf_sock_names(sock);
     }
     return result;
@@ -139,18 +179,22 @@ static int do_listen(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sock->phase == PF_SOCK_LISTENING) {
         return stk_tcp_listen(sock->conn, sqe->length);
     }
+    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? reopen(sock) : 0;
+    if (result != 0) {
+        return result;
+    }
     if (sock->phase != PF_SOCK_OPEN) {
         return -EINVAL;
     }
     if (!sock->bound) { /* as the kernel does: listen on an ephemeral port */
         struct pf_addr any = {.family = sock->family};
-        int result = stk_tcp_bind(sock->conn, &any);
+        result = stk_tcp_bind(sock->conn, &any);
         if (result != 0) {
             return result;
         }
         sock->bound = true;
     }
-    int result = stk_tcp_listen(sock->conn, sqe->length);
+    result = stk_tcp_listen(sock->conn, sqe->length);
     if (result == 0) {
         sock->phase = PF_SOCK_LISTENING;
         pf_sock_names(sock);
@@ -189,30 +233,6 @@ static int do_accept(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
         return -EAGAIN;
     }
     return PENDING;
-}
-
-static int reopen(struct pf_bsock *sock) {
-    struct stk_conn *conn = NULL;
-    int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
-    if (result == 0) {
-        if (sock->conn) {
-            stk_tcp_close(sock->conn);
-        }
-        sock->conn = conn;
-        sock->phase = PF_SOCK_OPEN;
-        sock->bound = false;
-        sock->error = 0;
-        sock->b2c->error = 0;
-        sock->tx_finish = false;
-        sock->tx_finished = false;
-        sock->rx_shut = false;
-        /* The new connection's stream and window have nothing to do with the old one's. */
-        sock->tx_written = 0;
-        sock->tx_acked = 0;
-        sock->rx_credited = sock->rx_head;
-        pf_sock_set_state(sock, 0, PF_STATE_ERROR | PF_STATE_EOF | PF_STATE_TX_CLOSED);
-    }
-    return result;
 }
 
 static int do_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
@@ -291,12 +311,31 @@ static int do_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     return PENDING;
 }
 
+/* As on Linux: connections that wait are reset, and the socket may listen again. */
+static int stop_listening(struct pf_bsock *sock) {
+    if (pf_identity_is_shared(sock)) {
+        return -EOPNOTSUPP; /* others accept from it, too */
+    }
+    int result = reopen(sock);
+    if (sock->phase == PF_SOCK_LISTENING) {
+        return result; /* no memory: it goes on listening */
+    }
+    pf_session_drop_accepts(sock);
+    pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -EINVAL);
+    sock->multishot = false;
+    pf_sock_set_state(sock, 0, PF_STATE_LISTENING | PF_STATE_WANTS_HINT);
+    return 0;
+}
+
 static int do_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
     if ((sqe->flags & ~(PF_SHUT_READ | PF_SHUT_WRITE)) != 0 || sqe->flags == 0) {
         return -EINVAL;
     }
-    if (sock->phase != PF_SOCK_CONNECTED) {
+    if (sock->phase == PF_SOCK_LISTENING) {
+        return sqe->flags & PF_SHUT_READ ? stop_listening(sock) : 0;
+    }
+    if (sock->phase != PF_SOCK_CONNECTED || stk_tcp_gone(sock->conn)) {
         return -ENOTCONN;
     }
     if (sqe->flags & PF_SHUT_READ) {

@@ -339,6 +339,7 @@ static void pass_fields(struct pf_bsock *old, struct pf_bsock *sock) {
     sock->tx_finish = old->tx_finish;
     sock->tx_finished = old->tx_finished;
     sock->rx_shut = old->rx_shut;
+    sock->port_chosen = old->port_chosen;
     sock->mirror_eof = old->mirror_eof;
     sock->error = old->error;
     sock->b2c->local = old->b2c->local;

@@ -82,8 +82,9 @@ struct pf_bsock {
     uint8_t family;
     bool v6only;
     bool bound;
-    bool multishot; /* the oldest accept stays */
-    bool tx_finish; /* FIN after the last write */
+    bool port_chosen; /* by the program: it stays bound when a connect fails */
+    bool multishot;   /* the oldest accept stays */
+    bool tx_finish;   /* FIN after the last write */
     bool tx_finished;
     bool rx_shut;
     bool tx_stalled; /* the stack was out of memory: the tick tries again */
@@ -147,6 +148,7 @@ struct pf_unadopted {
     uint64_t order;
     uint32_t slot; /* of the listener */
     uint32_t generation;
+    uint32_t number; /* of the listener's accepts */
 };
 
 struct pf_mirror {
@@ -302,6 +304,8 @@ void pf_session_reap(struct pf_session *session);
 void pf_session_add_mirrors(struct pf_session *session, const struct pf_command *command);
 int pf_session_take_mirror(struct pf_session *session, uint64_t id, uint64_t *number);
 uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn);
+/* Resets the connections that were reported to the client and never handed to the program. */
+void pf_session_drop_accepts(const struct pf_bsock *listener);
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
 /* Connections that were reported and not adopted: back to their listeners, or reset. NULL: of all
  * listeners. */

@@ -297,12 +297,29 @@ uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn) {
             entry->order = ++backend->unadopted_order;
             entry->slot = listener->slot;
             entry->generation = listener->generation;
+            entry->number = listener->b2c->accepts;
             session->unadopted_count++;
             return entry->token;
         }
     }
     stk_tcp_abort(conn); /* the caller has looked: there is room */
     return 0;
+}
+
+void pf_session_drop_accepts(const struct pf_bsock *listener) {
+    struct pf_session *session = listener->session;
+    /* Of what the program has taken, each may be adopted yet, or rejected. */
+    uint32_t taken = pf_load_acquire(&listener->c2b->accepts_taken);
+    if (listener->b2c->accepts == taken) {
+        return;
+    }
+    for (uint32_t i = 0; i < PF_MAX_UNADOPTED; i++) {
+        struct pf_unadopted *entry = &session->unadopted[i];
+        if (entry->conn && entry->slot == listener->slot &&
+            entry->generation == listener->generation && (int32_t)(entry->number - taken) >= 0) {
+            stk_tcp_abort(pf_session_claim(session, entry->token));
+        }
+    }
 }
 
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {

@@ -61,6 +61,7 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->phase = PF_SOCK_NONE;
     sock->v6only = false;
     sock->bound = false;
+    sock->port_chosen = false;
     sock->multishot = false;
     sock->tx_finish = false;
     sock->tx_finished = false;
@@ -180,6 +181,9 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     enum pf_sock_phase phase = sock->phase;
+    if (phase == PF_SOCK_LISTENING) {
+        pf_session_drop_accepts(sock);
+    }
     sock->phase = PF_SOCK_CLOSING;
     if (sock->dgram) { /* nothing in the stack refers to the client's memory */
         stk_udp_close(sock->dgram);
@@ -193,7 +197,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
          * that they were read. */
         bool unread =
             sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) || stk_tcp_unread(sock->conn) > 0;
-        if (!unread || sock->rx_shut) {
+        if (!unread) {
             sock->tx_finish = true;
             closing_list(sock);
             pf_ready_add(sock, PF_WORK_TX | PF_WORK_CLOSE);
@@ -217,6 +221,14 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
 
 /* Ends the close when nothing of the connection refers to the client's memory any more. */
 void pf_sock_check_close(struct pf_bsock *sock) {
+    if (sock->phase == PF_SOCK_CONNECTED && sock->conn && sock->work & PF_WORK_ABORT) {
+        struct stk_conn *conn = sock->conn;
+        sock->conn = NULL;
+        sock->work &= ~(uint32_t)PF_WORK_ABORT;
+        stk_tcp_abort(conn);
+        pf_sock_broken(sock, ECONNRESET);
+        return;
+    }
     if (sock->phase == PF_SOCK_MOVED && sock->let_go && !sock->draining) {
         pf_sock_free(sock);
         return;

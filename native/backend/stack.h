@@ -116,6 +116,10 @@ int stk_tcp_finish(struct stk_conn *conn);
 bool stk_tcp_drained(const struct stk_conn *conn);
 /* The errno that ended an endpoint which had no owner to tell; 0: it lives. */
 int stk_tcp_error(const struct stk_conn *conn);
+/* Another endpoint in the place of one that is over, or listens no more: it has its options. */
+void stk_tcp_take_after(struct stk_conn *conn, const struct stk_conn *old);
+/* It is over: it failed, or both sides have closed it and every byte is acknowledged. */
+bool stk_tcp_gone(const struct stk_conn *conn);
 /* Lets go: the stack ends the connection by itself; unacknowledged bytes must not exist any more.
  */
 void stk_tcp_close(struct stk_conn *conn);

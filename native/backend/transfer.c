@@ -191,11 +191,6 @@ void pf_rx_flush(struct pf_bsock *sock) {
     }
     uint32_t before = sock->rx_head;
     while (stk_tcp_unread(sock->conn) > 0) {
-        if (sock->rx_shut) { /* before the look at the ring: a full one must not keep it */
-            uint8_t discard[2048];
-            stk_tcp_credit(sock->conn, stk_tcp_read(sock->conn, discard, sizeof(discard)));
-            continue;
-        }
         uint32_t tail = pf_rx_tail(sock);
         if (tail == sock->rx_head && sock->rx_base != sock->rx_head) {
             /* Empty: start again at the beginning, where the memory is warm and already there. The
@@ -230,6 +225,9 @@ void pf_rx_flush(struct pf_bsock *sock) {
     }
     pf_rx_answer(sock);
     pf_sock_show_error(sock);
+    if (sock->phase == PF_SOCK_CONNECTED && stk_tcp_gone(sock->conn)) {
+        pf_sock_set_state(sock, 0, PF_STATE_CONNECTED);
+    }
 }
 
 static void on_readable(void *owner) {
@@ -240,6 +238,11 @@ static void on_readable(void *owner) {
         } else {
             pf_ready_add(sock, PF_WORK_CLOSE);
         }
+        return;
+    }
+    if (sock->rx_shut && sock->tx_finish && stk_tcp_unread(sock->conn) > 0) {
+        /* As Linux does: both directions were shut, and the peer has to know that nobody reads. */
+        pf_ready_add(sock, PF_WORK_ABORT | PF_WORK_CLOSE);
         return;
     }
     pf_rx_flush(sock);

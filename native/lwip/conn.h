@@ -1,4 +1,4 @@
-/* One TCP endpoint of the glue: what tcp.c, tcp_options.c and reuseport.c share. */
+/* One TCP endpoint of the glue: what tcp.c, tcp_bind.c, tcp_options.c and reuseport.c share. */
 #ifndef PF_LWIP_CONN_H
 #define PF_LWIP_CONN_H
 
@@ -55,8 +55,12 @@ struct stk_conn {
     struct stk_conn *group_next;
 };
 
-/* tcp.c */
+/* tcp_bind.c */
 int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port);
+/* Whether another pcb keeps `pcb` from having this address, by Linux's rules. */
+bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port);
+
+/* tcp.c */
 /* A connection came in for `listener`. */
 err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb);
 /* Shows a deferred connection to its listener. */

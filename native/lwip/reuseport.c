@@ -10,7 +10,7 @@
 #include "lwip/conn.h"
 #include "lwip/errmap.h"
 
-enum { BACKLOG_MAX = 255 }; /* lwIP's */
+enum { BACKLOG_MAX = UINT16_MAX }; /* lwIP's */
 
 struct pf_reuse_group {
     struct pf_reuse_group *next;
@@ -106,6 +106,9 @@ int pf_reuse_listen(struct stk_conn *conn) {
     struct pf_reuse_group *group = conn->group;
     if (!group->listening) {
         err_t error = ERR_OK;
+        if (pf_tcp_in_use(group->pcb, &group->ip, group->port)) {
+            return -EADDRINUSE; /* since the bind, another one may have become a listener */
+        }
         group->pcb->wnd_limit = conn->pcb->wnd_limit;
         group->pcb->mss_limit = conn->pcb->mss_limit;
         group->pcb->so_options = conn->pcb->so_options;
@@ -132,7 +135,7 @@ void pf_reuse_backlog(struct stk_conn *conn) {
     for (struct stk_conn *member = conn->group->members; member; member = member->group_next) {
         sum += member->listening ? member->backlog : 0;
     }
-    tcp_backlog_set(conn->group->pcb, (u8_t)(sum < 1 ? 1 : sum < BACKLOG_MAX ? sum : BACKLOG_MAX));
+    tcp_backlog_set(conn->group->pcb, (u16_t)(sum < 1 ? 1 : sum < BACKLOG_MAX ? sum : BACKLOG_MAX));
 }
 
 int pf_reuse_detach_bound(struct stk_conn *conn) {

@@ -8,7 +8,7 @@
 #include "lwip/errmap.h"
 #include "lwip/priv/tcp_priv.h"
 
-enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
+enum { BACKLOG_MAX = 4096 };
 
 /* ---- flows ---- */
 
@@ -223,44 +223,18 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
 
 void stk_tcp_set_owner(struct stk_conn *conn, void *owner) { conn->owner = owner; }
 
+void stk_tcp_take_after(struct stk_conn *conn, const struct stk_conn *old) {
+    conn->settings = old->settings;
+    conn->v6only = old->v6only;
+    conn->reuse_user = old->reuse_user;
+    pf_tcp_settings_apply(conn);
+}
+
+bool stk_tcp_gone(const struct stk_conn *conn) { return !conn->pcb; }
+
 int stk_tcp_error(const struct stk_conn *conn) { return conn->pcb ? 0 : conn->error; }
 
-static int bind_ephemeral(struct tcp_pcb *pcb, const ip_addr_t *ip) {
-    for (int i = 0; i < EPHEMERAL_TRIES; i++) {
-        uint32_t span = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1;
-        u16_t port = (u16_t)(EPHEMERAL_FIRST + pf_lwip_random() % span);
-        err_t error = tcp_bind(pcb, ip, port);
-        if (error != ERR_USE) {
-            return -pf_errno_of(error);
-        }
-    }
-    /* Crowded: let lwIP search one by one. */
-    return -pf_errno_of(tcp_bind(pcb, ip, 0));
-}
-
-int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port) {
-    return port ? -pf_errno_of(tcp_bind(pcb, ip, port)) : bind_ephemeral(pcb, ip);
-}
-
-int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr) {
-    ip_addr_t ip;
-    if (!conn->pcb || conn->listening || conn->pcb->state != CLOSED || conn->pcb->local_port ||
-        conn->group) {
-        return -EINVAL;
-    }
-    if (!pf_addr_to_lwip(addr, !conn->v6only, &ip)) {
-        return -EAFNOSUPPORT;
-    }
-    if (!pf_addr_is_local(&ip)) {
-        return -EADDRNOTAVAIL;
-    }
-    if (conn->reuse_user) {
-        return pf_reuse_bind(conn, &ip, addr->port);
-    }
-    return pf_tcp_bind_pcb(conn->pcb, &ip, addr->port);
-}
-
-static void set_backlog(struct stk_conn *conn, u8_t limit) {
+static void set_backlog(struct stk_conn *conn, u16_t limit) {
     conn->backlog = limit;
     if (conn->group) {
         pf_reuse_backlog(conn);
@@ -270,7 +244,8 @@ static void set_backlog(struct stk_conn *conn, u8_t limit) {
 }
 
 int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
-    u8_t limit = (u8_t)(backlog < 1 ? 1 : backlog > 255 ? 255 : backlog);
+    /* As on Linux: one more than asked for, and an administrator's limit. */
+    u16_t limit = (u16_t)((backlog < BACKLOG_MAX ? backlog : BACKLOG_MAX) + 1);
     err_t error = ERR_OK;
     if (conn->listening) {
         set_backlog(conn, limit);
@@ -285,6 +260,12 @@ int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
             return result;
         }
     } else {
+        /* Since the bind, another socket may have become a listener: reusing an address does not go
+         * so far. */
+        if (conn->pcb->local_port &&
+            pf_tcp_in_use(conn->pcb, &conn->pcb->local_ip, conn->pcb->local_port)) {
+            return -EADDRINUSE;
+        }
         struct tcp_pcb *listener = tcp_listen_with_backlog_and_err(conn->pcb, limit, &error);
         if (!listener) {
             return -pf_errno_of(error);
@@ -329,7 +310,7 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
     }
     if (conn->pcb->local_port == 0) {
         ip_addr_t any = IP_IS_V4_VAL(ip) ? *IP4_ADDR_ANY : *IP6_ADDR_ANY;
-        int result = bind_ephemeral(conn->pcb, &any);
+        int result = pf_tcp_bind_pcb(conn->pcb, &any, 0);
         if (result != 0) {
             return result;
         }
@@ -389,31 +370,6 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     }
     listener->queued++;
     tcp_backlog_delayed(conn->pcb);
-}
-
-void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf_addr *peer) {
-    const struct tcp_pcb *pcb = conn->pcb;
-    memset(peer, 0, sizeof(*peer));
-    if (!pcb) {
-        /* Gone before it was taken up: what is known is what it was called. */
-        memset(local, 0, sizeof(*local));
-        local->family = conn->family;
-        local->port = conn->flow.local_port;
-        peer->family = conn->family;
-        peer->port = conn->flow.remote_port;
-        memcpy(peer->ip, conn->flow.remote, sizeof(peer->ip));
-        return;
-    }
-    uint16_t port = pcb->local_port;
-    const ip_addr_t *ip = conn->group ? pf_reuse_address(conn, &port) : &pcb->local_ip;
-    pf_addr_from_lwip(ip, port, local);
-    if (!conn->listening && pcb->remote_port) {
-        pf_addr_from_lwip(&pcb->remote_ip, pcb->remote_port, peer);
-    }
-    if (conn->family == PF_FAMILY_IPV6 && ip_addr_isany(ip)) {
-        local->family = PF_FAMILY_IPV6; /* the wildcard of a dual-stack socket */
-        memset(local->ip, 0, sizeof(local->ip));
-    }
 }
 
 /* ---- bytes ---- */

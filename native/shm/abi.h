@@ -156,7 +156,7 @@ enum pf_socket_state {
     PF_STATE_OPEN = 1, /* the slot holds a socket of the generation in the same header */
     PF_STATE_CONNECTED = 2,
     PF_STATE_LISTENING = 4,
-    PF_STATE_EOF = 8,    /* no byte comes after rx_head */
+    PF_STATE_EOF = 8,    /* the peer has ended its direction, or this side has shut its reading */
     PF_STATE_ERROR = 16, /* ended by pf_socket_b2c.error */
     PF_STATE_WANTS_HINT =
         32, /* the backend waits for the client to make room: reap or read, then hint */

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pifus._compat import _table
-from pifus._compat._endpoint import EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
+from pifus._compat._endpoint import CONNECTED, EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
 from pifus._compat._sharing import EPIPE
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -173,7 +173,7 @@ def _adopt(listener: Endpoint, handle: CData, done: CData) -> Accepted | None:
     endpoint.take_after(listener)
     endpoint.mirror_id = mirror_id
     endpoint.connected = True
-    endpoint.connect_told = True
+    endpoint.stage = CONNECTED
     endpoint.peer = _address.from_native(done.addr, listener.family)
     _table.register(fd, endpoint)
     # Until a Python object takes it over, in a moment.

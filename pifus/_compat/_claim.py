@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pifus._compat import _endpoint, _rules, _table
-from pifus._compat._endpoint import EAGAIN, EINTR, SLICE_NS, Endpoint, slice_ns
+from pifus._compat._endpoint import CONNECTED, EAGAIN, EINTR, SLICE_NS, Endpoint, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
@@ -152,7 +152,8 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
     endpoint.connect_op = 0
     endpoint.accept_op = 0
     if bits & (lib.PF_STATE_CONNECTED | lib.PF_STATE_ERROR | lib.PF_STATE_EOF):
-        endpoint.connect_told = endpoint.connect_told or not endpoint.connected
+        # Of another process: whether it has been told is not known, and matters to nobody here.
+        endpoint.stage = endpoint.stage if endpoint.connected else CONNECTED
         endpoint.connected = True
     if bits & lib.PF_STATE_LISTENING:
         endpoint.listening = True

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _ancillary, _connection, _multicast
+from pifus._compat import _ancillary, _connecting, _multicast
 from pifus._core import _errors
 from pifus._core._client import lib
 
@@ -131,7 +131,7 @@ def getsockopt(endpoint: Endpoint, level: int, name: int, size: int) -> int | by
 
 def _ask(endpoint: Endpoint, name: int) -> int:
     if name == _names.SO_ERROR:
-        return _connection.take_error(endpoint)
+        return _connecting.take_error(endpoint)
     if name == _names.SO_TYPE:
         return endpoint.type
     if name == _names.SO_DOMAIN:

@@ -29,6 +29,13 @@ EAGAIN: Final = -errno.EAGAIN
 EINTR: Final = -errno.EINTR
 ESTALE: Final = -errno.ESTALE
 
+# What the kernel knows of a socket beside the state of its TCP: whether a connect was asked for,
+# and whether the program has been told how it ended.
+UNCONNECTED: Final = 0
+CONNECTING: Final = 1
+CONNECTED: Final = 2
+DISCONNECTING: Final = 3
+
 _session: Session | None = None
 _session_lock = threading.Lock()
 # The backend of the parent process: inherited sockets are there.
@@ -106,8 +113,10 @@ class Endpoint(Sharing):
     Attributes:
         connect_op: the connect under way, 0 if there is none.
         connected: a connect succeeded, or it came out of an accept.
-        connect_failed: the last connect failed: as the kernel does, another one may be tried.
-        connect_told: the program knows how its connect ended.
+        failed: the last connect failed, and none was tried since.
+        stage: what the program asked for and has been told, UNCONNECTED and so on.
+        spent: the descriptor shows for ever how a connect, a connection or listening ended.
+        shut: PF_SHUT_* of the directions that the program has ended.
         error_told: the program got the errno that ended the connection: from then on there is
             only the end of the stream.
         options: what getsockopt tells of options that were set.
@@ -125,13 +134,12 @@ class Endpoint(Sharing):
 
     __slots__ = (
         "bound",
-        "connect_failed",
         "connect_op",
-        "connect_told",
         "connected",
         "datagram",
         "device",
         "error_told",
+        "failed",
         "family",
         "inode",
         "io",
@@ -148,6 +156,9 @@ class Endpoint(Sharing):
         "requested",
         "send_patience",
         "shared",
+        "shut",
+        "spent",
+        "stage",
         "type",
         "wants_kernel",
     )
@@ -164,8 +175,10 @@ class Endpoint(Sharing):
         self.listening = False
         self.connect_op = 0
         self.connected = False
-        self.connect_failed = False
-        self.connect_told = False
+        self.failed = False
+        self.stage = UNCONNECTED
+        self.spent = False
+        self.shut = 0
         self.error_told = False
         self.pending_error = 0
         self.peer: _address.Address | None = None
@@ -344,9 +357,7 @@ class Endpoint(Sharing):
 
     def is_fresh(self) -> bool:
         """True before any bind, connect or listen."""
-        return not (
-            self.bound or self.connected or self.connect_op or self.listening or self.connect_told
-        )
+        return not (self.bound or self.connected or self.listening or self.stage or self.spent)
 
     # ---- the mirror ----
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pifus._compat import (
         _accept,
         _claim,
+        _connecting,
         _connection,
         _datagram,
         _making,
@@ -201,7 +202,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             native = _native(endpoint, address, "connect")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connection.connect(endpoint, native, _gettimeout(self))
+                code = _connecting.connect(endpoint, native, _gettimeout(self))
                 if code is None:
                     raise TimeoutError("timed out")
                 if code:
@@ -217,7 +218,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             native = _native(endpoint, address, "connect_ex")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connection.connect(endpoint, native, _gettimeout(self))
+                code = _connecting.connect(endpoint, native, _gettimeout(self))
                 return errno.EAGAIN if code is None else code
         return _C.connect_ex(self, address)
 
@@ -227,8 +228,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is None:
             _C.shutdown(self, how)
         else:
-            _connection.shutdown(endpoint, _arguments.c_int(how))
-            if endpoint.listening or endpoint.accept_op:
+            if _connecting.shutdown(endpoint, _arguments.c_int(how)):
                 _C.shutdown(self, how)  # whoever polls it is to wake
 
     def getsockname(self) -> Any:
@@ -390,10 +390,19 @@ def _close(sock: _C, fd: int) -> None:
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
-    global _accept, _address, _claim, _connection, _datagram, _is_unsure, _making
+    global _accept, _address, _claim, _connecting, _connection, _datagram, _is_unsure, _making
     global _options, _rules, _stream
     if "_making" not in globals():
-        from pifus._compat import _accept, _claim, _connection, _datagram, _options, _rules, _stream
+        from pifus._compat import (
+            _accept,
+            _claim,
+            _connecting,
+            _connection,
+            _datagram,
+            _options,
+            _rules,
+            _stream,
+        )
         from pifus._core import _address
         from pifus._core._client import lib
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _connection, _datagram_options, _option_table, _tcp_info
+from pifus._compat import _connecting, _datagram_options, _option_table, _tcp_info
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
 
@@ -88,7 +88,7 @@ _TOLD: Final[dict[tuple[int, int], Callable[[Endpoint], int | bytes]]] = {
     (SOCKET, 39): lambda endpoint: endpoint.family,
     (SOCKET, 38): lambda endpoint: endpoint.proto or TCP,
     (SOCKET, 30): lambda endpoint: int(endpoint.listening),
-    (SOCKET, 4): _connection.take_error,
+    (SOCKET, 4): _connecting.take_error,
     LINGER: lambda endpoint: struct.pack("ii", *endpoint.lingers),
     DEVICE: _device_name,
     RCVTIMEO: lambda endpoint: _timeval(endpoint.receive_patience),

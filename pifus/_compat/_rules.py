@@ -160,7 +160,7 @@ def may_leave(endpoint: Endpoint, connecting: bool) -> bool:
         return False  # bound, it may have many peers: one of them cannot take it away
     if not connecting or not endpoint.bound or endpoint.listening or endpoint.connect_op:
         return False
-    if endpoint.connected or endpoint.connect_told:
+    if endpoint.connected or endpoint.stage or endpoint.spent:
         return False
     return ipaddress.ip_address(_name(endpoint)[0]).is_unspecified
 

@@ -8,7 +8,7 @@ import socket as _names
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pifus._compat import _arguments, _claim, _connection
+from pifus._compat import _arguments, _claim, _connecting
 from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
@@ -101,6 +101,8 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
         raise _errors.os_error(errno.EINVAL)
     if flags & MSG_ERRQUEUE:
         raise _errors.os_error(errno.EAGAIN)
+    if size == 0:
+        return 0
     patience = endpoint.receive_patience
     if timeout is None and patience is not None and not flags & MSG_DONTWAIT:
         try:
@@ -111,9 +113,7 @@ def receive(endpoint: Endpoint, buffer: Any, size: int, flags: int, timeout: flo
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
     try:
-        if endpoint.connect_op:
-            _connection.finish(endpoint, handle, nowait, end)
-        if size == 0:
+        if not endpoint.connected and not _connecting.ready(endpoint, handle, nowait, end):
             return 0
         done = _receive(endpoint, handle, buffer, size, flags & MSG_PEEK, nowait, end)
         wanted = size if flags & MSG_WAITALL else min(size, endpoint.low_water)
@@ -153,7 +153,7 @@ def _receive(
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
         if got == 0:
-            return 0
+            return _at_end(endpoint, handle) if endpoint.shut else 0
         if got == EAGAIN:
             if nowait:
                 endpoint.read_done(handle)
@@ -182,13 +182,20 @@ def _ended(endpoint: Endpoint, result: int, writing: bool) -> int:
             endpoint.tell()
     if code in _STATELESS:
         raise endpoint.error(result)
-    if endpoint.connect_failed:
-        raise _errors.os_error(errno.EPIPE if writing else errno.ENOTCONN)
     if not endpoint.error_told:
         endpoint.tell()
         raise _errors.os_error(code)
     if writing:
         raise _errors.os_error(errno.EPIPE)
+    return 0
+
+
+def _at_end(endpoint: Endpoint, handle: CData) -> int:
+    """The end of the stream, which the program itself may have brought about: an error is told."""
+    if endpoint.shut & lib.PF_SHUT_READ and not endpoint.error_told:
+        state = endpoint.state(handle)
+        if state.state & lib.PF_STATE_ERROR and state.error != errno.EPIPE:
+            return _ended(endpoint, -state.error, writing=False)
     return 0
 
 
@@ -301,8 +308,8 @@ def _transmit_from(
     sent = 0
     handle = endpoint.enter()
     try:
-        if endpoint.connect_op:
-            _connection.finish(endpoint, handle, nowait, end)
+        if not endpoint.connected:
+            _connecting.ready(endpoint, handle, nowait, end, writing=True)
         while True:
             try:
                 sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)

@@ -240,6 +240,8 @@ struct segment {
     uint16_t window;
     const uint8_t *options;
     uint8_t options_length; /* a multiple of 4 */
+    uint16_t from;          /* 0: PEER_PORT */
+    const uint8_t *to;      /* NULL: OUR_IPV4 */
 };
 
 static void receive_segment(const struct segment *segment) {
@@ -252,8 +254,8 @@ static void receive_segment(const struct segment *segment) {
     append16(&frame, 64 << 8 | 6);
     append16(&frame, 0);
     append(&frame, PEER_IPV4, sizeof(PEER_IPV4));
-    append(&frame, OUR_IPV4, sizeof(OUR_IPV4));
-    append16(&frame, PEER_PORT);
+    append(&frame, segment->to ? segment->to : OUR_IPV4, sizeof(OUR_IPV4));
+    append16(&frame, segment->from ? segment->from : PEER_PORT);
     append16(&frame, segment->port);
     append32(&frame, segment->seq);
     append32(&frame, segment->ack);

@@ -383,6 +383,84 @@ static void ip6_option_without_length(void) {
     REQUIRE(sent_count == 0);
 }
 
+static void backlog_beyond_a_byte(void) {
+    start_stack(false);
+    learn_peer();
+    struct tcp_pcb *pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
+    REQUIRE(pcb != NULL);
+    REQUIRE(tcp_bind(pcb, IP4_ADDR_ANY, OUR_PORT) == ERR_OK);
+    u16_t backlog = 300;
+    pcb = tcp_listen_with_backlog(pcb, backlog);
+    REQUIRE(pcb != NULL);
+    sent_count = 0;
+    for (uint16_t i = 0; i <= backlog; i++) {
+        receive_segment(&(struct segment){.port = OUR_PORT,
+                                          .from = (uint16_t)(PEER_PORT + i),
+                                          .flags = TCP_SYN,
+                                          .seq = PEER_ISN,
+                                          .window = PEER_WINDOW});
+    }
+    REQUIRE(sent_count == backlog); /* each a SYN-ACK; the last one was one too many */
+}
+
+static void the_loopback_network(void) {
+    static const uint8_t elsewhere[4] = {127, 200, 3, 4};
+    const struct segment syn = {
+        .port = CLOSED_PORT, .flags = TCP_SYN, .seq = PEER_ISN, .to = elsewhere};
+    ip4_addr_t address;
+    start_stack(false);
+    learn_peer();
+    sent_count = 0;
+    receive_segment(&syn);
+    REQUIRE(sent_count == 0); /* not by an interface that has no such address */
+    IP4_ADDR(&address, 127, 0, 0, 1);
+    netif_set_ipaddr(&link_netif, &address);
+    sent_count = 0;
+    receive_segment(&syn);
+    REQUIRE(sent_count == 1); /* refused, by whoever has the address */
+}
+
+static unsigned connected_count;
+
+static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err) {
+    (void)arg;
+    REQUIRE(err == ERR_OK);
+    REQUIRE(pcb->state == ESTABLISHED);
+    connected_count++;
+    return ERR_OK;
+}
+
+static void simultaneous_open(void) {
+    ip_addr_t peer = IPADDR4_INIT_BYTES(10, 0, 0, 2);
+    start_stack(false);
+    learn_peer();
+    struct tcp_pcb *pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
+    REQUIRE(pcb != NULL);
+    REQUIRE(tcp_bind(pcb, IP4_ADDR_ANY, OUR_PORT) == ERR_OK);
+    REQUIRE(tcp_connect(pcb, &peer, PEER_PORT, on_connected) == ERR_OK);
+    const size_t tcp = ETHERNET_HEADER + IPV4_HEADER;
+    const uint32_t ours = get32(tcp + 4);
+    REQUIRE((sent_frame[tcp + 13] & (TCP_SYN | TCP_ACK)) == TCP_SYN);
+    struct segment crossing = {
+        .port = OUR_PORT, .flags = TCP_SYN, .seq = PEER_ISN, .window = PEER_WINDOW};
+    receive_segment(&crossing);
+    REQUIRE((sent_frame[tcp + 13] & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
+    REQUIRE(get32(tcp + 4) == ours);
+    REQUIRE(get32(tcp + 8) == PEER_ISN + 1);
+    crossing.flags = TCP_SYN | TCP_ACK;
+    crossing.ack = ours + 1;
+    receive_segment(&crossing);
+    REQUIRE(connected_count == 1);
+    REQUIRE(pcb->state == ESTABLISHED);
+    REQUIRE(pcb->rcv_nxt == PEER_ISN + 1);
+    REQUIRE(pcb->unacked == NULL);
+    /* Bytes go both ways as ever. */
+    accepted = pcb;
+    write_bytes(100);
+    receive_ack(ours + 101, PEER_WINDOW, NULL, 0);
+    REQUIRE(pcb->unacked == NULL);
+}
+
 static void send_to(const ip6_addr_t *neighbour) {
     struct pbuf *p = pbuf_alloc(PBUF_IP, 8, PBUF_RAM);
     REQUIRE(p != NULL);
@@ -471,6 +549,9 @@ static const struct test {
     {"ip6_runt", ip6_runt},
     {"ip6_extension_runt", ip6_extension_runt},
     {"ip6_option_without_length", ip6_option_without_length},
+    {"backlog_beyond_a_byte", backlog_beyond_a_byte},
+    {"the_loopback_network", the_loopback_network},
+    {"simultaneous_open", simultaneous_open},
     {"udp_input_hook", udp_input_hook},
     {"nd6_queue_is_shared", nd6_queue_is_shared},
 };

@@ -1,0 +1,176 @@
+"""Who may bind what, who listens, and what becomes of connections that nobody accepts."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import select
+import socket as names
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import PATIENCE_SECONDS, errno_of
+
+Closing = Callable[[Any], Any]
+
+
+def outcome(call: Callable[..., Any], *arguments: Any) -> str:
+    """The name of the errno, or "done"."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "done"
+
+
+def expected(reuse: tuple[int, int], hosts: tuple[str, str], listens: bool) -> str:
+    """What Linux says of a second bind to the port of the first."""
+    apart = hosts[0] != hosts[1] and "" not in hosts
+    return "done" if apart or (all(reuse) and not listens) else "EADDRINUSE"
+
+
+CASES = list(
+    itertools.product(
+        itertools.product((0, 1), repeat=2),
+        itertools.product(("127.0.0.1", "127.0.0.2", ""), repeat=2),
+        (False, True),
+    )
+)
+
+
+@pytest.mark.parametrize(("reuse", "hosts", "listens"), CASES)
+def test_two_sockets_and_one_port(
+    net: ModuleType, reuse: tuple[int, int], hosts: tuple[str, str], listens: bool
+) -> None:
+    with net.socket() as first, net.socket() as second:
+        for sock, value in zip((first, second), reuse, strict=True):
+            sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEADDR, value)
+        first.bind((hosts[0], 0))
+        if listens:
+            first.listen()
+        got = outcome(second.bind, (hosts[1], first.getsockname()[1]))
+        assert got == expected(reuse, hosts, listens)
+
+
+def test_of_two_that_share_an_address_one_listens(net: ModuleType) -> None:
+    with net.socket() as first, net.socket() as second:
+        for sock in (first, second):
+            sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEADDR, 1)
+        first.bind(("127.0.0.1", 0))
+        second.bind(("", first.getsockname()[1]))
+        first.listen()
+        assert errno_of(second.listen) == errno.EADDRINUSE
+
+
+def test_the_loopback_network_is_this_host(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.create_server(("127.77.1.2", 0)))
+    port = listener.getsockname()[1]
+    with net.socket() as client:
+        client.bind(("127.200.0.9", 0))
+        client.connect(("127.77.1.2", port))
+        server, peer = closing_pair(listener, closing)
+        assert peer[0] == "127.200.0.9"
+        assert server.getsockname()[0] == "127.77.1.2"
+        client.sendall(b"from another address")
+        assert server.recv(100) == b"from another address"
+    with net.socket() as client:
+        client.settimeout(PATIENCE_SECONDS)
+        assert errno_of(client.connect, ("127.0.0.1", port)) == errno.ECONNREFUSED
+        assert errno_of(client.connect, ("127.1.1.1", port)) == errno.ECONNABORTED
+
+
+def closing_pair(listener: Any, closing: Closing) -> tuple[Any, Any]:
+    server, peer = listener.accept()
+    return closing(server), peer
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_socket_may_connect_to_itself(net: ModuleType, host: str) -> None:
+    family = names.AF_INET6 if ":" in host else names.AF_INET
+    with net.socket(family) as sock:
+        sock.settimeout(PATIENCE_SECONDS)
+        sock.bind((host, 0))
+        sock.connect(sock.getsockname())
+        assert sock.getpeername() == sock.getsockname()
+        sock.sendall(b"to myself" * 5000)
+        got = b""
+        while len(got) < 45000:
+            got += sock.recv(65536)
+        assert got == b"to myself" * 5000
+        sock.shutdown(names.SHUT_WR)
+        assert sock.recv(1) == b""
+
+
+def test_hundreds_wait_for_an_accept(net: ModuleType, closing: Closing) -> None:
+    listener = closing(net.create_server(("127.0.0.1", 0), backlog=600))
+    clients = [closing(net.socket()) for _ in range(500)]
+    for client in clients:
+        client.setblocking(False)
+        assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+    poller = select.poll()
+    for client in clients:
+        poller.register(client, select.POLLOUT)
+    waiting = len(clients)
+    while waiting:
+        ready = poller.poll(PATIENCE_SECONDS * 1000)
+        assert ready, f"{waiting} of {len(clients)} were not connected"
+        for fd, events in ready:
+            assert not events & select.POLLHUP
+            poller.unregister(fd)
+        waiting -= len(ready)
+    ports = {client.getsockname()[1] for client in clients}
+    assert {closing_pair(listener, closing)[1][1] for _ in clients} == ports
+
+
+def test_a_closed_listener_resets_who_was_not_accepted(
+    net: ModuleType, listener: Any, closing: Closing
+) -> None:
+    clients = [closing(net.create_connection(listener.getsockname())) for _ in range(3)]
+    server, _ = closing_pair(listener, closing)
+    listener.close()
+    for client in clients[1:]:
+        client.settimeout(PATIENCE_SECONDS)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    server.sendall(b"lives")
+    assert clients[0].recv(10) == b"lives"
+
+
+def test_shutdown_ends_listening(net: ModuleType, listener: Any, closing: Closing) -> None:
+    address = listener.getsockname()
+    listener.close()
+    # A port that the program chose stays its own.
+    listener = closing(net.create_server(address))
+    left = closing(net.create_connection(address))
+    listener.shutdown(names.SHUT_WR)
+    closing_pair(listener, closing)
+    waiting = closing(net.create_connection(address))
+    listener.shutdown(names.SHUT_RD)
+    waiting.settimeout(PATIENCE_SECONDS)
+    with pytest.raises(ConnectionResetError):
+        waiting.recv(1)
+    assert errno_of(listener.accept) == errno.EINVAL
+    with net.socket() as late:
+        assert errno_of(late.connect, address) == errno.ECONNREFUSED
+    listener.listen()
+    again = closing(net.create_connection(address, PATIENCE_SECONDS))
+    server, peer = closing_pair(listener, closing)
+    assert peer == again.getsockname()
+    assert server.getsockname() == address
+    assert left.getpeername() == address
+
+
+def test_a_listener_is_never_writable(net: ModuleType, closing: Closing) -> None:
+    late = closing(net.socket())
+    late.setblocking(False)
+    late.bind(("127.0.0.1", 0))
+    late.listen()
+    early = closing(net.create_server(("127.0.0.1", 0)))
+    for listener in (late, early):
+        assert select.select([], [listener], [], 0) == ([], [], [])
+        closing(net.create_connection(listener.getsockname()))
+        ready, writable, _ = select.select([listener], [listener], [], PATIENCE_SECONDS)
+        assert (ready, writable) == ([listener], [])
