@@ -323,6 +323,8 @@ static void test_a_listener_is_shared(void) {
     CHECK_EQ(pf_accept_adopt(one.client, alone, stale, PF_PRIORITY_MEDIUM), -ESTALE);
     await_state(&one, alone, PF_STATE_SHARED);
     CHECK_EQ(RIG_CALL(one.client, alone, PF_OP_ACCEPT, .flags = PF_SQE_MULTISHOT), -ESTALE);
+    /* One of them does not end it for the others. */
+    CHECK_EQ(RIG_CALL(one.client, alone, PF_OP_SHUTDOWN, .flags = PF_SHUT_READ), -EOPNOTSUPP);
     for (uint64_t i = 0; i < 3; i++) {
         const struct rig_client *who = i == 1 ? &one : &worker;
         uint32_t where = i == 1 ? alone : shared;
