@@ -131,7 +131,7 @@ void pf_sock_show_error(struct pf_bsock *sock) {
 
 void pf_sock_broken(struct pf_bsock *sock, int error) {
     struct pf_op *op = &sock->connect_op;
-    if (error == ECONNRESET && (sock->state & PF_STATE_EOF) && !sock->rx_shut && !sock->tx_finish) {
+    if (error == ECONNRESET && sock->conn && stk_tcp_at_end(sock->conn) && !sock->tx_finish) {
         error = EPIPE; /* the peer had said that it would send no more: its reset is about ours */
     }
     sock->error = error;

@@ -306,7 +306,7 @@ void stk_tcp_info(const struct stk_conn *conn, struct pf_tcp_info *info) {
     info->bytes_acked = conn->bytes_acked;
     info->bytes_received = conn->bytes_received;
     if (conn->listening) {
-        info->unacked = conn->queued; /* as on Linux: the accept queue and its length */
+        info->unacked = conn->queued;     /* as on Linux: the accept queue and its length */
         info->sacked = conn->backlog - 1; /* as it was asked for */
     } else if (conn->pcb) {
         describe_pcb(conn->pcb, info);
