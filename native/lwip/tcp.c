@@ -8,6 +8,8 @@
 #include "lwip/errmap.h"
 #include "lwip/priv/tcp_priv.h"
 
+#define HANDSHAKES_BESIDE 64U
+
 enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
 
 /* ---- flows ---- */
@@ -260,12 +262,16 @@ int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr) {
     return pf_tcp_bind_pcb(conn->pcb, &ip, addr->port);
 }
 
+/* lwIP's one backlog counts handshakes under way as well; a SYN beyond it is dropped, and sent
+ * again only seconds later. Linux counts the two apart: many clients that come at once must not
+ * wait for a server whose own backlog is small. */
 static void set_backlog(struct stk_conn *conn, u8_t limit) {
     conn->backlog = limit;
     if (conn->group) {
         pf_reuse_backlog(conn);
     } else {
-        tcp_backlog_set(conn->pcb, limit);
+        u8_t both = limit < 255 - HANDSHAKES_BESIDE ? (u8_t)(limit + HANDSHAKES_BESIDE) : 255;
+        tcp_backlog_set(conn->pcb, both);
     }
 }
 
