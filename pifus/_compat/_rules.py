@@ -60,7 +60,7 @@ class Reach:
         if address.is_loopback:
             return False
         if binding:
-            return address in self.addresses
+            return address in self.addresses or address.is_multicast
         if address.version in self.everywhere or address.is_multicast or address.is_link_local:
             return True
         return any(address in network for network in self.networks)
