@@ -298,10 +298,25 @@ static int take_bytes(struct pf_bsock *old) {
     uint32_t unread = old->rx_head - tail;
     uint32_t start = (tail - old->rx_base) & (old->rx_bytes - 1);
     uint32_t first = unread < old->rx_bytes - start ? unread : old->rx_bytes - start;
-    int bad = 0;
-    if (old->conn && unread) {
-        bad = stk_tcp_unread_back(old->conn, ring, unread - first);
-        bad = bad ? bad : stk_tcp_unread_back(old->conn, ring + start, first);
+    if (old->conn && first == unread) {
+        int bad = stk_tcp_unread_back(old->conn, ring + start, unread);
+        if (bad) {
+            return bad;
+        }
+    } else if (old->conn) {
+        /* In one piece: half of them back in the stack would come twice if the claim then failed.
+         */
+        uint8_t *whole = malloc(unread);
+        if (!whole) {
+            return -ENOMEM;
+        }
+        memcpy(whole, ring + start, first);
+        memcpy(whole + first, ring, unread - first);
+        int bad = stk_tcp_unread_back(old->conn, whole, unread);
+        free(whole);
+        if (bad) {
+            return bad;
+        }
     }
     if (old->conn) {
         stk_tcp_credit(old->conn, tail - old->rx_credited);
@@ -309,7 +324,7 @@ static int take_bytes(struct pf_bsock *old) {
     old->rx_credited = tail;
     old->b2c->moved_rx = tail;
     old->b2c->moved_sq = old->sq_head;
-    return bad;
+    return 0;
 }
 
 static void pass_drains(struct pf_bsock *old, struct pf_bsock *sock) {

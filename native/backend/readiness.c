@@ -56,7 +56,9 @@ void pf_mirror_update(struct pf_bsock *sock) {
      * sees our news, or we its question. */
     pf_full_fence();
     uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
-    bool news = arm != sock->read_token || (sock->identity && sock->identity->arrived);
+    /* With one client each question is answered once: a token beyond that could come after the
+     * client has looked, taken the others out and asked again, and would be for nothing. */
+    bool news = arm != sock->read_token || (pf_identity_is_shared(sock) && sock->identity->arrived);
     if (news && readable(sock)) {
         (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         sock->read_token = arm;

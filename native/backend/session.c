@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,8 +224,9 @@ static void drop_unused_mirrors(struct pf_session *session) {
     enum { LOOK_AT = 64 };
     for (uint32_t looked = 0; looked < LOOK_AT && session->mirror_count > 0; looked++) {
         uint32_t at = session->mirror_cursor++ % session->mirror_count;
-        char byte;
-        if (recv(session->mirrors[at].fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        /* Not by reading: the byte that every mirror starts with hides the end behind it. */
+        struct pollfd end = {.fd = session->mirrors[at].fd};
+        if (poll(&end, 1, 0) > 0 && (end.revents & POLLHUP)) {
             (void)close(session->mirrors[at].fd);
             session->mirrors[at] = session->mirrors[--session->mirror_count];
             session->backend->mirrors--;

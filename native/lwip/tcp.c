@@ -8,7 +8,10 @@
 #include "lwip/errmap.h"
 #include "lwip/priv/tcp_priv.h"
 
-enum { BACKLOG_MAX = 4096 };
+enum {
+    BACKLOG_MAX = 4096,
+    HANDSHAKES_BESIDE = 64,
+};
 
 /* ---- flows ---- */
 
@@ -95,6 +98,17 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     return ERR_OK;
 }
 
+/* lwIP's one backlog counts handshakes under way as well; a SYN beyond it is dropped, and sent
+ * again only seconds later. Linux counts the two apart: many clients that come at once must not
+ * wait for a server whose own backlog is small, but none gets in once that is full. */
+static void follow_queue(struct stk_conn *listener) {
+    if (listener->group || !listener->listening) {
+        return;
+    }
+    u32_t both = listener->backlog + HANDSHAKES_BESIDE;
+    tcp_backlog_set(listener->pcb, listener->queued < listener->backlog ? (u16_t)both : 1);
+}
+
 /* Died before anybody took it up: it would stay queued, and with it any number of others, as lwIP's
  * backlog no longer counts it. */
 static void leave_queue(struct stk_conn *conn) {
@@ -109,6 +123,7 @@ static void leave_queue(struct stk_conn *conn) {
         conn->listener->queue_last = before;
     }
     conn->listener->queued--;
+    follow_queue(conn->listener);
     pf_rx_drop(&conn->rx);
     free(conn);
 }
@@ -187,6 +202,7 @@ err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb) {
     }
     listener->queue_last = conn;
     listener->queued++;
+    follow_queue(listener);
     if (listener->owner && !conn->deferred) {
         pf_events->acceptable(listener->owner);
     }
@@ -239,7 +255,7 @@ static void set_backlog(struct stk_conn *conn, u16_t limit) {
     if (conn->group) {
         pf_reuse_backlog(conn);
     } else {
-        tcp_backlog_set(conn->pcb, limit);
+        follow_queue(conn);
     }
 }
 
@@ -346,6 +362,7 @@ static struct stk_conn *take(struct stk_conn *listener, bool deferred_too) {
         listener->queue_last = before;
     }
     listener->queued--;
+    follow_queue(listener);
     conn->queue_next = NULL;
     conn->listener = NULL;
     if (conn->pcb) {
@@ -369,6 +386,7 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
         listener->queue_last = conn;
     }
     listener->queued++;
+    follow_queue(listener);
     tcp_backlog_delayed(conn->pcb);
 }
 

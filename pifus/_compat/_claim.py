@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _endpoint, _rules, _table
+from pifus._compat import _current, _rules, _table
 from pifus._compat._endpoint import CONNECTED, EAGAIN, EINTR, SLICE_NS, Endpoint, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -60,7 +60,7 @@ def foreign(fd: int, name: bytes, family: int) -> Endpoint:
 
 
 def _session_at(path: str) -> Session:
-    own = _endpoint.session()
+    own = _current.session()
     if not path or own.path == path:
         return own
     with _others_lock:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket as _names
-import sys
-import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pifus._compat import _registrations, _table
+from pifus._compat import _current, _registrations, _table
 from pifus._compat._sharing import Sharing
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
-from pifus._core._session import Session, Settings
+from pifus._core._session import Session
 
 if TYPE_CHECKING:
     from pifus._compat._io import Io
@@ -35,49 +31,6 @@ UNCONNECTED: Final = 0
 CONNECTING: Final = 1
 CONNECTED: Final = 2
 DISCONNECTING: Final = 3
-
-_session: Session | None = None
-_session_lock = threading.Lock()
-# The backend of the parent process: inherited sockets are there.
-_home: str | None = None
-
-
-def session() -> Session:
-    """The session of this process's drop-in sockets; a lost one is replaced.
-
-    Raises:
-        BackendUnavailable: there is no backend, and none could be started.
-        OSError: the backend refused.
-    """
-    global _session
-    with _session_lock:
-        current = _session
-        if current is not None:
-            handle = current.handle
-            if handle is not None and not lib.pf_client_ended(handle):
-                return current
-        name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
-        wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
-        settings = Settings(name=name or "python", max_sockets=wanted)
-        _session = _open(settings)
-        return _session
-
-
-def _open(settings: Settings) -> Session:
-    if _home is not None:
-        with contextlib.suppress(OSError):
-            return Session.open(_home, settings=settings)
-    return Session.open(settings=settings)
-
-
-def _in_child() -> None:
-    global _home, _session, _session_lock
-    _home = _home if _session is None else _session.path
-    _session = None
-    _session_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_in_child)
 
 
 def deadline(timeout: float | None) -> int | None:

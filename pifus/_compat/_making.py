@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket as _names
 
-from pifus._compat import _bypass, _rules, _table
-from pifus._compat._endpoint import Endpoint, session
+from pifus._compat import _bypass, _current, _rules, _table
+from pifus._compat._endpoint import Endpoint
 from pifus._core import _address, _errors
 from pifus._core._client import lib
 
@@ -17,7 +17,7 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     Raises:
         OSError: no backend, or no socket or descriptor left (EMFILE).
     """
-    owner = session()
+    owner = _current.session()
     handle = owner.handle
     if handle is None:
         raise owner.failure()

@@ -31,6 +31,10 @@ _LEVELS = {
 }
 
 
+# Where the machine's own resolver listens (systemd-resolved(8)): it can only be the kernel's.
+_STUB_RESOLVERS = frozenset({"127.0.0.53", "127.0.0.54"})
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """What a backend's drivers lead to.
@@ -52,11 +56,11 @@ class Reach:
         if address.is_unspecified:
             return True
         if not self.networks:
-            return address.is_loopback
+            return address.is_loopback and (binding or str(address) not in _STUB_RESOLVERS)
         if address.is_loopback:
             return False
         if binding:
-            return address in self.addresses
+            return address in self.addresses or address.is_multicast
         if address.version in self.everywhere or address.is_multicast or address.is_link_local:
             return True
         return any(address in network for network in self.networks)

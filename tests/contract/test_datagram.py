@@ -183,8 +183,8 @@ def test_v6only(make: Make) -> None:
     assert errno_of(six.sendto, b"x", ("::ffff:127.0.0.1", port)) == errno.ENETUNREACH
 
 
-def test_other_loopback_addresses_are_the_kernels(pifus_net: ModuleType, closing: Close) -> None:
-    """As those of resolvers: the stack could only lose what is sent there."""
+def test_the_resolver_of_the_machine_is_the_kernels(pifus_net: ModuleType, closing: Close) -> None:
+    """The stack could only lose what is sent there."""
     served = closing(names.socket(names.AF_INET, names.SOCK_DGRAM))
     served.bind(("127.0.0.53", 0))
     served.settimeout(PATIENCE_SECONDS)

@@ -6,6 +6,7 @@ import array
 import errno
 import hashlib
 import random
+import select
 import socket as names
 import tempfile
 from collections.abc import Callable
@@ -252,3 +253,15 @@ def test_idle_connections_hold_no_memory(
         sending = spawn(client.sendall, data)
         assert receive_exactly(server, len(data)) == data
         sending.result(PATIENCE_SECONDS)
+
+
+def test_sockets_that_never_show_a_descriptor_cost_the_others_none(
+    net: ModuleType, closing: Callable[[Any], Any]
+) -> None:
+    """More of them, one after another, than one process may have at once."""
+    for _ in range(6000):
+        net.socket().close()
+    sock = closing(net.create_server(("127.0.0.1", 0)))
+    poller = select.poll()
+    poller.register(sock, select.POLLIN | select.POLLOUT)
+    assert poller.poll(0) == []

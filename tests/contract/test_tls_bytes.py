@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import select
 import socket as names
 import ssl
 import struct
@@ -167,6 +168,7 @@ def test_a_clean_end(tls_pair: Pair, spawn: Spawn) -> None:
     assert server.recv(100) == b""
     assert server.recv(100) == b""
     server.sendall(b"one way")
+    assert select.select([client], [], [], PATIENCE_SECONDS)[0] == [client]
     assert client.recv(100) == b"one way"
     with pytest.raises(ssl.SSLError) as caught:
         client.send(b"after the end")

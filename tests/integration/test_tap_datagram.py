@@ -193,10 +193,10 @@ GROUP6 = "ff05::77"
 def drop_in(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Makes drop-in sockets of the TAP backend, in a process of their own session."""
     import pifus.compat.socket as over
-    from pifus._compat import _endpoint
+    from pifus._compat import _current
 
     monkeypatch.setenv("PIFUS_BACKEND", tap.backend.path)
-    before, _endpoint._session = _endpoint._session, None
+    before, _current._session = _current._session, None
     made = []
 
     def make(family: int = socket.AF_INET) -> Any:
@@ -207,7 +207,7 @@ def drop_in(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
     yield make
     for sock in made:
         sock.close()
-    ours, _endpoint._session = _endpoint._session, before
+    ours, _current._session = _current._session, before
     if ours is not None:
         ours.close()
 
