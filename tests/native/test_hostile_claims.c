@@ -173,6 +173,16 @@ static void test_lies_of_the_one_that_has_it(void) {
     (void)close(fd);
 }
 
+static uint32_t raw_rx_reached(uint32_t slot, uint32_t wanted) {
+    const uint32_t *head = &raw_b2c(&raw, slot)->rx_head;
+    uint64_t end = pf_now_ns() + (uint64_t)RIG_PATIENCE;
+    while (pf_load_acquire(head) != wanted) {
+        CHECK(pf_now_ns() < end);
+        rig_sleep_ms(1);
+    }
+    return wanted;
+}
+
 /* Records of a datagram socket go along as they are; but not from where none begins. */
 static void test_datagrams_and_lies_about_them(void) {
     for (uint32_t lie = 0; lie < 3; lie++) {
@@ -180,6 +190,7 @@ static void test_datagrams_and_lies_about_them(void) {
         struct pf_socket_b2c state;
         struct pf_datagram info;
         uint8_t data[300];
+        uint32_t records = 0;
         int made = pf_datagram_open(one.client, PF_FAMILY_IPV4, PF_PRIORITY_MEDIUM, 0);
         int sender = pf_datagram_open(one.client, PF_FAMILY_IPV4, PF_PRIORITY_MEDIUM, 0);
         CHECK(made >= 0 && sender >= 0);
@@ -196,9 +207,11 @@ static void test_datagrams_and_lies_about_them(void) {
                                          PF_DELIVER_CALL),
                                NULL),
                      100 + i);
+            records += (uint32_t)sizeof(struct pf_datagram) + ((100 + i + 7) & ~7U);
         }
         struct pf_socket_c2b *c2b = raw_c2b(&raw, 0);
-        uint32_t head = pf_load_acquire(&raw_b2c(&raw, 0)->rx_head);
+        /* Sent is not yet received: all four have to be there before anything is said of them. */
+        uint32_t head = raw_rx_reached(0, c2b->rx_tail + records);
         uint32_t places[] = {c2b->rx_tail, c2b->rx_tail + 12, head - 1};
         pf_store_release(&c2b->rx_tail, places[lie]);
         uint32_t moved = claim(&two, fd);
