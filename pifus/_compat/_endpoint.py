@@ -8,7 +8,7 @@ import socket as _names
 import time
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pifus._compat import _current, _registrations, _table
+from pifus._compat import _registrations, _table
 from pifus._compat._sharing import Sharing
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
