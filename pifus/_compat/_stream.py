@@ -121,7 +121,9 @@ def recv_into(
             raise ValueError("negative buffersize in recv_into")
         if size > length:
             raise ValueError("buffer too small for requested bytes")
-        return receive(endpoint, native, size or length, flags, timeout)
+        # Of a stream MSG_TRUNC means: throw the bytes away.
+        target = ffi.new("char[]", length) if flags & MSG_TRUNC else native
+        return receive(endpoint, target, size or length, flags, timeout)
     finally:
         # Not only when the last traceback is gone: the caller may be about to resize it.
         ffi.release(native)
@@ -240,13 +242,15 @@ def recvfrom(
     endpoint: Endpoint, size: int, flags: int, timeout: float | None
 ) -> tuple[bytes, None]:
     """`socket.recvfrom`: a stream names no sender."""
-    return recv(endpoint, size, flags, timeout), None
+    return recvmsg(endpoint, size, 0, flags, timeout)[0], None
 
 
 def recvfrom_into(
     endpoint: Endpoint, buffer: WriteableBuffer, size: int, flags: int, timeout: float | None
 ) -> tuple[int, None]:
     """`socket.recvfrom_into`."""
+    if not size and not memoryview(buffer).nbytes:
+        return len(recvfrom(endpoint, 0, flags, timeout)[0]), None
     return recv_into(endpoint, buffer, size, flags, timeout), None
 
 

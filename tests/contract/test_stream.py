@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import PATIENCE_SECONDS, errno_of, receive_exactly
+from tests.contract.conftest import PATIENCE_SECONDS, await_events, errno_of, receive_exactly
 
 Pair = tuple[Any, Any]
 Spawn = Callable[..., Future[Any]]
@@ -104,6 +104,36 @@ def test_receives_from_and_with_messages(pair: Pair) -> None:
     got = server.recvmsg_into([first, second])[0]
     assert got == 5
     assert (bytes(first), bytes(second[:3])) == (b"vw", b"xyz")
+
+
+def test_for_no_byte_at_all_some_calls_wait(pair: Pair) -> None:
+    client, server = pair
+    server.setblocking(False)
+    assert server.recv(0) == b""
+    assert server.recv_into(bytearray()) == 0
+    waiting: tuple[tuple[Any, Any], ...] = (
+        (server.recvfrom, 0),
+        (server.recvfrom_into, bytearray()),
+        (server.recvmsg, 0),
+        (server.recvmsg_into, []),
+    )
+    for call in waiting:
+        assert errno_of(*call) == errno.EAGAIN
+    client.sendall(b"ab")
+    await_events(server, select.POLLIN, select.POLLIN)
+    assert server.recvfrom(0) == (b"", None)
+    assert server.recvfrom_into(bytearray()) == (0, None)
+    assert server.recv(2) == b"ab"
+
+
+def test_throws_bytes_away(pair: Pair) -> None:
+    client, server = pair
+    room = bytearray(b"......")
+    client.sendall(b"abcdefgh")
+    assert server.recv_into(room, 4, names.MSG_TRUNC | names.MSG_WAITALL) == 4
+    assert server.recvmsg_into([room], 0, names.MSG_TRUNC | names.MSG_PEEK)[0] == 4
+    assert room == b"......"
+    assert server.recv(100) == b"efgh"
 
 
 def test_sends_an_empty_message(pair: Pair) -> None:

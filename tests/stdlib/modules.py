@@ -30,6 +30,7 @@ JOBS = (
     Job("test_asyncio.test_ssl"),
     Job("test_asyncio.test_sslproto"),
     Job("test_asyncio.test_streams"),
+    Job("test_asyncio.test_subprocess"),
     Job("test_asyncio.test_unix_events"),
     Job("test_httplib"),
     Job("test_httpservers"),
@@ -42,6 +43,9 @@ JOBS = (
     Job("test_imaplib"),
     Job("test_logging", _NETWORK_HANDLERS),
     Job("test_wsgiref"),
+    Job("test_robotparser"),
+    Job("test_telnetlib"),
+    Job("test_nntplib"),
     Job("test_asyncore"),
     Job("test_asynchat"),
 )
