@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="as test_socket; default: all")
     parser.add_argument("--python", metavar="VERSION", help="3.11, 3.12, 3.13, or a path")
     parser.add_argument("--select", help="a pattern: only these tests; results are not kept")
-    parser.add_argument("--skip", help="a pattern: leaves these tests out")
+    parser.add_argument("--skip", help="a pattern: leaves these tests out; results are not kept")
     parser.add_argument(
         "--reuse-kernel", action="store_true", help="compare with the last run over the kernel"
     )
@@ -57,11 +57,11 @@ def run_both(python: str, job: Job, store: report.Store, arguments: argparse.Nam
     """One module over the kernel, then over the stack."""
     OUT.mkdir(parents=True, exist_ok=True)
     runs: dict[str, ModuleRun] = {}
-    partial = arguments.select is not None
+    partial = arguments.select is not None or arguments.skip is not None
     for kind in ("kernel", "pifus"):
         old = store.load(job.module, kind)
         if kind == "kernel" and arguments.reuse_kernel and old:
-            runs[kind] = old
+            runs[kind] = old.only(job)
             continue
         print(f"{job.module} over {kind} ...", flush=True)
         runs[kind] = run(python, job, kind, OUT / f"{store.version}-{job.module}-{kind}.log")

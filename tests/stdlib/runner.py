@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -51,6 +52,16 @@ class ModuleRun:
 
     def passed(self) -> set[str]:
         return {name for name, test in self.tests.items() if test.outcome == "pass"}
+
+    def only(self, job: Job) -> ModuleRun:
+        """What the patterns of the job choose of it."""
+        skip = job.skip or "(?!)"
+        chosen = {
+            name: test
+            for name, test in self.tests.items()
+            if re.search(job.select, name) and not re.search(skip, name)
+        }
+        return ModuleRun(chosen, self.fixtures, self.problem)
 
     def stored(self) -> dict[str, object]:
         rows = {
