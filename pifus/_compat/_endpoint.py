@@ -244,8 +244,8 @@ class Endpoint(Sharing):
             if op != EAGAIN:
                 handle = self.regain(handle, slot, op) or self._fail(op)
                 continue
-            # The queue is full of writes: the backend makes room by itself.
-            time.sleep(0.0005)
+            # The queue is full: a completion makes room, or the next attempt tells what is wrong.
+            lib.pf_await_room(handle, slot, SLICE_NS)
 
     def call(
         self,
