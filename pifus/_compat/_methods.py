@@ -81,7 +81,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if fileno is not None:
             endpoint = None
             if isinstance(fileno, int):
-                endpoint = _table.adopt(fileno) or _foreign(fileno, family)
+                endpoint = _table.adopt(fileno) or foreign(fileno, family)
             if endpoint is not None:
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
@@ -412,7 +412,7 @@ def _load() -> None:
         from pifus._compat import _making  # isort: skip
 
 
-def _foreign(fd: int, family: int) -> Endpoint | None:
+def foreign(fd: int, family: int) -> Endpoint | None:
     """The stack socket of another process behind a descriptor that this one was given."""
     name = _table.mirror_name(fd)
     if name is None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -79,6 +80,21 @@ def serving(
         yield server
     finally:
         server.end()
+
+
+@contextlib.contextmanager
+def threaded(*servers: socketserver.BaseServer) -> Iterator[None]:
+    """Servers in threads of this process, while the block runs."""
+    threads = [threading.Thread(target=server.serve_forever) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            thread.join()
+            server.server_close()
 
 
 def python(*words: str) -> tuple[str, ...]:
