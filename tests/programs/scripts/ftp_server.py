@@ -1,11 +1,10 @@
-"""pyftpdlib: active and passive transfers, appended, resumed; by select, threads, processes, TLS."""
+"""pyftpdlib: active and passive transfers, appended, resumed; by select, threads, processes; TLS"""
 
 import ftplib
 import io
 import os
 import ssl
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from peers import python, serving
@@ -61,11 +60,10 @@ for kind in ("select", "threads", "processes", "TLS"):
     directory = Path(kind)
     directory.mkdir()
     command = python("-c", SERVER, kind, str(directory.resolve()), certificate)
-    with serving("starting FTP", *command) as server:
-        server.until("port ")
+    with serving("port ", *command) as server:
         port = int(next(line for line in server.lines if line.startswith("port ")).split()[1])
-        with ThreadPoolExecutor(1) as pool:
-            list(pool.map(lambda n, p=port, k=kind: session(p, n, k == "TLS"), range(8)))
+        for number in range(8):
+            session(port, number, kind == "TLS")
     assert sorted(path.name for path in directory.iterdir()) == [f"done {n}" for n in range(8)]
     assert all(path.read_bytes() == BLOB + b"more" for path in directory.iterdir())
 print("all well")
