@@ -120,7 +120,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         # What the base class does, but its descriptor must leave our table before it is closed.
         try:
             _table.endpoints[fd].leave_alone()
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            # At the interpreter's end what tells the addresses may be gone already.
+            text = object.__repr__(self) if sys.is_finalizing() else repr(self)
+            warnings.warn(f"unclosed {text}", ResourceWarning, source=self, stacklevel=2)
         finally:
             _close(self, fd)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import subprocess
 import sys
 
 from asgi_clients import requests, sockets
@@ -26,4 +27,10 @@ for worker, secure in (("trio", False), ("trio", True), ("asyncio", True)):
     command = python("-m", "hypercorn", *options, f"{sys.path[0]}/asgi_app.py:app")
     with serving("Running on", *command) as server:
         asyncio.run(ask(port, secure))
+
+# A worker that fails says why, and nothing else: its sockets die with the interpreter.
+words = ("-m", "hypercorn", "-k", "trio", "--bind", f"127.0.0.1:{free_port()}", "no:such:app")
+failed = subprocess.run(python(*words), capture_output=True, text=True, timeout=60, check=False)
+assert "Invalid mode" in failed.stderr
+assert "Exception ignored" not in failed.stderr, failed.stderr
 print("all well")
