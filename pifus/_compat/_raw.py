@@ -20,16 +20,28 @@ from pifus._core import _errors
 if TYPE_CHECKING:
     from pifus._compat._endpoint import Endpoint
 
-_fstat = os.fstat
+_is_unix: Callable[[int], int] | None = None
+
+
+def _load() -> Callable[[int], int]:
+    """When the first call is made, not when the interpreter starts."""
+    global _is_unix
+    from pifus._core._client import lib
+
+    _is_unix = lib.pf_is_unix
+    return _is_unix
 
 
 def find(fd: Any) -> Endpoint | None:
     """The stack socket behind a descriptor, however this process came by it; else None."""
     try:
-        status = _fstat(fd)
+        endpoint = _table.endpoints.get(fd)
+        # Pipes and files, the most of what is read by number, must not pay for fstat.
+        if endpoint is None and not (_is_unix or _load())(fd):
+            return None
+        status = os.fstat(fd)
     except (OSError, TypeError, ValueError, OverflowError):
         return None  # the call itself will complain
-    endpoint = _table.endpoints.get(fd)
     if endpoint is not None and (status.st_dev, status.st_ino) == endpoint.inode:
         return endpoint
     if not stat.S_ISSOCK(status.st_mode):

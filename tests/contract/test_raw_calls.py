@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.contract.conftest import python_environment
 from tests.contract.programs import HEAD, Run, run  # noqa: F401 - a fixture
 
 
@@ -158,3 +161,41 @@ def test_connections_of_multiprocessing(run: Run, tmp_path: Path, start: str) ->
     program.write_text(CONNECTIONS)
     code = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     assert run(code, str(program), start) == "end\nend\n"
+
+
+LATE = """
+import multiprocessing.connection as connections, os, threading
+before = {name: getattr(os, name) for name in ("read", "write", "readv", "writev", "close")}
+from pifus import monkey
+from pifus._compat import _table
+monkey.patch()
+with connections.Listener(("127.0.0.1", 0), authkey=b"key") as listener:
+    def serve():
+        with listener.accept() as connection:
+            assert connection.fileno() in _table.endpoints
+            connection.send(connection.recv()[::-1])
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with connections.Client(listener.address, authkey=b"key") as client:
+        assert client.fileno() in _table.endpoints
+        client.send(b"x" * 100_000 + b"y")
+        assert client.recv() == b"y" + b"x" * 100_000
+    thread.join()
+monkey.unpatch()
+assert {name: getattr(os, name) for name in before} == before
+ours, theirs = connections.Pipe()
+ours.send("by the kernel")
+print(theirs.recv())
+"""
+
+
+def test_a_late_patch_reaches_what_was_taken_out_of_os() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LATE],
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("by the kernel\n", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import platform
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 from tests.programs.table import PROGRAMS, Program
 from tests.programs.worlds import Worlds, worlds
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "PROGRAMS.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "PROGRAMS.md"
+# The last row of each program: the page can be written after several runs.
+ROWS = ROOT / "build" / "programs.json"
 INTRODUCTION = """\
 # Programs over the stack
 
@@ -31,7 +35,7 @@ its clients have the stack's address.
 
 def main() -> int:
     arguments = parse()
-    rows = []
+    rows = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
     failed = []
     with worlds() as places:
         for number, program in enumerate(chosen(arguments.programs), 1):
@@ -40,10 +44,12 @@ def main() -> int:
             print(f"    {result}", flush=True)
             if result != "all well":
                 failed.append(program.script)
-            rows.append(row(program, result))
+            rows[program.script] = row(program, result)
+    ROWS.write_text(json.dumps(rows), encoding="utf-8")
     print(f"failed or not run: {', '.join(failed)}" if failed else "all well")
     if arguments.write_docs:
-        PAGE.write_text(INTRODUCTION + "".join(rows), encoding="utf-8")
+        there = [rows[program.script] for program in PROGRAMS if program.script in rows]
+        PAGE.write_text(INTRODUCTION + "".join(there), encoding="utf-8")
     return 1 if failed else 0
 
 

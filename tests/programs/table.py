@@ -66,7 +66,7 @@ PROGRAMS = (
     Program("pyro_objects", ("Pyro5",)),
     Program("dns_queries", ("dnspython",)),
     Program("smtp_server", ("aiosmtpd",)),
-    Program("ftp_server", ("pyftpdlib",)),
+    Program("ftp_server", ("pyftpdlib", "pyOpenSSL")),
     Program("managers", (), quick=True),
     Program("trio_streams", ("trio",), quick=True),
     Program("tornado_app", ("tornado",), quick=True),
