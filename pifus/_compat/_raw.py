@@ -6,6 +6,7 @@ writes it, polls it and passes it to other processes.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import stat
@@ -58,6 +59,9 @@ def find(fd: Any) -> Endpoint | None:
 class _Call:
     """As a function of `os`, it does not become a method of a class that has it."""
 
+    # Finalizers call os.close when this module's names are gone already.
+    over = False
+
     def __init__(self, name: str, ours: Callable[..., Any]) -> None:
         self._original = getattr(os, name)
         self._ours = ours
@@ -65,7 +69,7 @@ class _Call:
         self.__doc__ = self._original.__doc__
 
     def __call__(self, fd: Any, *arguments: Any) -> Any:
-        endpoint = find(fd)
+        endpoint = None if self.over else find(fd)
         if endpoint is None:
             return self._original(fd, *arguments)
         return self._ours(endpoint, fd, *arguments)
@@ -75,10 +79,10 @@ class _Close(_Call):
     """Closing is for nobody but who has the socket already."""
 
     def __call__(self, fd: Any) -> None:
-        if isinstance(fd, int) and fd in _table.endpoints and find(fd) is not None:
-            self._ours(fd)
-        else:
+        if self.over or not isinstance(fd, int) or fd not in _table.endpoints or find(fd) is None:
             self._original(fd)
+        else:
+            self._ours(fd)
 
 
 def _read(endpoint: Endpoint, fd: int, length: int, /) -> bytes:
@@ -134,3 +138,4 @@ def wire(replace: Callable[[Any, str, Any], None]) -> None:
         for name, call in (("_recv", {"read": read}), ("_send", {"write": write})):
             replace(early, name, partialmethod(vars(early)[name], **call))
         replace(early, "_close", partialmethod(vars(early)["_close"], _close=close))
+    atexit.register(setattr, _Call, "over", True)
