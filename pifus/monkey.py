@@ -12,7 +12,7 @@ import threading
 from typing import Any, Final
 
 from pifus import compat_socket
-from pifus._compat import _bypass, _greenlets, _sendfile, _table, _tls_hook
+from pifus._compat import _bypass, _greenlets, _pyopenssl, _raw, _sendfile, _table, _tls_hook
 
 _lock: Final = threading.Lock()
 _patched = False
@@ -46,6 +46,8 @@ def patch() -> None:
         _replace(socket, "_socket", compat_socket)
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
+        _raw.wire(_replace)
+        _pyopenssl.wire(_replace)
         _tls_hook.wire("pifus.monkey")
         _greenlets.wire()
         _patched = True
@@ -63,6 +65,7 @@ def unpatch() -> None:
         _table.taking_over = False
         _bypass.unwatch()
         _greenlets.unwire()
+        _pyopenssl.unwire()
         if _table.endpoints:
             # Only the constructor: the methods find out by themselves whose socket they are for.
             _put_back(socket, "_socket")

@@ -163,6 +163,8 @@ int pf_mirror_sent(struct pf_client *client, uint32_t slot);
 int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot);
 /* After a PF_OP_MIRROR with token 0 has completed: now it does not. */
 int pf_mirror_settle(struct pf_client *client, uint32_t slot);
+/* 1: the descriptor is a UNIX socket, as every mirror is. */
+int pf_is_unix(int fd);
 /* epoll_ctl(EPOLL_CTL_ADD) with any data. */
 int pf_epoll_add(int epoll_fd, int fd, uint32_t events, uint64_t data);
 /* The program knows the errno of the connection: the descriptor no longer shows an error. */

@@ -81,7 +81,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if fileno is not None:
             endpoint = None
             if isinstance(fileno, int):
-                endpoint = _table.adopt(fileno) or _foreign(fileno, family)
+                endpoint = _table.adopt(fileno) or foreign(fileno, family)
             if endpoint is not None:
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
@@ -120,7 +120,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         # What the base class does, but its descriptor must leave our table before it is closed.
         try:
             _table.endpoints[fd].leave_alone()
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            # At the interpreter's end what tells the addresses may be gone already.
+            text = object.__repr__(self) if sys.is_finalizing() else repr(self)
+            warnings.warn(f"unclosed {text}", ResourceWarning, source=self, stacklevel=2)
         finally:
             _close(self, fd)
 
@@ -412,7 +414,7 @@ def _load() -> None:
         from pifus._compat import _making  # isort: skip
 
 
-def _foreign(fd: int, family: int) -> Endpoint | None:
+def foreign(fd: int, family: int) -> Endpoint | None:
     """The stack socket of another process behind a descriptor that this one was given."""
     name = _table.mirror_name(fd)
     if name is None:

@@ -109,7 +109,7 @@ def detach(fd: int) -> None:
         if endpoint is not None:
             _detached.add(fd)
     if endpoint is not None:
-        endpoint.identify()  # whoever gets the number may pass it on
+        endpoint.show()  # whoever gets the number may poll it, or pass it on
 
 
 def detach_new(fd: int) -> None:
