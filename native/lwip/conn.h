@@ -57,6 +57,9 @@ struct stk_conn {
 
 /* tcp_bind.c */
 int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port);
+/* A port for a connection to this peer, over this route. */
+int pf_tcp_bind_for(struct tcp_pcb *pcb, struct netif *route, const ip_addr_t *peer,
+                    uint16_t peer_port);
 /* Whether another pcb keeps `pcb` from having this address, by Linux's rules. */
 bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port);
 
