@@ -13,6 +13,7 @@
 
 static struct tcp_pcb *by_tuple[TUPLE_BUCKETS];
 static struct tcp_pcb *by_port[65536];
+static struct tcp_pcb *listeners[65536];
 static struct tcp_pcb *oldest_tw;
 
 static void put_address(uint64_t words[2], const ip_addr_t *ip) {
@@ -52,9 +53,7 @@ static void chain_port(struct tcp_pcb *pcb) {
     *head = pcb;
 }
 
-static void chain_tuple(struct tcp_pcb *pcb) {
-    struct tcp_pcb **head =
-        tuple_chain(&pcb->local_ip, pcb->local_port, &pcb->remote_ip, pcb->remote_port);
+static void chain_tuple(struct tcp_pcb *pcb, struct tcp_pcb **head) {
     pcb->tuple_next = *head;
     pcb->tuple_link = head;
     if (*head) {
@@ -75,7 +74,10 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     chain_port(pcb);
     pcb->tuple_link = NULL; /* lwIP does not clear a new listener */
     if (pcbs == &tcp_active_pcbs || pcbs == &tcp_tw_pcbs) {
-        chain_tuple(pcb);
+        chain_tuple(pcb, tuple_chain(&pcb->local_ip, pcb->local_port, &pcb->remote_ip,
+                                     pcb->remote_port));
+    } else if (pcbs == &tcp_listen_pcbs.pcbs) {
+        chain_tuple(pcb, &listeners[pcb->local_port]);
     }
 }
 
@@ -122,5 +124,7 @@ struct tcp_pcb *tcp_pcb_index_find(const ip_addr_t *local_ip, u16_t local_port,
 }
 
 struct tcp_pcb *tcp_pcb_index_port(u16_t port) { return by_port[port]; }
+
+struct tcp_pcb *tcp_pcb_index_listener(u16_t port) { return listeners[port]; }
 
 struct tcp_pcb *tcp_pcb_index_oldest_tw(void) { return oldest_tw; }

@@ -71,7 +71,10 @@ static bool may_replace(const struct tcp_pcb *old) {
  * peers: so there is no end of ports where there are many short connections. */
 static bool shareable(u16_t port) {
     const struct tcp_pcb *pcb = tcp_pcb_index_port(port);
-    while (pcb && pcb->state != LISTEN && pcb->state != CLOSED) {
+    if (tcp_pcb_index_listener(port)) { /* it may have many connections */
+        return false;
+    }
+    while (pcb && pcb->state != CLOSED) {
         pcb = pcb->port_next;
     }
     return !pcb;

@@ -106,6 +106,7 @@ static void check_index(void) {
                 same = same->port_next;
             }
             CHECK(same);
+            CHECK((tcp_pcb_index_listener(pcb->local_port) == pcb) == (pcb->state == LISTEN));
             if (pcb->state != LISTEN && pcb->state != CLOSED) {
                 CHECK(tcp_pcb_index_find(&pcb->local_ip, pcb->local_port, &pcb->remote_ip,
                                          pcb->remote_port, NULL) == pcb);

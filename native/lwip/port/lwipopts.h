@@ -121,6 +121,7 @@ void pf_lwip_check_thread(void);
  * time-out of at least 0.3 s instead of 1.5; the long time-outs are kept in milliseconds. */
 #define TCP_TMR_INTERVAL 50
 #define TCP_MSL 30000UL
+#define LWIP_TCP_RTO_TIME 1000 /* before anything was measured (RFC 6298) */
 #define LWIP_TCP_PCB_NUM_EXT_ARGS 0
 /* Windows above 64 KiB with a small pool: receive buffers do not come from PBUF_POOL here. */
 #define LWIP_DISABLE_TCP_SANITY_CHECKS 1
