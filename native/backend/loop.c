@@ -246,6 +246,7 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->frames_out, counts.frames_out);
     pf_store64_relaxed(&out->frames_dropped, counts.frames_dropped);
     pf_store64_relaxed(&out->pcbs, counts.pcbs);
+    pf_store64_relaxed(&out->time_wait, counts.time_wait);
     pf_store64_relaxed(&out->pbufs, counts.pbufs);
     pf_store64_relaxed(&out->segments, counts.segments);
     pf_store64_relaxed(&out->sockets, backend->sockets);

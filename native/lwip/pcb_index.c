@@ -15,6 +15,7 @@ static struct tcp_pcb *by_tuple[TUPLE_BUCKETS];
 static struct tcp_pcb *by_port[65536];
 static struct tcp_pcb *listeners[65536];
 static struct tcp_pcb *oldest_tw;
+static u32_t tw_count;
 
 static void put_address(uint64_t words[2], const ip_addr_t *ip) {
     if (IP_IS_V6(ip)) {
@@ -71,6 +72,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
         oldest_tw = pcb;
     }
     *pcbs = pcb;
+    tw_count += pcbs == &tcp_tw_pcbs;
     chain_port(pcb);
     pcb->tuple_link = NULL; /* lwIP does not clear a new listener */
     if (pcbs == &tcp_active_pcbs || pcbs == &tcp_tw_pcbs) {
@@ -82,6 +84,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
 }
 
 void tcp_pcb_index_remove(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
+    tw_count -= pcbs == &tcp_tw_pcbs;
     if (pcb == oldest_tw) {
         oldest_tw = pcb->prev;
     }
@@ -128,3 +131,5 @@ struct tcp_pcb *tcp_pcb_index_port(u16_t port) { return by_port[port]; }
 struct tcp_pcb *tcp_pcb_index_listener(u16_t port) { return listeners[port]; }
 
 struct tcp_pcb *tcp_pcb_index_oldest_tw(void) { return oldest_tw; }
+
+u32_t tcp_pcb_index_tw_count(void) { return tw_count; }

@@ -96,11 +96,13 @@ static void time_wait_passes(void) {
 static void check_index(void) {
     uint32_t listed = 0;
     uint32_t chained = 0;
+    uint32_t waiting = 0;
     for (int list = 0; list < NUM_TCP_PCB_LISTS; list++) {
         const struct tcp_pcb *before = NULL;
         for (struct tcp_pcb *pcb = *tcp_pcb_lists[list]; pcb; before = pcb, pcb = pcb->next) {
             const struct tcp_pcb *same = tcp_pcb_index_port(pcb->local_port);
             listed++;
+            waiting += pcb->state == TIME_WAIT;
             CHECK(pcb->prev == before);
             while (same && same != pcb) {
                 same = same->port_next;
@@ -123,6 +125,7 @@ static void check_index(void) {
         }
     }
     CHECK_EQ(listed, chained);
+    CHECK_EQ(waiting, tcp_pcb_index_tw_count());
 }
 
 /* Made and ended in any order, in any way. */
