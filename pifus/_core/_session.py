@@ -187,6 +187,10 @@ class Session:
         """Why calls into the core end with -EPIPE: closed, forked, or the backend is gone."""
         handle = self.handle
         if handle is None:
+            if _exiting and threading.current_thread() is not threading.main_thread():
+                # What a daemon thread waits for at the end of the process never comes, and with
+                # the kernel's sockets nobody hears of it.
+                threading.Event().wait()
             return _errors.client_closed(self._forked)
         return _errors.backend_gone(lib.pf_client_ended(handle))
 
@@ -280,6 +284,7 @@ def _lowest(fd: int) -> int:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_exiting = False
 
 
 def _after_fork_in_child() -> None:
@@ -288,6 +293,8 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
+    global _exiting
+    _exiting = True
     for session in list(_sessions):
         session.close()
 
