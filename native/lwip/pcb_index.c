@@ -1,5 +1,5 @@
-/* lwIP's lists of TCP pcbs, with an index by 4-tuple and one by local port (TCP_PCB_INDEX, one of our
- * patches). A pcb is in the index exactly while it is in a list. */
+/* lwIP's lists of TCP pcbs, with an index by 4-tuple and one by local port (TCP_PCB_INDEX, one of
+ * our patches). A pcb is in the index exactly while it is in a list. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,8 +76,8 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     chain_port(pcb);
     pcb->tuple_link = NULL; /* lwIP does not clear a new listener */
     if (pcbs == &tcp_active_pcbs || pcbs == &tcp_tw_pcbs) {
-        chain_tuple(pcb, tuple_chain(&pcb->local_ip, pcb->local_port, &pcb->remote_ip,
-                                     pcb->remote_port));
+        chain_tuple(
+            pcb, tuple_chain(&pcb->local_ip, pcb->local_port, &pcb->remote_ip, pcb->remote_port));
     } else if (pcbs == &tcp_listen_pcbs.pcbs) {
         chain_tuple(pcb, &listeners[pcb->local_port]);
     }

@@ -61,8 +61,7 @@ static int bind_ephemeral(struct tcp_pcb *pcb, const ip_addr_t *ip) {
 /* Whether a connection that waits in TIME_WAIT may give its place to a new one (RFC 1122,
  * 4.2.2.13): nothing old that still arrives can be within the new one's sequence numbers. */
 static bool may_replace(const struct tcp_pcb *old) {
-    uint32_t isn =
-        pf_tcp_isn(&old->local_ip, old->local_port, &old->remote_ip, old->remote_port);
+    uint32_t isn = pf_tcp_isn(&old->local_ip, old->local_port, &old->remote_ip, old->remote_port);
     return old->state == TIME_WAIT && !old->callback_arg &&
            tcp_ticks - old->tmr >= TIME_WAIT_REUSE_TICKS && TCP_SEQ_GT(isn, old->snd_nxt);
 }

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 from pifus.bench import _peer
 from pifus.bench._worker import State
@@ -120,4 +121,5 @@ def resources_of(pid: int) -> dict[str, int]:
     """Of a process: resident memory in KiB, descriptors."""
     with open(f"/proc/{pid}/status") as file:
         fields = dict(line.split(":", 1) for line in file)
-    return {"rss": int(fields["VmRSS"].split()[0]), "fds": len(os.listdir(f"/proc/{pid}/fd"))}
+    fds = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return {"rss": int(fields["VmRSS"].split()[0]), "fds": fds}

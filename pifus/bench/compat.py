@@ -45,7 +45,9 @@ def _turns(kind: str, server: Worker, client: Worker) -> dict[str, Turn]:
 
     def turn(name: str, function: Callable[..., Any], **arguments: Any) -> Turn:
         return lambda seconds: {
-            f"{name}.{kind}": client.call(_call, of=function, with_={"seconds": seconds, **arguments})
+            f"{name}.{kind}": client.call(
+                _call, of=function, with_={"seconds": seconds, **arguments}
+            )
         }
 
     script = {"module": "socket", "address": peer}
@@ -89,7 +91,7 @@ def run(seconds: float, progress: Progress) -> Result:
 def _ratios(rows: list[Row]) -> list[str]:
     median = {row.name: row.statistics["p50"] for row in rows}
     return [
-        f"{text}: the drop-in has {median[f'{name}.compat'] / median[f'{name}.kernel']:.2f} × the "
-        f"{unit} of the kernel (medians)"
+        f"{text}: the drop-in has {median[f'{name}.compat'] / median[f'{name}.kernel']:.2f} times "
+        f"the {unit} of the kernel (medians)"
         for name, (unit, text) in MEASURES.items()
     ]

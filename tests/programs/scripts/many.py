@@ -1,4 +1,4 @@
-"""Many connections at once, each echoes bytes of its own: `many.py asyncio|threads serve HOST` until
+"""Many connections at once, each echoes its own bytes: `many.py asyncio|threads serve HOST` until
 its standard input ends, and `many.py asyncio|threads connect HOST PORT COUNT`."""
 
 import asyncio
