@@ -461,33 +461,6 @@ static void simultaneous_open(void) {
     REQUIRE(pcb->unacked == NULL);
 }
 
-/* To a peer that never answers: when the SYN is sent again, in seconds; then the end. */
-static void syn_is_sent_again(void) {
-    static const unsigned again[] = {1, 3, 7, 15, 31, 63};
-    enum { TICKS_PER_SECOND = 1000 / TCP_SLOW_INTERVAL, GIVEN_UP_AFTER = 127 };
-    ip_addr_t peer = IPADDR4_INIT_BYTES(10, 0, 0, 2);
-    start_stack(false);
-    learn_peer();
-    struct tcp_pcb *pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
-    REQUIRE(pcb != NULL);
-    REQUIRE(tcp_connect(pcb, &peer, PEER_PORT, on_connected) == ERR_OK);
-    unsigned ticks = 0;
-    for (size_t i = 0; i < sizeof(again) / sizeof(again[0]); i++) {
-        sent_count = 0;
-        while (sent_count == 0) {
-            ticks++;
-            tcp_slowtmr();
-            REQUIRE(ticks <= again[i] * TICKS_PER_SECOND + 2);
-        }
-        REQUIRE(ticks + 2 >= again[i] * TICKS_PER_SECOND);
-    }
-    while (tcp_active_pcbs != NULL) {
-        ticks++;
-        tcp_slowtmr();
-        REQUIRE(ticks <= GIVEN_UP_AFTER * TICKS_PER_SECOND + 10);
-    }
-}
-
 static void send_to(const ip6_addr_t *neighbour) {
     struct pbuf *p = pbuf_alloc(PBUF_IP, 8, PBUF_RAM);
     REQUIRE(p != NULL);
@@ -579,7 +552,6 @@ static const struct test {
     {"backlog_beyond_a_byte", backlog_beyond_a_byte},
     {"the_loopback_network", the_loopback_network},
     {"simultaneous_open", simultaneous_open},
-    {"syn_is_sent_again", syn_is_sent_again},
     {"udp_input_hook", udp_input_hook},
     {"nd6_queue_is_shared", nd6_queue_is_shared},
 };

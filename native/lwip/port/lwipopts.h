@@ -122,6 +122,8 @@ void pf_lwip_check_thread(void);
 #define TCP_TMR_INTERVAL 50
 #define TCP_MSL 30000UL
 #define LWIP_TCP_RTO_TIME 1000 /* before anything was measured (RFC 6298) */
+/* Linux sends a SYN six times again. lwIP gives up together with the last one: with the seventh. */
+#define TCP_SYNMAXRTX 7
 #define LWIP_TCP_PCB_NUM_EXT_ARGS 0
 /* Windows above 64 KiB with a small pool: receive buffers do not come from PBUF_POOL here. */
 #define LWIP_DISABLE_TCP_SANITY_CHECKS 1
