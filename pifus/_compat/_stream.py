@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pifus._compat import _arguments, _claim, _connecting
-from pifus._compat._endpoint import EAGAIN, EINTR, deadline, passed, slice_ns
+from pifus._compat._endpoint import EAGAIN, EINTR, SLICE_NS, deadline, passed, slice_ns
 from pifus._core import _errors
 from pifus._core._client import ffi, lib
 
@@ -39,6 +39,7 @@ _STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.E
 _pool: list[CData] = []
 _recv: Callable[..., int] = lib.pf_recv
 _send: Callable[..., int] = lib.pf_send
+_unpack: Callable[..., bytes] = ffi.unpack
 
 
 def _nowait(flags: int, timeout: float | None) -> bool:
@@ -48,6 +49,10 @@ def _nowait(flags: int, timeout: float | None) -> bool:
 
 def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> bytes:
     """`socket.recv`."""
+    if not timeout and not flags and type(size) is int and 0 < size <= _TAKE_MAX:
+        found = _recv_plain(endpoint, size, SLICE_NS if timeout is None else 0)
+        if found is not None:
+            return found
     if type(size) is not int or size > _arguments.SSIZE_MAX:
         size = _arguments.c_size(size)
     if size < 0:
@@ -64,6 +69,38 @@ def recv(endpoint: Endpoint, size: int, flags: int, timeout: float | None) -> by
         got = receive(endpoint, buffer, min(size, _TAKE_MAX), flags, timeout)
         return ffi.buffer(buffer, got)[:]
     finally:
+        _pool.append(buffer)
+
+
+def _recv_plain(endpoint: Endpoint, size: int, wait_ns: int) -> bytes | None:
+    """What nearly every recv() is, in one frame of the interpreter; None: go the long way.
+
+    A round trip of a small message costs so little that the frames of the long way are seen.
+    """
+    handle = endpoint.session.handle
+    if (
+        handle is None
+        or not endpoint.connected
+        or endpoint.low_water != 1
+        or endpoint.receive_patience is not None
+    ):
+        return None
+    try:
+        buffer = _pool.pop()
+    except IndexError:
+        return None
+    endpoint.busy.append(None)
+    try:
+        if endpoint.closed:
+            return None
+        got = _recv(handle, endpoint.slot, buffer, size, 0, wait_ns)
+        if got <= 0:
+            return None
+        if endpoint.armed:
+            endpoint.read_done(handle)
+        return _unpack(buffer, got)
+    finally:
+        endpoint.leave()
         _pool.append(buffer)
 
 
@@ -275,6 +312,23 @@ def sendall(endpoint: Endpoint, data: ReadableBuffer, flags: int, timeout: float
     _transmit(endpoint, data, flags, timeout, whole=True, strict=True)
 
 
+def _send_plain(endpoint: Endpoint, data: bytes) -> int:
+    """What nearly every send() is, in one frame of the interpreter: the bytes taken, maybe none."""
+    handle = endpoint.session.handle
+    if handle is None or not endpoint.connected or endpoint.send_patience is not None:
+        return 0
+    endpoint.busy.append(None)
+    try:
+        if endpoint.closed:
+            return 0
+        sent = _send(handle, endpoint.slot, data, len(data), 0)
+        if sent > 0 and endpoint.armed:
+            endpoint.write_done(handle, full=sent < len(data))
+        return max(sent, 0)
+    finally:
+        endpoint.leave()
+
+
 def _transmit(
     endpoint: Endpoint,
     data: ReadableBuffer,
@@ -284,6 +338,11 @@ def _transmit(
     strict: bool = False,
 ) -> int:
     """Sends `data`, all of it (`whole`) or what fits; `strict`: an error counts more than bytes."""
+    sent = 0
+    if not timeout and not flags and type(data) is bytes and len(data) <= _SEND_MAX:
+        sent = _send_plain(endpoint, data)
+        if sent and (sent == len(data) or not whole):
+            return sent
     if flags & MSG_OOB:
         raise _errors.os_error(errno.EOPNOTSUPP)
     patience = endpoint.send_patience
@@ -294,18 +353,23 @@ def _transmit(
             raise _errors.os_error(errno.EAGAIN) from None
     native: Any = ffi.from_buffer("char[]", data)
     try:
-        return _transmit_from(endpoint, native, flags, timeout, whole, strict)
+        return _transmit_from(endpoint, native, flags, timeout, whole, strict, sent)
     finally:
         ffi.release(native)
 
 
 def _transmit_from(
-    endpoint: Endpoint, native: Any, flags: int, timeout: float | None, whole: bool, strict: bool
+    endpoint: Endpoint,
+    native: Any,
+    flags: int,
+    timeout: float | None,
+    whole: bool,
+    strict: bool,
+    sent: int,
 ) -> int:
     size = len(native)
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)
-    sent = 0
     handle = endpoint.enter()
     try:
         if not endpoint.connected:

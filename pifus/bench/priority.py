@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ _QUEUE_DEPTH = 256
 _MIN_SHARE_LOW = 5
 _START_SECONDS = 0.02
 _STALL_CHUNK = 65536
+# Nothing has moved for so long: nothing will.
+_STALL_SETTLED_NS = 50_000_000
+_PROBES_MAX_BYTES = 4 * _STALL_CHUNK
 ROWS = (
     "high.alone",
     *PRIORITIES,
@@ -30,8 +34,8 @@ ROWS = (
     *(f"min-share.{name}" for name in PRIORITIES),
     *(f"rate.{name}" for name in ("high.alone", *PRIORITIES)),
     *(f"rate.min-share.{name}" for name in PRIORITIES),
-    "rate.peer-reads.medium",
-    "rate.peer-reads.low",
+    "rate.peer-idle.medium",
+    "rate.peer-idle.low",
     "rate.peer-stalled.medium",
     "rate.peer-stalled.low",
 )
@@ -67,24 +71,44 @@ def open_stalling(state: State, backend: str) -> None:
     state["reader"] = client.accept(listener, "high")
 
 
-def stall(state: State, seconds: float) -> None:
-    """Writes at HIGH until nothing goes any more, and goes on trying until the time is over."""
-    client: _native.NativeClient = state["client"]
-    data = bytes(_STALL_CHUNK)
+def fill(state: State) -> None:
+    """Writes at HIGH until nothing goes any more."""
+    while _send(state, _STALL_SETTLED_NS) > 0:
+        pass
+
+
+def wait_for_room(state: State, seconds: float) -> None:
+    """A blocked write at HIGH: there is no room, but for what the probes of a full window carry."""
     end = _native.deadline(seconds)
+    sent = 0
     while (left := end - time.monotonic_ns()) > 0:
-        sent = lib.pf_send(client.handle, state["writer"], data, len(data), left)
-        if sent < 0 and sent != -11:
-            _native.check(sent, "send")
+        sent += _send(state, left)
+    if sent > _PROBES_MAX_BYTES:
+        raise RuntimeError(f"the peer that reads nothing has made room for {sent} bytes")
 
 
-def unstall(state: State) -> None:
-    """Reads everything that was written, so that the peer counts as reading again."""
+def wait_for_bytes(state: State, seconds: float) -> None:
+    """A blocked read at HIGH: nothing comes."""
+    client: _native.NativeClient = state["client"]
+    buffer = ffi.new("char[]", 1)
+    lib.pf_recv(client.handle, state["writer"], buffer, 1, 0, int(seconds * 1e9))
+
+
+def empty(state: State) -> None:
+    """Reads everything that was written."""
     client: _native.NativeClient = state["client"]
     buffer = ffi.new("char[]", _STALL_CHUNK)
-    quiet_ns = 50_000_000
-    while lib.pf_recv(client.handle, state["reader"], buffer, _STALL_CHUNK, 0, quiet_ns) > 0:
+    slot = state["reader"]
+    while lib.pf_recv(client.handle, slot, buffer, _STALL_CHUNK, 0, _STALL_SETTLED_NS) > 0:
         pass
+
+
+def _send(state: State, patience_ns: int) -> int:
+    """The bytes that were taken within that time: 0 if there was no room."""
+    client: _native.NativeClient = state["client"]
+    data = bytes(_STALL_CHUNK)
+    sent: int = lib.pf_send(client.handle, state["writer"], data, len(data), patience_ns)
+    return 0 if sent == -errno.EAGAIN else _native.check(sent, "send")
 
 
 # ---- the benchmark ----
@@ -143,19 +167,22 @@ def run(seconds: float, progress: Progress) -> Result:
             return found
 
         def peer(turn: float, how: str) -> Found:
-            if how == "peer-stalled":
-                stalling.start(stall, seconds=turn + 2 * _START_SECONDS)
+            stalled = how == "peer-stalled"
+            if stalled:
+                stalling.call(fill)
+            wait = wait_for_room if stalled else wait_for_bytes
+            stalling.start(wait, seconds=turn + 2 * _START_SECONDS)
             found = plain.turn(["medium", "low"], turn)
-            if how == "peer-stalled":
-                stalling.result()
-                stalling.call(unstall)
+            stalling.result()
+            if stalled:
+                stalling.call(empty)
             return {f"rate.{how}.{name}": _rate(pair[0], turn) for name, pair in found.items()}
 
         variants: dict[str, Turn] = {
             "high alone": alone,
             "all": all_three,
             "minimum share": min_share,
-            "peer reads": lambda turn: peer(turn, "peer-reads"),
+            "peer idle": lambda turn: peer(turn, "peer-idle"),
             "peer stalled": lambda turn: peer(turn, "peer-stalled"),
         }
         found = take_turns(variants, seconds, progress)
