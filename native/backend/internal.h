@@ -28,6 +28,8 @@
 #define PF_MAX_UNADOPTED 512U
 /* Sockets of an application that ends, or its submissions, between two steps. */
 #define PF_FINISH_PIECE 4
+/* Of which so many are done before the next look for work when there is none. */
+#define PF_FINISH_IDLE_PIECES 16
 #define PF_MAX_MIRRORS_SLACK 256U
 #define PF_MAX_GROUPS 64U /* multicast groups of one application */
 #define PF_MIRROR_NAME "pifus-mirror:"

@@ -404,6 +404,8 @@ void *pf_loop(void *argument) {
             reap_dead(backend);
         }
         if (finishing) {
+            for (int i = 0; i < PF_FINISH_IDLE_PIECES && pf_session_finish_piece(backend); i++) {
+            }
             continue;
         }
         if (!idle_since && backend->config.spin_ns && pf_spin_worthwhile(&backend->spin)) {
