@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "lwip/conn.h"
 #include "lwip/ip.h"
 #include "lwip/priv/tcp_priv.h"
 #include "lwip/siphash.h"
@@ -16,6 +17,7 @@ static struct tcp_pcb *by_port[65536];
 static struct tcp_pcb *listeners[65536];
 static struct tcp_pcb *oldest_tw;
 static u32_t tw_count;
+static u32_t unaccepted;
 
 static void put_address(uint64_t words[2], const ip_addr_t *ip) {
     if (IP_IS_V6(ip)) {
@@ -63,6 +65,20 @@ static void chain_tuple(struct tcp_pcb *pcb, struct tcp_pcb **head) {
     *head = pcb;
 }
 
+void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes) {
+    unaccepted += (u32_t)yes - pcb->unaccepted;
+    pcb->unaccepted = yes;
+}
+
+u32_t pf_tcp_unaccepted_count(void) { return unaccepted; }
+
+err_t pf_tcp_admit(const struct tcp_pcb *listener) {
+    u16_t waiting = ((const struct tcp_pcb_listen *)listener)->accepts_pending;
+    bool full = unaccepted >= PF_UNACCEPTED_MAX ||
+                (unaccepted >= PF_UNACCEPTED_MAX / 2 && waiting >= PF_UNACCEPTED_SHARE);
+    return full ? ERR_ABRT : ERR_OK;
+}
+
 void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     pcb->next = *pcbs;
     pcb->prev = NULL;
@@ -73,6 +89,8 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     }
     *pcbs = pcb;
     tw_count += pcbs == &tcp_tw_pcbs;
+    pcb->unaccepted = pcbs == &tcp_active_pcbs && pcb->state == SYN_RCVD;
+    unaccepted += pcb->unaccepted;
     chain_port(pcb);
     pcb->tuple_link = NULL; /* lwIP does not clear a new listener */
     if (pcbs == &tcp_active_pcbs || pcbs == &tcp_tw_pcbs) {
@@ -85,6 +103,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
 
 void tcp_pcb_index_remove(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     tw_count -= pcbs == &tcp_tw_pcbs;
+    pf_tcp_unaccepted(pcb, false);
     if (pcb == oldest_tw) {
         oldest_tw = pcb->prev;
     }

@@ -366,6 +366,7 @@ static struct stk_conn *take(struct stk_conn *listener, bool deferred_too) {
     conn->listener = NULL;
     if (conn->pcb) {
         tcp_backlog_accepted(conn->pcb);
+        pf_tcp_unaccepted(conn->pcb, false);
     }
     return conn;
 }
@@ -387,6 +388,7 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     listener->queued++;
     follow_queue(listener);
     tcp_backlog_delayed(conn->pcb);
+    pf_tcp_unaccepted(conn->pcb, true);
 }
 
 /* ---- bytes ---- */

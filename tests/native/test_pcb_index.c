@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "check.h"
+#include "lwip/conn.h"
 #include "lwip/priv/tcp_priv.h"
 
 enum { SERVER = 5000, OTHER_SERVER = 5001, PORTS = 60999 - 32768 + 1 };
@@ -256,6 +257,38 @@ static void test_four_tuples_are_unique(void) {
     stk_tcp_close(listener);
 }
 
+/* A server that accepts nothing, and clients without end: others still get their connections. */
+static void test_floods_leave_room(void) {
+    enum { CLIENTS = 4000, OTHERS = 100 };
+    static struct stk_conn *clients[CLIENTS + OTHERS];
+    struct stk_conn *flooded = listen_at(SERVER);
+    struct stk_conn *other = listen_at(OTHER_SERVER);
+    for (int i = 0; i < CLIENTS + OTHERS; i++) {
+        clients[i] = open_conn();
+        CHECK_EQ(connect_to(clients[i], i < CLIENTS ? SERVER : OTHER_SERVER), 0);
+        run();
+    }
+    CHECK_EQ(pf_tcp_unaccepted_count(), PF_UNACCEPTED_MAX / 2 + PF_UNACCEPTED_SHARE);
+    for (uint32_t i = 0; i < PF_UNACCEPTED_SHARE; i++) {
+        struct stk_conn *far = stk_tcp_accept(other);
+        CHECK(far);
+        if (i % 2) {
+            stk_tcp_abort(far);
+        } else {
+            stk_tcp_unaccept(other, far);
+        }
+    }
+    CHECK_EQ(pf_tcp_unaccepted_count(), PF_UNACCEPTED_MAX / 2 + PF_UNACCEPTED_SHARE / 2);
+    stk_tcp_close(flooded);
+    stk_tcp_close(other);
+    CHECK_EQ(pf_tcp_unaccepted_count(), 0);
+    for (int i = 0; i < CLIENTS + OTHERS; i++) {
+        stk_tcp_abort(clients[i]);
+    }
+    run();
+    check_index();
+}
+
 int main(void) {
     char error[200];
     check_random_init();
@@ -267,6 +300,7 @@ int main(void) {
     RUN(test_more_connections_than_ports);
     RUN(test_ports_are_shared_between_peers);
     RUN(test_four_tuples_are_unique);
+    RUN(test_floods_leave_room);
     stk_shutdown();
     return 0;
 }
