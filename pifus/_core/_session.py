@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ERROR_BYTES = 512
 _MIRROR_BATCH = 16
+_DAEMON_SECONDS = 0.5
 # FD_SETSIZE: a batch that was made while many sockets were open has high numbers.
 _SELECT_MAX = 1024
 # A private backend may end between our finding it and our attaching: then the next one is tried.
@@ -188,9 +189,10 @@ class Session:
         handle = self.handle
         if handle is None:
             if _exiting and threading.current_thread() is not threading.main_thread():
-                # What a daemon thread waits for at the end of the process never comes, and with
-                # the kernel's sockets nobody hears of it.
-                threading.Event().wait()
+                # With the kernel's sockets a daemon thread ends with the process, inside of its
+                # call. Not for ever: it may hold a lock that the end of the process needs.
+                threading.Event().wait(_DAEMON_SECONDS)
+                raise SystemExit  # ends the thread without a word
             return _errors.client_closed(self._forked)
         return _errors.backend_gone(lib.pf_client_ended(handle))
 
