@@ -195,6 +195,42 @@ static void test_time_wait_ends_in_order(void) {
     stk_tcp_close(listener);
 }
 
+/* The peer's FIN came again, because our acknowledgement was lost: TIME_WAIT starts anew, and the
+ * list stays in the order of the ends. */
+static void test_time_wait_starts_anew(void) {
+    enum { EVERYTHING = 1000000 };
+    struct stk_conn *listener = listen_at(SERVER);
+    struct stk_conn *near = open_conn();
+    CHECK_EQ(connect_to(near, SERVER), 0);
+    run();
+    struct stk_conn *far = stk_tcp_accept(listener);
+    finish(near);
+    CHECK_EQ(stk_tcp_finish(far), 0);
+    stk_tcp_push(far);
+    stk_collect_frames();
+    stk_process_frame(PF_PRIORITY_LOW); /* its FIN */
+    const struct tcp_pcb *first = tcp_tw_pcbs;
+    CHECK(first);
+    stk_inject_loss(EVERYTHING, 1); /* our acknowledgement */
+    run();
+    stk_inject_loss(0, 1);
+    CHECK_EQ(short_connection(listener, SERVER), 0);
+    CHECK(tcp_pcb_index_oldest_tw() == first);
+    const struct tcp_pcb *second = tcp_tw_pcbs;
+    while (!stk_tcp_gone(far)) {
+        CHECK(tcp_pcb_index_oldest_tw() == first);
+        tcp_slowtmr();
+        run();
+    }
+    CHECK(tcp_pcb_index_oldest_tw() == second);
+    CHECK(tcp_tw_pcbs == first);
+    check_index();
+    stk_tcp_close(near);
+    stk_tcp_close(far);
+    time_wait_passes();
+    stk_tcp_close(listener);
+}
+
 /* One client and one server: more connections than ports, within one TIME_WAIT. */
 static void test_more_connections_than_ports(void) {
     enum { CONNECTIONS = 40000 };
@@ -297,6 +333,7 @@ int main(void) {
     CHECK_EQ(stk_add_loopback(error, sizeof(error)), 0);
     RUN(test_index_follows_the_lists);
     RUN(test_time_wait_ends_in_order);
+    RUN(test_time_wait_starts_anew);
     RUN(test_more_connections_than_ports);
     RUN(test_ports_are_shared_between_peers);
     RUN(test_four_tuples_are_unique);
