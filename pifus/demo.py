@@ -328,9 +328,9 @@ def request_loop(state: State, name: str, seconds: float) -> Samples:
 def _show_latency(demo: Demo, seconds: float) -> dict[str, Samples]:
     peer = demo.cleanup.enter_context(Worker())
     if demo.host:
+        peer.call(become_realtime)  # first: the threads that serve inherit it
         address = (demo.host, peer.call(_peer.serve, address=demo.host))
         where, kind = "a kernel peer over TAP", _peer.ECHO_C
-        peer.call(become_realtime)
     else:
         port = peer.call(_clients.serve_pifus, backend=demo.backend, spin_ns=-1)
         address, where, kind = ("127.0.0.1", port), "a peer over loopback", b""

@@ -131,6 +131,13 @@ def launcher(*command: str) -> list[str]:
 # ---- TLS ----
 
 
+@pytest.fixture
+def tells_ragged_ends(certificates: Certificates) -> bool:
+    """Whether an end without TLS's goodbye is an error: from Python 3.11.3 on."""
+    options = certificates.client_context().options
+    return not options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority and what it issued."""

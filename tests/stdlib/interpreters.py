@@ -48,7 +48,7 @@ def _pyenv(version: str) -> list[str]:
 
 
 def _version(path: str) -> str | None:
-    code = "import sys, test.support; print('%d.%d' % sys.version_info[:2])"
+    code = "import sys, test.test_socket; print('%d.%d' % sys.version_info[:2])"
     done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
