@@ -102,6 +102,9 @@ void pf_wake_any(struct pf_client *client);
  * -errno. */
 int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t timeout_ns,
              struct pf_done *out);
+/* After -EAGAIN: until a completion has made room for another operation. 1: try again, 0 at
+ * time-out, -errno. */
+int pf_await_room(struct pf_client *client, uint32_t slot, int64_t timeout_ns);
 /* Nobody will await it any more: its completion is dropped when it comes. */
 void pf_forget(struct pf_client *client, uint32_t slot, uint64_t op_id);
 

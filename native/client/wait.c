@@ -333,6 +333,42 @@ int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t ti
     }
 }
 
+static int has_room(struct pf_client *client, uint32_t slot) {
+    int result = -EBADF;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (sock) {
+        pf_reap(client, sock);
+        result = sock->pending_free_count > 1 && sock->user_ops < client->layout.sq_depth / 2;
+    }
+    pf_unlock(client);
+    return result;
+}
+
+int pf_await_room(struct pf_client *client, uint32_t slot, int64_t timeout_ns) {
+    if (slot >= client->layout.max_sockets) {
+        return -EBADF;
+    }
+    struct pf_sock *sock = &client->socks[slot];
+    struct pf_waiter waiter;
+    pf_waiter_start(&waiter, client, timeout_ns);
+    uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
+    for (;;) {
+        uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        int room = has_room(client, slot);
+        if (room != 0) {
+            return room;
+        }
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        if (slept != 0) {
+            return slept == -ETIMEDOUT ? 0 : slept;
+        }
+        if (pf_load_relaxed(&sock->interrupts) != interrupts) {
+            return -EINTR;
+        }
+    }
+}
+
 void pf_forget(struct pf_client *client, uint32_t slot, uint64_t op_id) {
     uint32_t index = (uint32_t)(op_id & 0xffff);
     pf_lock(client);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket as _names
@@ -243,8 +244,8 @@ class Endpoint(Sharing):
             if op != EAGAIN:
                 handle = self.regain(handle, slot, op) or self._fail(op)
                 continue
-            # The queue is full of writes: the backend makes room by itself.
-            time.sleep(0.0005)
+            # The queue is full: a completion makes room, or the next attempt tells what is wrong.
+            lib.pf_await_room(handle, slot, SLICE_NS)
 
     def call(
         self,
@@ -359,7 +360,7 @@ class Endpoint(Sharing):
         if self.armed:
             slot = self.slot
             if lib.pf_mirror_rearm_read(handle, slot) == ESTALE:
-                self.regain(handle, slot, ESTALE)
+                self._try_regain(handle, slot)
 
     def tell(self) -> None:
         """The program is told the errno of the connection: the descriptor stops to show it."""
@@ -398,4 +399,12 @@ class Endpoint(Sharing):
             slot = self.slot
             done = lib.pf_mirror_rearm_write if full else lib.pf_mirror_sent
             if done(handle, slot) == ESTALE:
-                self.regain(handle, slot, ESTALE)
+                self._try_regain(handle, slot)
+
+    def _try_regain(self, handle: CData, slot: int) -> None:
+        """After a call that succeeded: if the socket cannot be had back, the next call tells.
+
+        Else bytes that were read would be lost, and bytes that were sent be sent again.
+        """
+        with contextlib.suppress(OSError):
+            self.regain(handle, slot, ESTALE)

@@ -73,7 +73,9 @@ for file in files:
     mine = [int(data[i:i + 8]) for i in range(0, len(data), 8)]
     assert mine == sorted(mine)
     numbers += mine
-assert sorted(numbers) == list(range(SIZE // 1000 // 8 * 1000)), len(numbers)
+missing = sorted(set(range(SIZE // 1000 // 8 * 1000)) - set(numbers))
+assert not missing, (len(missing), missing[0], missing[-1])
+assert len(numbers) == SIZE // 1000 // 8 * 1000
 # And back: pieces of one byte value each, in any order, but none torn or missing.
 def write(letter):
     for _ in range(200):

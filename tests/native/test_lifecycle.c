@@ -278,6 +278,26 @@ static void test_last_words_arrive(void) {
     rig_settle(&rig, &start);
 }
 
+static void test_room_in_a_full_queue(void) {
+    uint8_t byte = 1;
+    struct rig_client own = rig_attach(&rig);
+    struct rig_pair p = rig_connect(own.client, own.client, rig_addr(30), 0);
+    int64_t first = RIG_SUBMIT(own.client, p.near, PF_OP_RECV, .length = 1);
+    CHECK_EQ(pf_await_room(own.client, p.near, 0), 1);
+    int64_t last = first;
+    for (int64_t op = first; op > 0; op = RIG_SUBMIT(own.client, p.near, PF_OP_RECV, .length = 1)) {
+        last = op;
+    }
+    CHECK(last != first);
+    CHECK_EQ(pf_await_room(own.client, p.near, 1000000), 0);
+    rig_send_all(own.client, p.far, &byte, 1);
+    CHECK_EQ(pf_await_room(own.client, p.near, RIG_PATIENCE), 1);
+    CHECK(RIG_SUBMIT(own.client, p.near, PF_OP_RECV, .length = 1) > 0);
+    CHECK_EQ(pf_await_room(own.client, UINT32_MAX, 0), -EBADF);
+    rig_detach(&rig, &own, PF_ENDED_CLOSED);
+    rig_settle(&rig, &start);
+}
+
 static void test_many_sessions(void) {
     enum { SESSIONS = 64 };
     static struct rig_client clients[SESSIONS];
@@ -459,6 +479,7 @@ int main(void) {
     RUN(test_slots_come_back);
     RUN(test_queue_of_dead_connections);
     RUN(test_last_words_arrive);
+    RUN(test_room_in_a_full_queue);
     RUN(test_many_sessions);
     RUN(test_peer_of_the_dead);
     RUN(test_kills);

@@ -461,6 +461,21 @@ static void simultaneous_open(void) {
     REQUIRE(pcb->unacked == NULL);
 }
 
+static void split_segment_with_fin(void) {
+    const size_t flags = ETHERNET_HEADER + IPV4_HEADER + 13;
+    establish();
+    write_bytes(1);
+    receive_ack(++our_next, 50, NULL, 0);
+    write_bytes(100);
+    REQUIRE(tcp_shutdown(accepted, 0, 1) == ERR_OK);
+    for (int tick = 0; tick < 10; tick++) {
+        tcp_slowtmr(); /* the persist timer splits it, and sends what fits */
+    }
+    REQUIRE(accepted->unacked != NULL && (sent_frame[flags] & TCP_FIN) == 0);
+    receive_ack(our_next + 50, PEER_WINDOW, NULL, 0);
+    REQUIRE(accepted->unsent == NULL && (sent_frame[flags] & TCP_FIN) != 0);
+}
+
 static void send_to(const ip6_addr_t *neighbour) {
     struct pbuf *p = pbuf_alloc(PBUF_IP, 8, PBUF_RAM);
     REQUIRE(p != NULL);
@@ -552,6 +567,7 @@ static const struct test {
     {"backlog_beyond_a_byte", backlog_beyond_a_byte},
     {"the_loopback_network", the_loopback_network},
     {"simultaneous_open", simultaneous_open},
+    {"split_segment_with_fin", split_segment_with_fin},
     {"udp_input_hook", udp_input_hook},
     {"nd6_queue_is_shared", nd6_queue_is_shared},
 };

@@ -1,0 +1,81 @@
+"""A socket moves to another process at the worst of times."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.conftest import BackendProcess
+from tests.contract.conftest import PATIENCE_SECONDS, launcher, python_environment
+from tests.contract.programs import HEAD
+
+
+def test_what_a_call_has_done_is_told_though_the_socket_cannot_be_had_back(
+    backend: BackendProcess,
+) -> None:
+    """Another process takes the socket between the bytes and the rest of the call."""
+    code = """
+import contextlib, errno
+os.environ["PIFUS_MAX_SOCKETS"] = "8"
+from pifus._compat import _stream
+near, far = pair()
+near.fileno()
+ours, theirs = socket.socketpair()
+def child():
+    ours.close()
+    while theirs.recv(1):
+        near.recv(1, socket.MSG_PEEK)  # claims it
+        theirs.send(b"x")
+pid = fork(child)
+theirs.close()
+def in_between(call):
+    def wrapper(*arguments):
+        result = call(*arguments)
+        if result > 0 and not done:
+            done.append(result)
+            ours.send(b"x")
+            assert ours.recv(1) == b"x"
+        return result
+    return wrapper
+def fill():
+    # No slot is left for a claim.
+    with contextlib.suppress(OSError):
+        while True:
+            fillers.append(socket.socket())
+def once_a_slot_is_free(call, argument):
+    fillers.pop().close()
+    while True:
+        try:
+            return call(argument)
+        except OSError as error:
+            assert error.errno == errno.EMFILE  # the backend has not yet heard of the close
+far.sendall(b"123")
+fillers = []
+fill()
+assert near.recv(1) == b"1"  # it is here
+fill()  # also the slot of the listener
+_stream._recv = in_between(_stream._recv)
+_stream._send = in_between(_stream._send)
+done = []
+assert near.recv(1) == b"2"
+assert done == [1]
+assert once_a_slot_is_free(near.recv, 1) == b"3"
+far.sendall(b"4")
+fill()
+done = []
+near.sendall(b"56")
+assert done == [2]
+assert exactly(far, 2) == b"56"
+ours.close()
+ended(pid)
+print("ok")
+"""
+    done = subprocess.run(
+        launcher(sys.executable, "-c", HEAD + code),
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
