@@ -123,10 +123,9 @@ def _print_status(status: dict[str, Any]) -> None:
     counters.add_column(justify="right")
     for name in _PRIORITIES:
         counters.add_row(f"operations {name}", f"{operations[name]:,}")
-    for name in ("frames_in", "frames_out", "frames_dropped", "wakeups", "sockets", "pcbs"):
-        counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
-    rest = ("pbufs", "segments", "mirrors", "datagrams_dropped", "sessions_ended", "violations")
-    for name in rest:
+    names = ["frames_in", "frames_out", "frames_dropped", "wakeups", "sockets", "pcbs", "time_wait"]
+    names += ["pbufs", "segments", "mirrors", "datagrams_dropped", "sessions_ended", "violations"]
+    for name in names:
         counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
     console.print(counters)
     clients = Table(box=box.SIMPLE, pad_edge=False, title=f"{status['clients']} clients")

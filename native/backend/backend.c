@@ -67,7 +67,6 @@ static int open_descriptors(struct pf_backend *backend) {
             sizeof(backend->random_state)) {
         return -errno;
     }
-    stk_inject_loss(backend->config.loss_per_million, backend->config.fault_seed);
     backend->random_state |= 1; /* xorshift must not start at 0 */
     return 0;
 }
@@ -99,6 +98,7 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
         pf_backend_free(backend);
         return NULL;
     }
+    stk_inject_loss(config->loss_per_million, config->fault_seed);
     backend->public_region->magic = PF_MAGIC;
     backend->public_region->abi_version = PF_ABI_VERSION;
     backend->public_region->pid = (uint32_t)getpid();
@@ -178,6 +178,8 @@ static void end_all_sessions(struct pf_backend *backend) {
     pf_commands_run(backend);
     for (uint32_t i = 0; i < backend->session_count; i++) {
         pf_session_finish(backend->sessions[i], PF_ENDED_BACKEND);
+    }
+    while (pf_session_finish_piece(backend)) {
     }
     stk_flush();
     pf_post_flush(backend);

@@ -194,7 +194,7 @@ bool pf_identity_keep(struct pf_bsock *sock, bool kill) {
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     sock->multishot = false;
-    pf_session_give_back(sock->session, sock);
+    pf_session_give_back(sock->session, sock, PF_MAX_UNADOPTED);
     refresh(sock); /* who polls the mirror elsewhere is to see it, and claim */
     return true;
 }
@@ -277,7 +277,7 @@ static void share(struct pf_bsock *sock) {
 static void share_done(struct pf_bsock *sock) {
     sock->multishot = false;
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ESTALE);
-    pf_session_give_back(sock->session, sock);
+    pf_session_give_back(sock->session, sock, PF_MAX_UNADOPTED);
 }
 
 /* ---- moving ---- */
@@ -486,9 +486,21 @@ static int obstacle(const struct pf_identity *identity, const struct pf_bsock *s
     return 0;
 }
 
+/* The ends of clients that hold it may be under way: what concerns this socket comes first. */
+static struct pf_identity *see_to_ends(struct pf_backend *backend, struct pf_identity *identity) {
+    struct pf_bsock *sock;
+    while (identity && (sock = identity->first) && !sock->let_go &&
+           sock->phase != PF_SOCK_CLOSING && sock->session->finishing && sock->session->dying) {
+        uint64_t number = identity->number;
+        pf_session_finish_sock(sock);
+        identity = find(backend, number);
+    }
+    return identity;
+}
+
 int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op *op) {
     struct pf_backend *backend = sock->session->backend;
-    struct pf_identity *identity = of_ticket(sock->session, ticket);
+    struct pf_identity *identity = see_to_ends(backend, of_ticket(sock->session, ticket));
     int bad = obstacle(identity, sock);
     if (bad) {
         return bad;

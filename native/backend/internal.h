@@ -26,6 +26,10 @@
 /* A closing connection may go so long without any acknowledgement of its last bytes. */
 #define PF_ORPHAN_NS UINT64_C(60000000000)
 #define PF_MAX_UNADOPTED 512U
+/* Sockets of an application that ends, or its submissions, between two steps. */
+#define PF_FINISH_PIECE 4
+/* Of which so many are done before the next look for work when there is none. */
+#define PF_FINISH_IDLE_PIECES 16
 #define PF_MAX_MIRRORS_SLACK 256U
 #define PF_MAX_GROUPS 64U /* multicast groups of one application */
 #define PF_MIRROR_NAME "pifus-mirror:"
@@ -208,8 +212,12 @@ struct pf_session {
     bool dying;       /* no more submissions; sockets run out */
     bool ended;       /* told the control plane */
     int reason;
-    uint32_t index; /* in backend->sessions */
-    struct pf_session *next_ended;
+    uint32_t index;       /* in backend->sessions */
+    int finishing;        /* enum phase of finish.c; 0: not now */
+    bool finish_kill;     /* connections are reset */
+    uint32_t finish_slot; /* the next one to be seen to */
+    uint32_t finish_left; /* submissions that are taken from it yet */
+    struct pf_session *next_finishing;
 };
 
 enum pf_command_kind { PF_COMMAND_ADD, PF_COMMAND_END, PF_COMMAND_MIRRORS, PF_COMMAND_CLAIM };
@@ -272,6 +280,7 @@ struct pf_backend {
     struct pf_bsock *wake_first;
     struct pf_session *wake_sessions;
     struct pf_bsock *closing_first;
+    struct pf_session *finishing;
     bool any_doomed;
     bool any_dying;
     bool any_stalled;
@@ -294,9 +303,14 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
 void pf_session_destroy(struct pf_session *session);
 struct pf_session *pf_session_find(struct pf_backend *backend, uint64_t id);
 void pf_session_admit(struct pf_backend *backend, struct pf_session *session);
-/* Nothing more is taken from the client. PF_ENDED_CLOSED lets sent bytes arrive; every other reason
- * resets its connections. */
+/* Nothing more is taken from the client but what it had submitted; PF_ENDED_CLOSED lets sent bytes
+ * arrive, every other reason resets its connections. Begins it: pf_session_finish_piece() does it.
+ */
 void pf_session_finish(struct pf_session *session, int reason);
+/* A bounded piece of the ends that are under way. False: none is any more. */
+bool pf_session_finish_piece(struct pf_backend *backend);
+/* What is due to this one socket of a session whose end is under way, now. */
+void pf_session_finish_sock(struct pf_bsock *sock);
 /* The client broke the protocol: it is ended at the next safe point of the loop. */
 void pf_session_violation(struct pf_session *session, const char *what);
 /* Hands a session without sockets to the control thread. */
@@ -309,7 +323,7 @@ void pf_session_drop_accepts(const struct pf_bsock *listener);
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
 /* Connections that were reported and not adopted: back to their listeners, or reset. NULL: of all
  * listeners. */
-void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener);
+void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener, uint32_t most);
 void pf_session_add_ticket(struct pf_session *session, uint64_t id, uint64_t number);
 
 /* guard.c */

@@ -185,10 +185,6 @@ static void end_doomed(struct pf_backend *backend) {
             int reason = session->doomed;
             session->doomed = 0;
             pf_session_finish(session, reason);
-            if (session->doomed) { /* broke the protocol in its last words */
-                session->doomed = 0;
-                pf_session_finish(session, PF_ENDED_VIOLATION);
-            }
         }
     }
 }
@@ -225,7 +221,7 @@ static void reap_dead(struct pf_backend *backend) {
     backend->any_dying = false;
     for (uint32_t i = 0; i < backend->session_count;) {
         struct pf_session *session = backend->sessions[i];
-        if (session->dying && session->live_socks == 0) {
+        if (session->dying && !session->finishing && session->live_socks == 0) {
             (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
             for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
                 pf_ready_remove(&session->socks[slot]);
@@ -246,6 +242,7 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->frames_out, counts.frames_out);
     pf_store64_relaxed(&out->frames_dropped, counts.frames_dropped);
     pf_store64_relaxed(&out->pcbs, counts.pcbs);
+    pf_store64_relaxed(&out->time_wait, counts.time_wait);
     pf_store64_relaxed(&out->pbufs, counts.pbufs);
     pf_store64_relaxed(&out->segments, counts.segments);
     pf_store64_relaxed(&out->sockets, backend->sockets);
@@ -381,6 +378,7 @@ void *pf_loop(void *argument) {
             end_doomed(backend);
         }
         timers(backend);
+        bool finishing = backend->finishing && pf_session_finish_piece(backend);
         int p = choose(backend);
         if (p < 0 || ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
             steps = 0;
@@ -404,6 +402,11 @@ void *pf_loop(void *argument) {
         pf_post_flush(backend);
         if (backend->any_dying) {
             reap_dead(backend);
+        }
+        if (finishing) {
+            for (int i = 0; i < PF_FINISH_IDLE_PIECES && pf_session_finish_piece(backend); i++) {
+            }
+            continue;
         }
         if (!idle_since && backend->config.spin_ns && pf_spin_worthwhile(&backend->spin)) {
             idle_since = backend->now_ns;

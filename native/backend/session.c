@@ -161,51 +161,6 @@ void pf_session_violation(struct pf_session *session, const char *what) {
     }
 }
 
-void pf_session_finish(struct pf_session *session, int reason) {
-    bool kill = reason != PF_ENDED_CLOSED;
-    if (session->dying && !kill) {
-        return;
-    }
-    if (!kill) {
-        /* What the client had submitted before it died still counts, as with the kernel. */
-        for (uint32_t slot = 0; slot < session->layout.max_sockets && !session->doomed; slot++) {
-            uint32_t limit = session->layout.sq_depth;
-            while (limit-- > 0 && pf_dispatch_one(&session->socks[slot])) {
-            }
-        }
-        kill = session->doomed != 0;
-    }
-    session->dying = true;
-    session->backend->any_dying = true;
-    session->reason = reason;
-    /* First: a client that finds its sockets gone must find out why. */
-    pf_store_release(&session->b2c_control->ended, (uint32_t)reason);
-    pf_session_give_back(session, NULL);
-    for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
-        struct pf_bsock *sock = &session->socks[slot];
-        sock->close_op.op_id = 0; /* nobody reads completions any more */
-        if (sock->phase != PF_SOCK_NONE && (kill || sock->phase != PF_SOCK_CLOSING)) {
-            if (sock->phase == PF_SOCK_CLOSING) {
-                sock->work |= PF_WORK_ABORT;
-            } else if (!pf_identity_keep(sock, kill)) {
-                pf_sock_begin_close(sock, kill);
-            }
-            pf_sock_check_close(sock);
-        }
-    }
-    /* Everybody who sleeps on anything of this session. */
-    for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
-        if (pf_load_relaxed(&session->socks[slot].c2b->waiting)) {
-            pf_wake(&session->socks[slot]);
-        }
-    }
-    (void)pf_event_ring(&session->b2c_control->event, &session->c2b_control->waiting);
-    if (!session->ended) {
-        session->ended = true;
-        pf_notice_send(session->backend, session->id, reason, NULL);
-    }
-}
-
 void pf_session_reap(struct pf_session *session) {
     struct pf_backend *backend = session->backend;
     backend->session_count--;
@@ -355,9 +310,9 @@ static struct pf_unadopted *youngest(struct pf_session *session, const struct pf
     return found;
 }
 
-void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener) {
+void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener, uint32_t most) {
     struct pf_unadopted *entry;
-    while (session->unadopted_count > 0 && (entry = youngest(session, listener))) {
+    while (most-- > 0 && session->unadopted_count > 0 && (entry = youngest(session, listener))) {
         struct pf_bsock *from = &session->socks[entry->slot];
         struct stk_conn *conn = entry->conn;
         entry->conn = NULL;

@@ -43,6 +43,7 @@ struct stk_events {
 
 struct stk_counts {
     uint64_t pcbs;
+    uint64_t time_wait; /* of the pcbs */
     uint64_t pbufs;
     uint64_t segments;
     uint64_t frames_in;

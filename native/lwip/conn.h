@@ -55,8 +55,19 @@ struct stk_conn {
     struct stk_conn *group_next;
 };
 
+/* pcb_index.c */
+/* Connections that came in and that nobody has taken yet, over all listeners: so many, and from the
+ * half on each listener only its share, so that no flood takes the pcbs of everybody else. */
+#define PF_UNACCEPTED_MAX (MEMP_NUM_TCP_PCB / 4U)
+#define PF_UNACCEPTED_SHARE 64U
+void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes);
+uint32_t pf_tcp_unaccepted_count(void);
+
 /* tcp_bind.c */
 int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port);
+/* A port for a connection to this peer, over this route. */
+int pf_tcp_bind_for(struct tcp_pcb *pcb, struct netif *route, const ip_addr_t *peer,
+                    uint16_t peer_port);
 /* Whether another pcb keeps `pcb` from having this address, by Linux's rules. */
 bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port);
 

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "siphash.h"
+
 #define SLOT_MASK (PF_FLOW_SLOTS - 1U)
 #define ETHERNET_HEADER_BYTES 14U
 #define PROTOCOL_TCP 6U
@@ -29,41 +31,13 @@ struct pf_flow_table {
     uint8_t udp_ports[65536]; /* priority + 1; 0: nobody */
 };
 
-static uint64_t rotate(uint64_t value, unsigned bits) {
-    return value << bits | value >> (64U - bits);
-}
-
-static void sip_round(uint64_t v[4]) {
-    v[0] += v[1];
-    v[1] = rotate(v[1], 13) ^ v[0];
-    v[0] = rotate(v[0], 32);
-    v[2] += v[3];
-    v[3] = rotate(v[3], 16) ^ v[2];
-    v[0] += v[3];
-    v[3] = rotate(v[3], 21) ^ v[0];
-    v[2] += v[1];
-    v[1] = rotate(v[1], 17) ^ v[2];
-    v[2] = rotate(v[2], 32);
-}
-
-/* SipHash-1-3 over three words, its fixed length left out: the peer chooses address and port, and
- * must not be able to aim many connections at one slot. */
+/* Keyed: the peer chooses address and port, and must not be able to aim many connections at one
+ * slot. */
 static uint32_t hash(const struct pf_flow_table *table, const struct slot *flow) {
     uint64_t words[3];
     memcpy(words, flow->remote, 16);
     words[2] = (uint64_t)flow->ip_version << 32 | flow->ports;
-    uint64_t v[4] = {table->key[0] ^ 0x736f6d6570736575U, table->key[1] ^ 0x646f72616e646f6dU,
-                     table->key[0] ^ 0x6c7967656e657261U, table->key[1] ^ 0x7465646279746573U};
-    for (unsigned i = 0; i < 3; ++i) {
-        v[3] ^= words[i];
-        sip_round(v);
-        v[0] ^= words[i];
-    }
-    v[2] ^= 0xFFU;
-    sip_round(v);
-    sip_round(v);
-    sip_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]) & SLOT_MASK;
+    return (uint32_t)pf_siphash(table->key, words, 3) & SLOT_MASK;
 }
 
 static bool same_flow(const struct slot *a, const struct slot *b) {

@@ -12,6 +12,7 @@
 #include "lwip/driver.h"
 #include "lwip/init.h"
 #include "lwip/internal.h"
+#include "lwip/priv/tcp_priv.h"
 #include "lwip/prot/ethernet.h"
 #include "lwip/prot/ip.h"
 #include "lwip/prot/ip4.h"
@@ -319,6 +320,7 @@ void stk_count(struct stk_counts *counts) {
     }
     counts->pcbs = lwip_stats.memp[MEMP_TCP_PCB]->used +
                    lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used + pf_dgram_count();
+    counts->time_wait = tcp_pcb_index_tw_count();
     counts->pbufs = lwip_stats.memp[MEMP_PBUF]->used + lwip_stats.memp[MEMP_PBUF_POOL]->used;
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
 }

@@ -325,8 +325,7 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
         }
     }
     if (conn->pcb->local_port == 0) {
-        ip_addr_t any = IP_IS_V4_VAL(ip) ? *IP4_ADDR_ANY : *IP6_ADDR_ANY;
-        int result = pf_tcp_bind_pcb(conn->pcb, &any, 0);
+        int result = pf_tcp_bind_for(conn->pcb, route, &ip, addr->port);
         if (result != 0) {
             return result;
         }
@@ -367,6 +366,7 @@ static struct stk_conn *take(struct stk_conn *listener, bool deferred_too) {
     conn->listener = NULL;
     if (conn->pcb) {
         tcp_backlog_accepted(conn->pcb);
+        pf_tcp_unaccepted(conn->pcb, false);
     }
     return conn;
 }
@@ -388,6 +388,7 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     listener->queued++;
     follow_queue(listener);
     tcp_backlog_delayed(conn->pcb);
+    pf_tcp_unaccepted(conn->pcb, true);
 }
 
 /* ---- bytes ---- */

@@ -6,7 +6,12 @@
 #include "lwip/errmap.h"
 #include "lwip/priv/tcp_priv.h"
 
-enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
+enum {
+    EPHEMERAL_FIRST = 32768,
+    EPHEMERAL_PORTS = 60999 - EPHEMERAL_FIRST + 1,
+    /* A new connection may take the place of one that waits for so long already. */
+    TIME_WAIT_REUSE_TICKS = 1000 / TCP_SLOW_INTERVAL,
+};
 
 /* Two local addresses that one packet could be for. The wildcard of a dual-stack socket
  * (IPADDR_TYPE_ANY) is every address of both families. */
@@ -24,34 +29,85 @@ static bool overlap(const ip_addr_t *a, const ip_addr_t *b) {
  * addresses have the same one, and one that reuses take what lies in TIME_WAIT of one that does
  * not. */
 bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port) {
-    for (int list = 0; list < NUM_TCP_PCB_LISTS; list++) {
-        for (const struct tcp_pcb *other = *tcp_pcb_lists[list]; other; other = other->next) {
-            if (other == pcb || other->local_port != port || !overlap(ip, &other->local_ip)) {
-                continue;
-            }
-            bool reuse = ip_get_option(pcb, SOF_REUSEADDR) && ip_get_option(other, SOF_REUSEADDR);
-            if (!reuse || other->state == LISTEN) {
-                return true;
-            }
+    const struct tcp_pcb *other = tcp_pcb_index_port(port);
+    for (; other; other = other->port_next) {
+        if (other == pcb || !overlap(ip, &other->local_ip)) {
+            continue;
+        }
+        bool reuse = ip_get_option(pcb, SOF_REUSEADDR) && ip_get_option(other, SOF_REUSEADDR);
+        if (!reuse || other->state == LISTEN) {
+            return true;
         }
     }
     return false;
 }
 
+/* The ephemeral ports one after the other, from a random one on: call with 0, 1, 2 … */
+static u16_t ephemeral_port(uint32_t start, uint32_t step) {
+    return (u16_t)(EPHEMERAL_FIRST + (start + step) % EPHEMERAL_PORTS);
+}
+
 static int bind_ephemeral(struct tcp_pcb *pcb, const ip_addr_t *ip) {
-    for (int i = 0; i < EPHEMERAL_TRIES; i++) {
-        uint32_t span = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1;
-        u16_t port = (u16_t)(EPHEMERAL_FIRST + pf_lwip_random() % span);
-        if (pf_tcp_in_use(pcb, ip, port)) {
-            continue;
-        }
-        err_t error = tcp_bind(pcb, ip, port);
-        if (error != ERR_USE) {
-            return -pf_errno_of(error);
+    uint32_t start = pf_lwip_random() % EPHEMERAL_PORTS;
+    for (uint32_t step = 0; step < EPHEMERAL_PORTS; step++) {
+        u16_t port = ephemeral_port(start, step);
+        if (!pf_tcp_in_use(pcb, ip, port)) {
+            return -pf_errno_of(tcp_bind(pcb, ip, port));
         }
     }
-    /* Crowded: let lwIP search one by one. */
-    return -pf_errno_of(tcp_bind(pcb, ip, 0));
+    return -EADDRINUSE;
+}
+
+/* Whether a connection that waits in TIME_WAIT may give its place to a new one (RFC 1122,
+ * 4.2.2.13): nothing old that still arrives can be within the new one's sequence numbers. */
+static bool may_replace(const struct tcp_pcb *old) {
+    uint32_t isn = pf_tcp_isn(&old->local_ip, old->local_port, &old->remote_ip, old->remote_port);
+    return old->state == TIME_WAIT && !old->callback_arg &&
+           tcp_ticks - old->tmr >= TIME_WAIT_REUSE_TICKS && TCP_SEQ_GT(isn, old->snd_nxt);
+}
+
+/* Connections may share a port that none of them asked for, as long as they lead to different
+ * peers: so there is no end of ports where there are many short connections. */
+static bool shareable(u16_t port) {
+    const struct tcp_pcb *pcb = tcp_pcb_index_port(port);
+    if (tcp_pcb_index_listener(port)) { /* it may have many connections */
+        return false;
+    }
+    while (pcb && pcb->state != CLOSED) {
+        pcb = pcb->port_next;
+    }
+    return !pcb;
+}
+
+int pf_tcp_bind_for(struct tcp_pcb *pcb, struct netif *route, const ip_addr_t *peer,
+                    uint16_t peer_port) {
+    if (pcb->netif_idx != NETIF_NO_INDEX) {
+        route = netif_get_by_index(pcb->netif_idx);
+    }
+    const ip_addr_t *local_ip = route ? ip_netif_get_local_ip(route, peer) : NULL;
+    ip_addr_t zoned = *peer; /* as tcp_connect() will do */
+    if (!local_ip) {
+        return -ENETUNREACH;
+    }
+    if (IP_IS_V6_VAL(zoned) && ip6_addr_lacks_zone(ip_2_ip6(&zoned), IP6_UNICAST)) {
+        ip6_addr_assign_zone(ip_2_ip6(&zoned), IP6_UNICAST, route);
+    }
+    uint32_t start = pf_lwip_random() % EPHEMERAL_PORTS;
+    for (uint32_t step = 0; step < EPHEMERAL_PORTS; step++) {
+        u16_t port = ephemeral_port(start, step);
+        struct tcp_pcb *old = tcp_pcb_index_find(local_ip, port, &zoned, peer_port, NULL);
+        if (!shareable(port) || (old && !may_replace(old))) {
+            continue;
+        }
+        if (old) {
+            tcp_abort(old);
+        }
+        ip_addr_copy(pcb->local_ip, *(IP_IS_V4(peer) ? IP4_ADDR_ANY : IP6_ADDR_ANY));
+        pcb->local_port = port;
+        TCP_REG(&tcp_bound_pcbs, pcb);
+        return 0;
+    }
+    return -EADDRNOTAVAIL;
 }
 
 int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port) {

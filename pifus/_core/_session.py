@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ERROR_BYTES = 512
 _MIRROR_BATCH = 16
+_DAEMON_SECONDS = 0.5
 # FD_SETSIZE: a batch that was made while many sockets were open has high numbers.
 _SELECT_MAX = 1024
 # A private backend may end between our finding it and our attaching: then the next one is tried.
@@ -187,6 +188,11 @@ class Session:
         """Why calls into the core end with -EPIPE: closed, forked, or the backend is gone."""
         handle = self.handle
         if handle is None:
+            if _exiting and threading.current_thread() is not threading.main_thread():
+                # With the kernel's sockets a daemon thread ends with the process, inside of its
+                # call. Not for ever: it may hold a lock that the end of the process needs.
+                threading.Event().wait(_DAEMON_SECONDS)
+                raise SystemExit  # ends the thread without a word
             return _errors.client_closed(self._forked)
         return _errors.backend_gone(lib.pf_client_ended(handle))
 
@@ -280,6 +286,7 @@ def _lowest(fd: int) -> int:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_exiting = False
 
 
 def _after_fork_in_child() -> None:
@@ -288,6 +295,8 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
+    global _exiting
+    _exiting = True
     for session in list(_sessions):
         session.close()
 

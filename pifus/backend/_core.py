@@ -205,6 +205,7 @@ class Core:
             "violations",
             "sockets",
             "pcbs",
+            "time_wait",
             "pbufs",
             "segments",
             "mirrors",

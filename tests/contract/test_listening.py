@@ -45,13 +45,16 @@ CASES = list(
 def test_two_sockets_and_one_port(
     net: ModuleType, reuse: tuple[int, int], hosts: tuple[str, str], listens: bool
 ) -> None:
+    with net.socket() as probe:
+        probe.bind(("", 0))  # a port that no address has, not even a connection that has ended
+        port = probe.getsockname()[1]
     with net.socket() as first, net.socket() as second:
         for sock, value in zip((first, second), reuse, strict=True):
             sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEADDR, value)
-        first.bind((hosts[0], 0))
+        first.bind((hosts[0], port))
         if listens:
             first.listen()
-        got = outcome(second.bind, (hosts[1], first.getsockname()[1]))
+        got = outcome(second.bind, (hosts[1], port))
         assert got == expected(reuse, hosts, listens)
 
 

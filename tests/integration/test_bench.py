@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pifus import bench
-from pifus.bench import _netconn, _run, nop, priority, sockets, tcp, wire
+from pifus.bench import _netconn, _run, churn, compat, nop, priority, sockets, tcp, wire
 from pifus.bench._stats import STATISTICS
 
 NO_TAP = _run.privilege_missing()
@@ -107,6 +107,23 @@ def test_sockets_without_a_compiler(run_bench: Bench, monkeypatch: pytest.Monkey
     found = run_bench("sockets")
     assert names(found) == ["pifus.threads.1", "pifus.completion.1"]
     assert "no source here" in found["notes"]
+
+
+def test_compat(run_bench: Bench) -> None:
+    found = run_bench("compat")
+    assert names(found) == list(compat.ROWS)
+    for text in ("round trip", "asyncio server", "connect, accept and close", "bulk"):
+        assert text in found["notes"]
+    assert left_behind(os.getpid()) == []
+
+
+def test_churn(run_bench: Bench) -> None:
+    found = run_bench("churn")
+    assert names(found) == list(churn.ROWS)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["sockets"]["max"] == rows["pcbs"]["max"] == 1  # the listener
+    assert "largest of the last fifth" in found["notes"]
+    assert left_behind(os.getpid()) == []
 
 
 @needs_tap

@@ -206,12 +206,53 @@ static void test_many_small_segments(void) {
     run();
 }
 
+static uint64_t frames_out(void) {
+    struct stk_counts counts;
+    stk_count(&counts);
+    return counts.frames_out;
+}
+
+/* To a peer that never answers: when the SYN is sent again, in seconds; then the end. */
+static void test_syn_is_sent_again(void) {
+    static const unsigned again[] = {1, 3, 7, 15, 31, 63};
+    enum {
+        TICKS_PER_SECOND = 1000 / TCP_SLOW_INTERVAL,
+        GIVEN_UP_AFTER = 127,
+        EVERYTHING = 1000000
+    };
+    static int owner;
+    struct pf_addr addr = addr_of(2999);
+    struct stk_conn *conn;
+    int before = failures;
+    stk_inject_loss(EVERYTHING, 1);
+    CHECK_EQ(stk_tcp_open(PF_FAMILY_IPV4, PF_PRIORITY_LOW, &owner, &conn), 0);
+    CHECK_EQ(stk_tcp_connect(conn, &addr), 0);
+    unsigned ticks = 0;
+    for (size_t i = 0; i < sizeof(again) / sizeof(again[0]); i++) {
+        for (uint64_t sent = frames_out(); frames_out() == sent; ticks++) {
+            run();
+            tcp_slowtmr();
+        }
+        CHECK(ticks >= again[i] * TICKS_PER_SECOND && ticks <= again[i] * TICKS_PER_SECOND + 2);
+    }
+    for (; failures == before; ticks++) {
+        tcp_slowtmr();
+        CHECK(ticks <= (GIVEN_UP_AFTER + 1) * TICKS_PER_SECOND);
+    }
+    CHECK(ticks >= GIVEN_UP_AFTER * TICKS_PER_SECOND);
+    CHECK_EQ(stk_tcp_error(conn), ETIMEDOUT);
+    stk_tcp_close(conn);
+    run();
+    stk_inject_loss(0, 1);
+}
+
 int main(void) {
     char error[200];
     check_random_init();
     check_watchdog(60);
     CHECK_EQ(stk_init(&events), 0);
     CHECK_EQ(stk_add_loopback(error, sizeof(error)), 0);
+    RUN(test_syn_is_sent_again);
     RUN(test_after_time_wait);
     RUN(test_after_time_wait_of_both);
     failures = 0;

@@ -113,6 +113,7 @@ void pf_lwip_check_thread(void);
 #define LWIP_TCP_MAX_SACK_NUM 4
 #define LWIP_TCP_TIMESTAMPS 0
 #define LWIP_TCP_KEEPALIVE 1
+#define TCP_PCB_INDEX 1
 #define TCP_LISTEN_BACKLOG 1
 #define TCP_DEFAULT_LISTEN_BACKLOG 255
 #define TCP_OVERSIZE 0
@@ -120,6 +121,9 @@ void pf_lwip_check_thread(void);
  * time-out of at least 0.3 s instead of 1.5; the long time-outs are kept in milliseconds. */
 #define TCP_TMR_INTERVAL 50
 #define TCP_MSL 30000UL
+#define LWIP_TCP_RTO_TIME 1000 /* before anything was measured (RFC 6298) */
+/* Linux sends a SYN six times again. lwIP gives up together with the last one: with the seventh. */
+#define TCP_SYNMAXRTX 7
 #define LWIP_TCP_PCB_NUM_EXT_ARGS 0
 /* Windows above 64 KiB with a small pool: receive buffers do not come from PBUF_POOL here. */
 #define LWIP_DISABLE_TCP_SANITY_CHECKS 1

@@ -1,0 +1,125 @@
+"""The scripts of `pifus bench compat` and `churn`: ordinary programs over the module `socket`.
+
+They run in workers, over the kernel's sockets, or over the stack once `over_stack` was called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+from pifus.bench import _peer
+from pifus.bench._worker import State
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nHello, world\n"
+_HTTP_CONNECTIONS = 16
+_BACKLOG = 128
+
+Address = tuple[str, int]
+
+
+def over_stack(_state: State) -> None:
+    """From now on `socket` makes stack sockets, of the backend in $PIFUS_BACKEND."""
+    from pifus import monkey
+
+    monkey.patch()
+
+
+# ---- a small asyncio server, and the client that keeps it busy ----
+
+
+def serve_http(_state: State) -> int:
+    """Starts it in a thread of its own; returns the port."""
+    port: list[int] = []
+    listening = threading.Event()
+
+    async def main() -> None:
+        server = await asyncio.start_server(_answer, "127.0.0.1", 0)
+        port.append(server.sockets[0].getsockname()[1])
+        listening.set()
+        await server.serve_forever()
+
+    threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+    if not listening.wait(10):
+        raise TimeoutError("the asyncio server has not started")
+    return port[0]
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(RESPONSE)
+            await writer.drain()
+    writer.close()
+
+
+def requests(state: State, address: Address, seconds: float) -> float:
+    """Requests a second over 16 connections that stay open, one under way on each."""
+    if "http" not in state:
+        state["http"] = [socket.create_connection(address) for _ in range(_HTTP_CONNECTIONS)]
+    connections: list[socket.socket] = state["http"]
+    done = 0
+    start = time.perf_counter()
+    end = start + seconds
+    while time.perf_counter() < end:
+        for connection in connections:
+            connection.sendall(REQUEST)
+        for connection in connections:
+            if _peer.receive(connection, len(RESPONSE)) != RESPONSE:
+                raise ValueError("not the response")
+        done += len(connections)
+    return done / (time.perf_counter() - start)
+
+
+# ---- short connections ----
+
+
+def serve_short(_state: State) -> int:
+    """Accepts and closes in a thread of its own; returns the port."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    threading.Thread(target=_accept_and_close, args=(listening,), daemon=True).start()
+    return int(listening.getsockname()[1])
+
+
+def _accept_and_close(listening: socket.socket) -> None:
+    while True:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1)
+
+
+def connections(_state: State, address: Address, seconds: float) -> float:
+    """Connections a second, one at a time; by turns the client and the server close first."""
+    done = 0
+    start = time.perf_counter()
+    end = start + seconds
+    while time.perf_counter() < end:
+        with socket.create_connection(address) as connection:
+            if done % 2:
+                connection.sendall(b"x")
+            else:
+                connection.shutdown(socket.SHUT_WR)
+            if connection.recv(1) != b"":
+                raise ValueError("no end of the connection")
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+def resources(_state: State) -> dict[str, int]:
+    """Of this process: resident memory in KiB, descriptors."""
+    return resources_of(os.getpid())
+
+
+def resources_of(pid: int) -> dict[str, int]:
+    """Of a process: resident memory in KiB, descriptors."""
+    with open(f"/proc/{pid}/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    fds = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return {"rss": int(fields["VmRSS"].split()[0]), "fds": fds}
