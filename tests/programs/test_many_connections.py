@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,9 @@ from pifus.bench._net import Tap
 from pifus.bench._run import privilege_missing
 from tests.conftest import BackendProcess
 from tests.contract.conftest import launcher, python_environment
-from tests.programs.conftest import SCRIPTS, SECONDS
 
+SCRIPTS = Path(__file__).parent / "scripts"
+SECONDS = 100
 COUNTS = {"asyncio": 500, "threads": 200}
 needs_tap = pytest.mark.skipif(bool(privilege_missing()), reason=privilege_missing())
 
