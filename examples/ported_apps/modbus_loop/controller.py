@@ -1,0 +1,86 @@
+"""The controller: a PI loop of 1 kHz over Modbus/TCP and completions.
+
+`controller.py HIGH_PORT MEDIUM_PORT`; for each line "high SECONDS" or "medium SECONDS" of its input
+it controls the plant for so long, and prints when each period was done, in ns after it was due.
+"""
+
+import gc
+import json
+import sys
+import time
+
+import modbus
+import tank
+
+import pifus
+
+PERIOD_NS = 1_000_000
+SETPOINT = 20_000
+GAIN, INTEGRAL = 0.8, 0.03
+
+
+class Loop:
+    """The control loop over one connection."""
+
+    def __init__(self, client: pifus.Client, port: int, priority: pifus.Priority) -> None:
+        self._sock = client.socket(priority=priority)
+        self._sock.connect(("127.0.0.1", port))
+        self._sock.wait(10).check()
+        self._transaction = 0
+        self._sum = 0.0
+
+    def exchange(self, inflow: int) -> int:
+        """Writes the inflow and reads the level, in one exchange."""
+        self._transaction = (self._transaction + 1) & 0xFFFF
+        sock = self._sock
+        sock.recv(260)
+        sock.write(modbus.request(self._transaction, tank.LEVEL, 1, tank.INFLOW, [inflow]))
+        data = b""
+        while not modbus.complete(data):
+            done = sock.wait(10).check()
+            if done.data is not None:
+                data += done.data
+                if not modbus.complete(data):
+                    sock.recv(260)
+        return modbus.answer(data, self._transaction)[0]
+
+    def run(self, seconds: float) -> dict[str, object]:
+        """Controls for so long."""
+        times: list[int] = []
+        missed = 0
+        level = self.exchange(0)
+        due = time.monotonic_ns() + PERIOD_NS
+        end = due + int(seconds * 1e9)
+        while due < end:
+            time.sleep(max(due - time.monotonic_ns(), 0) / 1e9)
+            error = SETPOINT - level
+            self._sum += INTEGRAL * error
+            level = self.exchange(min(max(round(GAIN * error + self._sum), 0), 0xFFFF))
+            now = time.monotonic_ns()
+            times.append(now - due)
+            while self._sock.poll() is not None:
+                pass  # the acknowledgement of the request, if it came after the answer
+            due += PERIOD_NS
+            if now > due:
+                missed += 1 + (now - due) // PERIOD_NS
+                due += (1 + (now - due) // PERIOD_NS) * PERIOD_NS
+        return {"times": times, "missed": missed, "level": level}
+
+
+def main() -> None:
+    with pifus.Client(max_sockets=4, name="controller") as client:
+        loops = {
+            name: Loop(client, int(port), pifus.Priority[name.upper()])
+            for name, port in zip(("high", "medium"), sys.argv[1:], strict=True)
+        }
+        print("ready", flush=True)
+        for line in sys.stdin:
+            name, seconds = line.split()
+            gc.collect()
+            gc.disable()  # no pause in the middle of a period
+            found = loops[name].run(float(seconds))
+            gc.enable()
+            print(json.dumps(found), flush=True)
+
+
+main()
