@@ -29,7 +29,7 @@ def panels(
         log: the left axes are logarithmic.
     """
     plt = _plot._matplotlib()
-    figure = plt.figure(figsize=(11, 1.2 + 1.3 * len(found)), layout="constrained")
+    figure = plt.figure(figsize=(11, 0.8 + 1.6 * len(found)), layout="constrained")
     grid = figure.add_gridspec(len(found), 2, width_ratios=(1.4, 1))
     top = max(max(times) for times in found.values()) / 1000
     low = min(min(times) for times in found.values()) / 1000
@@ -42,8 +42,7 @@ def panels(
             axes.set_yscale("log")
         axes.set_ylim(low * 0.8, top * 1.2)
         _plot._plain_numbers(axes.yaxis)
-        axes.set_title(name, loc="left", fontsize=9)
-        axes.set_ylabel(labels[0], fontsize=8)
+        axes.set_title(f"{name}: {labels[0]}, us", loc="left", fontsize=9)
         axes.tick_params(labelbottom=index == len(found) - 1)
         if index == len(found) - 1:
             axes.set_xlabel("number of the period")
@@ -64,9 +63,10 @@ def _tails(plt: Any, axes: Any, found: Mapping[str, Sequence[int]], label: str) 
         axes.step(ordered, shares, color=color, linewidth=1.6, label=text)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(0.5 / max(len(times) for times in found.values()), 2)
+    axes.set_ylim(0.5 / max(len(times) for times in found.values()), 1.5)
+    axes.set_xlim(right=4 * max(max(times) for times in found.values()) / 1000)
     _plot._plain_numbers(axes.xaxis)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.6g} %")
     axes.set_xlabel(f"{label}, us")
     axes.set_ylabel("share that was more")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=8)
+    axes.legend(loc="upper right", fontsize=7.5)

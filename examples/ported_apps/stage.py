@@ -110,6 +110,7 @@ class Stage(contextlib.ExitStack):
         super().__init__()
         self.client = self.enter_context(pifus.Client(driver=driver or "loopback"))
         self.backend = self.client.backend
+        self._backend_pid = read_status(self.backend)["pid"]
 
     def unmodified(
         self,
@@ -124,12 +125,13 @@ class Stage(contextlib.ExitStack):
             command: a script with its arguments, or "-m" and so on.
             priority: of all its sockets.
             stderr: as of subprocess; None: ours.
-            idle: the scheduler gives it only the processor time that nobody else wants.
+            idle: the scheduler gives it only the processor time that nobody else wants: where
+                SCHED_FIFO is not allowed, the only way to put others before it.
         """
         run = [sys.executable, "-m", "pifus.cli", "run", "--backend", self.backend]
         words = [*run, "--priority", priority, "--", sys.executable, *command]
         program = self._start(words, dict(os.environ), stderr)
-        if idle:
+        if idle and not realtime_allowed():
             os.sched_setscheduler(program.process.pid, os.SCHED_IDLE, os.sched_param(0))
         return program
 
@@ -155,7 +157,15 @@ class Stage(contextlib.ExitStack):
         """How many frames have gone through the stack."""
         return int(read_status(self.backend)["statistics"]["frames_in"])
 
-    def _start(self, command: Sequence[str], environment: dict[str, str], stderr: int | None) -> Program:
+    def stack_seconds(self) -> float:
+        """How much processor time the backend has taken so far."""
+        text = Path(f"/proc/{self._backend_pid}/stat").read_text(encoding="ascii")
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def _start(
+        self, command: Sequence[str], environment: dict[str, str], stderr: int | None
+    ) -> Program:
         environment["PYTHONUNBUFFERED"] = "1"
         program = Program(command, environment, stderr)
         self.callback(program.close)
@@ -192,6 +202,22 @@ def realtime_allowed() -> bool:
         return False
     os.sched_setscheduler(0, *before)
     return True
+
+
+def realtime_options() -> tuple[str, ...]:
+    """Driver and options of a backend whose stack thread is a real-time one, if that is allowed."""
+    if not realtime_allowed():
+        return ("loopback",)
+    # A processor of its own: real-time programs and the rest go to the others.
+    last = str(max(os.sched_getaffinity(0)))
+    return ("loopback", "--realtime", str(2 * REALTIME), "--cpu", last)
+
+
+def tell_scheduling() -> None:
+    """Says who has which share of the processors."""
+    allowed = realtime_allowed()
+    ours = f"SCHED_FIFO {2 * REALTIME} and {REALTIME}" if allowed else "normal (no right to FIFO)"
+    print(f"stack and real-time programs: {ours}; the download: {'normal' if allowed else 'idle'}")
 
 
 def parser(text: str | None, seconds: float) -> argparse.ArgumentParser:

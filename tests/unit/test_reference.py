@@ -14,7 +14,7 @@ def test_the_page_is_current() -> None:
     assert _reference.FILE.read_text(encoding="utf-8") == _reference.render()
 
 
-@pytest.mark.parametrize("module", _reference.modules(), ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", list(_reference.modules()), ids=lambda module: module.__name__)
 def test_every_public_name_is_on_the_page_and_says_what_it_is(module: object) -> None:
     page = _reference.render()
     for name, value in _reference.public(module).items():  # type: ignore[arg-type]

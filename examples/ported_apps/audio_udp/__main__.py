@@ -1,16 +1,16 @@
-"""Audio as RTP over UDP, its gain set by OSC, beside a bulk download: the spacing of the packets."""
+"""Audio as RTP over UDP, its gain set by OSC, beside a bulk download: how the packets come."""
 
 from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import pifus
 from examples.ported_apps import plots, stage
 from examples.ported_apps.audio_udp import wire
 from pifus.bench._stats import quantile
-
-import pifus
 
 HERE = Path(__file__).parent
 ALONE = "alone"
@@ -23,7 +23,8 @@ def main() -> int:
     found: dict[str, list[int]] = {ALONE: [], WITH: [], WITHOUT: []}
     missing = dict.fromkeys(found, 0)
     well = True
-    with stage.Stage() as scene:
+    stage.tell_scheduling()
+    with stage.Stage(*stage.realtime_options()) as scene:
         receiver = scene.completing(str(HERE / "receiver.py"), realtime=True)
         ports = receiver.line().split()
         sender = scene.completing(str(HERE / "sender.py"), *ports, realtime=True)
@@ -38,9 +39,9 @@ def main() -> int:
             sender.ask(f"{priority} {options.seconds / options.rounds}")
             heard = json.loads(receiver.line())
             times = heard["times"]
-            found[name] += [after - before for before, after in zip(times, times[1:])]
+            found[name] += [after - before for before, after in pairwise(times)]
             missing[name] += heard["missing"]
-            return abs(heard["peaks"][1] - 32767 * gain) < 2
+            return bool(abs(heard["peaks"][1] - 32767 * gain) < 2)
 
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", flush=True)
@@ -51,14 +52,16 @@ def main() -> int:
             with stage.bulk(scene, medium, "medium"):
                 well &= turn(WITHOUT, "medium", gain + 0.04)
     tell(found, missing)
-    print("every stream was as loud as OSC had set it" if well else "the gain was not as set by OSC")
+    print(
+        "every stream was as loud as OSC had set it" if well else "the gain was not as set by OSC"
+    )
     path = options.out / "audio_udp.png"
     plots.panels(
         path,
         "RTP packets, one each millisecond: spacing at the receiver",
         found,
         {name: deviations(times) for name, times in found.items()},
-        ("spacing, us", "deviation from 1000 us"),
+        ("spacing", "deviation from 1000 us"),
         log=False,
     )
     print(f"plot: {path}")

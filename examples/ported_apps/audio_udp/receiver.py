@@ -22,10 +22,16 @@ def listen(client: pifus.Client, priority: pifus.Priority) -> pifus.Socket:
     return sock
 
 
+def port_of(sock: pifus.Socket) -> int:
+    address = sock.local_address
+    assert address is not None
+    return address[1]
+
+
 def main() -> None:
     with pifus.Client(max_sockets=8, name="receiver") as client:
         socks = [listen(client, p) for p in (pifus.Priority.HIGH, pifus.Priority.MEDIUM)]
-        print(*(sock.local_address[1] for sock in socks), flush=True)
+        print(*(port_of(sock) for sock in socks), flush=True)
         times: list[int] = []
         sequences: list[int] = []
         peaks: list[int] = []

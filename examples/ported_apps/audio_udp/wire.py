@@ -42,7 +42,7 @@ def osc_parts(message: bytes) -> tuple[str, float]:
     """
     address = message.partition(b"\0")[0]
     text = address.decode("ascii")
-    if message[: -4] != _padded(text) + _padded(",f"):
+    if message[:-4] != _padded(text) + _padded(",f"):
         raise ValueError(f"no OSC message with one float: {message!r}")
     return text, struct.unpack("!f", message[-4:])[0]
 

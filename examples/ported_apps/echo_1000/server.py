@@ -1,7 +1,5 @@
 """An echo server over completions: one thread, any number of connections; prints its port."""
 
-import sys
-
 import pifus
 
 CHUNK = 16384
@@ -85,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,7 @@
 """The plant: a Modbus/TCP server over completions, all connections in one thread.
 
-Register 0 is the inflow of a tank, register 1 its level. Listens once with HIGH priority and once with MEDIUM, and prints the two ports.
+Register 0 is the inflow of a tank, register 1 its level. Listens once with HIGH priority and once
+with MEDIUM, and prints the two ports.
 """
 
 import gc
@@ -21,12 +22,18 @@ def listen(client: pifus.Client, priority: pifus.Priority) -> pifus.Socket:
     return listener
 
 
+def port_of(sock: pifus.Socket) -> int:
+    address = sock.local_address
+    assert address is not None
+    return address[1]
+
+
 def main() -> None:
     received: dict[pifus.Socket, bytes] = {}
     tank = Tank()
     with pifus.Client(max_sockets=16, name="plant") as client:
         listeners = [listen(client, p) for p in (pifus.Priority.HIGH, pifus.Priority.MEDIUM)]
-        ports = [listener.local_address[1] for listener in listeners]
+        ports = [port_of(listener) for listener in listeners]
         print(*ports, flush=True)
         gc.freeze()
         gc.disable()

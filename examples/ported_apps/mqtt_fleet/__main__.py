@@ -76,9 +76,15 @@ def mosquitto(host: str) -> Iterator[tuple[int, Path]]:
             "log_dest stderr\nlog_type all\nset_tcp_nodelay true\n"
         )
         program = shutil.which("mosquitto", path=_PATH)
-        with log.open("wb") as file, subprocess.Popen(
-            [str(program), "-c", str(config)], stdin=subprocess.DEVNULL, stdout=file, stderr=file
-        ) as process:
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(
+                [str(program), "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            ) as process,
+        ):
             try:
                 end = time.monotonic() + 10
                 while True:

@@ -95,9 +95,10 @@ class Pair:
 
 
 def main() -> None:
-    with selectors.DefaultSelector() as selector, socket.create_server(
-        ("127.0.0.1", 0), backlog=128
-    ) as listener:
+    with (
+        selectors.DefaultSelector() as selector,
+        socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
+    ):
         print(listener.getsockname()[1], flush=True)
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)

@@ -21,10 +21,10 @@ async def pipe(source: trio.SocketStream, sink: trio.SocketStream) -> None:
 async def serve(near: trio.SocketStream) -> None:
     """One connection."""
     try:
-        async with await trio.open_tcp_stream("127.0.0.1", TARGET_PORT) as far:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(pipe, near, far)
-                nursery.start_soon(pipe, far, near)
+        far = await trio.open_tcp_stream("127.0.0.1", TARGET_PORT)
+        async with far, trio.open_nursery() as nursery:
+            nursery.start_soon(pipe, near, far)
+            nursery.start_soon(pipe, far, near)
     except* (OSError, trio.BrokenResourceError):
         pass  # either side has gone: so does the other
 
