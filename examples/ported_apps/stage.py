@@ -117,7 +117,7 @@ class Stage(contextlib.ExitStack):
         *command: str,
         priority: str = "medium",
         stderr: int | None = None,
-        idle: bool = False,
+        background: bool = False,
     ) -> Program:
         """Starts `pifus run -- python COMMAND …`.
 
@@ -125,14 +125,20 @@ class Stage(contextlib.ExitStack):
             command: a script with its arguments, or "-m" and so on.
             priority: of all its sockets.
             stderr: as of subprocess; None: ours.
-            idle: the scheduler gives it only the processor time that nobody else wants: where
-                SCHED_FIFO is not allowed, the only way to put others before it.
+            background: real-time programs go before it: it keeps off the processor of a real-time
+                stack; where there can be none, it has only the time that nobody else wants.
         """
         run = [sys.executable, "-m", "pifus.cli", "run", "--backend", self.backend]
         words = [*run, "--priority", priority, "--", sys.executable, *command]
         program = self._start(words, dict(os.environ), stderr)
-        if idle and not realtime_allowed():
-            os.sched_setscheduler(program.process.pid, os.SCHED_IDLE, os.sched_param(0))
+        pid = program.process.pid
+        processors = os.sched_getaffinity(0)
+        if background and not realtime_allowed():
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        elif background and len(processors) > 1:
+            # What starves behind a busy SCHED_FIFO thread gets 50 ms of its processor every
+            # second, by the kernel's fair server: nothing of ours must wait there.
+            os.sched_setaffinity(pid, processors - {max(processors)})
         return program
 
     def kernel(self, *command: str) -> Program:
@@ -179,7 +185,7 @@ def bulk(stage: Stage, port: int, priority: str) -> Iterator[dict[str, float]]:
     At the end of the block the yielded dictionary has its rate, "gbit_s".
     """
     program = stage.unmodified(
-        str(HERE / "bulk.py"), "fetch", str(port), priority=priority, idle=True
+        str(HERE / "bulk.py"), "fetch", str(port), priority=priority, background=True
     )
     program.line()
     found: dict[str, float] = {}
@@ -189,7 +195,7 @@ def bulk(stage: Stage, port: int, priority: str) -> Iterator[dict[str, float]]:
 
 def serve_bulk(stage: Stage, priority: str) -> int:
     """Starts what `bulk` downloads from; returns its port."""
-    server = stage.unmodified(str(HERE / "bulk.py"), "serve", priority=priority, idle=True)
+    server = stage.unmodified(str(HERE / "bulk.py"), "serve", priority=priority, background=True)
     return int(server.line())
 
 
