@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +12,10 @@ from examples.ported_apps.stage import HERE, Stage
 
 SIZE = 3_000_000
 SECONDS = 20
-PROXIES = ("readiness", "completions", "trio_streams")
+# The script and its option; whether it is a program of the drop-in.
+PROXIES = [("readiness.py", "", True), ("completions.py", "", False), ("trio_streams.py", "", True)]
+if importlib.util.find_spec("pifus.trio"):
+    PROXIES.append(("trio_streams.py", "--native", False))
 
 
 def connect(client: pifus.Client, port: int) -> pifus.Socket:
@@ -44,14 +47,14 @@ def exchange(client: pifus.Client, port: int, data: bytes) -> bytes:
                 sock.recv(1 << 16)
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
-def test_proxy(proxy: str) -> None:
+@pytest.mark.parametrize(("proxy", "option", "unmodified"), PROXIES)
+def test_proxy(proxy: str, option: str, unmodified: bool) -> None:
     data = bytes(range(256)) * (SIZE // 256)
     with Stage() as scene:
         target = scene.completing(str(HERE / "echo_1000" / "server.py")).line()
-        script = str(Path(HERE / "tcp_proxy" / f"{proxy}.py"))
-        start = scene.completing if proxy == "completions" else scene.unmodified
-        port = int(start(script, target).line())
+        words = [str(HERE / "tcp_proxy" / proxy), target, option]
+        start = scene.unmodified if unmodified else scene.completing
+        port = int(start(*filter(None, words)).line())
         assert exchange(scene.client, port, data) == data
         # Who leaves without a word takes nobody else along.
         quitter = connect(scene.client, port)

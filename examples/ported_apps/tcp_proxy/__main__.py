@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import sys
 from pathlib import Path
@@ -30,6 +31,9 @@ def main() -> int:
             "completions": scene.completing(str(HERE / "completions.py"), target).line(),
             "trio": scene.unmodified(str(HERE / "trio_streams.py"), target).line(),
         }
+        if importlib.util.find_spec("pifus.trio"):
+            native = scene.completing(str(HERE / "trio_streams.py"), target, "--native")
+            proxies["trio (pifus.trio)"] = native.line()
         loads = {
             name: scene.completing(str(ENDS / "load.py"), port) for name, port in proxies.items()
         }
