@@ -73,6 +73,7 @@ def examine(
     """
     report = Report()
     report.system += [_versions(), _core(), *_backend(backend), _tap(), *_rules(policy)]
+    report.system += _names(policy)
     if command:
         _program(list(command), report)
     return report

@@ -214,7 +214,9 @@ def _name_server(text: str) -> NameServer:
     host, port = text, str(_DNS_PORT)
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if rest else port
+        if rest and not rest.startswith(":"):
+            raise ValueError(f"dns {text!r}: allowed is [ADDRESS] or [ADDRESS]:PORT")
+        port = rest[1:] if rest else port
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     try:

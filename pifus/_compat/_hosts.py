@@ -8,7 +8,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -51,31 +51,40 @@ class Settings:
     attempts: int
 
 
+@dataclass(slots=True)
+class _Hosts:
+    """The lines of the hosts file, by the names and by the addresses in them."""
+
+    by_name: dict[str, list[Found]] = field(default_factory=dict)
+    by_address: dict[str, Found] = field(default_factory=dict)
+
+
 def of_name(host: str, families: Sequence[int]) -> Found | None:
     """What the hosts file, or RFC 6761 for `localhost` and what is below it, says of a name.
 
     None: nothing, for these families.
     """
-    name = host.lower()
-    lines = [line for line in _hosts() if name in map(str.lower, (line.name, *line.aliases))]
+    lines = _hosts().by_name.get(host.lower(), [])
     addresses = [pair for line in lines for pair in line.addresses if pair[0] in families]
     if addresses:
         line = next(line for line in lines if line.addresses[0][0] in families)
         return Found(line.name, line.aliases, tuple(dict.fromkeys(addresses)))
-    if f".{name.removesuffix('.')}".endswith(".localhost"):
-        return Found(host, (), tuple(pair for pair in _LOOPBACK if pair[0] in families))
+    loopback = tuple(pair for pair in _LOOPBACK if pair[0] in families)
+    for line in lines:
+        if line.addresses[0] in _LOOPBACK:  # it is this host, by either protocol
+            return Found(line.name, line.aliases, loopback)
+    if f".{host.lower().removesuffix('.')}".endswith(".localhost"):
+        return Found(host, (), loopback)
     return None
 
 
 def of_address(address: str) -> Found | None:
     """The same for the text of an address."""
-    for line in _hosts():
-        if line.addresses[0][1] == address:
-            return line
+    known = _hosts().by_address.get(address)
     for pair in _LOOPBACK:
-        if pair[1] == address:
+        if known is None and pair[1] == address:
             return Found("localhost", (), (pair,))
-    return None
+    return known
 
 
 def settings() -> Settings:
@@ -104,24 +113,27 @@ def settings() -> Settings:
     )
 
 
-def _hosts() -> tuple[Found, ...]:
+def _hosts() -> _Hosts:
     try:
         status = os.stat(_HOSTS)  # noqa: PTH116 - as open: on every look-up
     except OSError:
-        return ()
+        return _Hosts()
     return _read_hosts((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=1)
-def _read_hosts(_version: tuple[int, ...]) -> tuple[Found, ...]:
-    lines = []
+def _read_hosts(_version: tuple[int, ...]) -> _Hosts:
+    hosts = _Hosts()
     for words in _lines(_HOSTS, "#"):
         with contextlib.suppress(ValueError):
             address = ipaddress.ip_address(words[0])
             family = socket.AF_INET if address.version == 4 else socket.AF_INET6
             if len(words) > 1:
-                lines.append(Found(words[1], tuple(words[2:]), ((family, str(address)),)))
-    return tuple(lines)
+                line = Found(words[1], tuple(words[2:]), ((family, str(address)),))
+                hosts.by_address.setdefault(str(address), line)
+                for name in dict.fromkeys(map(str.lower, words[1:])):
+                    hosts.by_name.setdefault(name, []).append(line)
+    return hosts
 
 
 def _lines(path: str, comments: str) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket as _c
 import contextlib
 import importlib.util
+import ipaddress
 from typing import Any
 
 from pifus import _policy
@@ -17,6 +18,8 @@ from pifus._compat import _hosts
 _INET = (_c.AF_INET, _c.AF_INET6)
 # What only concerns the choice of names and addresses.
 _CHOOSING = _c.AI_CANONNAME | _c.AI_ADDRCONFIG | _c.AI_V4MAPPED | _c.AI_ALL | _c.AI_PASSIVE
+_UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
+_DISCARD = 9
 _UNKNOWN_HOST, _TRY_AGAIN = (1, "Unknown host"), (2, "Host name lookup failure")  # of netdb.h
 
 
@@ -165,21 +168,33 @@ def _lookup(name: str, family: int, flags: int) -> _hosts.Found:
         if six and not flags & _c.AI_ALL:
             four = []
         four = [(_c.AF_INET6, f"::ffff:{address}") for _, address in four]
-    elif six and four and not _reaches(six[0][1]):
-        six, four = four, six if local or not flags & _c.AI_ADDRCONFIG else []
+    elif six and four:
+        source = _source_to(six[0][1])
+        if source is None and flags & _c.AI_ADDRCONFIG and not local:
+            six = []
+        elif source is None or _label(source) != _label(ipaddress.IPv6Address(six[0][1])):
+            six, four = four, six
     return _hosts.Found(found.name, found.aliases, (*six, *four))
 
 
-def _reaches(address: str) -> bool:
-    """Whether there is a way to an IPv6 address, in the world that the rules choose for it."""
+def _source_to(address: str) -> ipaddress.IPv6Address | None:
+    """From where an IPv6 address is reached, in the world that the rules choose for it.
+
+    None: there is no way to it.
+    """
     from pifus._compat import _methods
 
     with contextlib.closing(_methods.socket(_c.AF_INET6, _c.SOCK_DGRAM)) as probe:
         try:
-            probe.connect((address, 9))  # of a datagram socket: nothing is sent
+            probe.connect((address, _DISCARD))  # of a datagram socket: nothing is sent
         except OSError:
-            return False
-    return True
+            return None
+        return ipaddress.IPv6Address(probe.getsockname()[0])
+
+
+def _label(address: ipaddress.IPv6Address) -> tuple[bool, ...]:
+    """What the rules of RFC 6724 come to: sources that are of another kind make IPv4 better."""
+    return address.is_loopback, address.is_link_local, address in _UNIQUE_LOCAL
 
 
 def _of_address(host: str) -> _hosts.Found | None:
