@@ -21,7 +21,8 @@ import dns.rrset
 SECONDS = 20.0
 UDP_BYTES = 512
 SILENT = "silent"
-# By name: records by their type, or the name of an rcode, or SILENT.
+CLOSED = "closed"  # cut short over UDP, and a connection is closed without an answer
+# By name: records by their type, or the name of an rcode, or one of these words.
 Zone = Mapping[str, Mapping[str, Sequence[str]] | str]
 
 
@@ -36,11 +37,15 @@ class Question:
 
 
 class DnsServer:
-    """Answers in a thread from `with` on; `asked` tells what it was asked."""
+    """Answers in a thread from `with` on; `asked` tells what it was asked.
+
+    `noisy`: over UDP, sends something else before each answer, as a forger would.
+    """
 
     def __init__(self, zone: Zone, addresses: Sequence[tuple[str, int]], net: ModuleType) -> None:
         self.zone = zone
         self.asked: list[Question] = []
+        self.noisy = False
         self._sockets = contextlib.ExitStack()
         self._udp: list[Any] = []
         self._tcp: list[Any] = []
@@ -79,6 +84,10 @@ class DnsServer:
                 if sock in self._udp:
                     data, peer = sock.recvfrom(4096)
                     reply = self._answer(data, "udp", peer[0])
+                    if self.noisy:
+                        other_id = bytes((data[0] ^ 1, *data[1:2]))
+                        for noise in (b"", b"noise", data, other_id + (reply or data)[2:]):
+                            sock.sendto(noise, peer)
                     if reply is not None:
                         sock.sendto(reply, peer)
                 else:
@@ -92,8 +101,9 @@ class DnsServer:
         with stream:
             while header := stream.read(2):
                 reply = self._answer(stream.read(*struct.unpack("!H", header)), "tcp", peer)
-                if reply is not None:
-                    connection.sendall(struct.pack("!H", len(reply)) + reply)
+                if reply is None:
+                    return
+                connection.sendall(struct.pack("!H", len(reply)) + reply)
 
     def _answer(self, data: bytes, transport: str, peer: str) -> bytes | None:
         query = dns.message.from_wire(data)
@@ -104,8 +114,11 @@ class DnsServer:
         response = dns.message.make_response(query)
         response.flags |= dns.flags.RA
         entry = self.zone.get(name)
-        if entry == SILENT:
+        if entry == SILENT or (entry == CLOSED and transport == "tcp"):
             return None
+        if entry == CLOSED:
+            response.flags |= dns.flags.TC
+            return response.to_wire()
         while entry is not None and not isinstance(entry, str) and "CNAME" in entry:
             response.answer.append(
                 dns.rrset.from_text(name + ".", 60, "IN", "CNAME", *entry["CNAME"])

@@ -13,7 +13,7 @@ import pytest
 from pifus import _policy
 from tests.conftest import BackendProcess
 from tests.contract.conftest import PATIENCE_SECONDS, python_environment
-from tests.dns_server import SILENT, DnsServer, Zone
+from tests.dns_server import CLOSED, SILENT, DnsServer, Zone
 from tests.integration.test_tap import needs_tap, start_tap
 
 CLI = [sys.executable, "-m", "pifus.cli", "run"]
@@ -25,6 +25,7 @@ def served(pifus_net: ModuleType) -> Iterator[DnsServer]:
     names: Zone = {
         "host.pifus.test": {"A": ["127.0.0.1"], "AAAA": ["::1"]},
         "silent.pifus.test": SILENT,
+        "closed.pifus.test": CLOSED,
     }
     with DnsServer(names, [("127.0.0.1", 0)], pifus_net) as server:
         yield server
@@ -73,6 +74,43 @@ def test_nobody_answers(
     with pytest.raises(socket.gaierror) as caught:
         pifus_net.getaddrinfo("host.pifus.test.", 80)
     assert caught.value.errno == socket.EAI_AGAIN
+
+
+def test_what_is_no_answer_is_not_taken_for_one(
+    pifus_net: ModuleType, served: DnsServer, dns: Callable[[str], None]
+) -> None:
+    served.noisy = True
+    dns(f"127.0.0.1:{served.port}")
+    found = pifus_net.getaddrinfo("host.pifus.test.", 80, type=socket.SOCK_STREAM)
+    assert [entry[4][0] for entry in found] == ["::1", "127.0.0.1"]
+    with pytest.raises(socket.gaierror) as caught:
+        pifus_net.getaddrinfo("closed.pifus.test.", 80)
+    assert caught.value.errno == socket.EAI_AGAIN
+    assert [each.transport for each in served.asked][-2:] == ["udp", "tcp"]
+
+
+GREENLETS = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent, socket
+waiting = gevent.spawn(socket.gethostbyname, "silent.pifus.test.")
+print(socket.gethostbyname("host.pifus.test."), waiting.ready())
+waiting.kill()
+"""
+
+
+def test_gevent_asks_the_stack(served: DnsServer) -> None:
+    """By its own threads; the other greenlets go on meanwhile."""
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [*CLI, "--dns", f"127.0.0.1:{served.port}", "--", sys.executable, "-c", GREENLETS],
+        env={**python_environment(), "RES_OPTIONS": "timeout:1 attempts:1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("127.0.0.1 False\n", "")
 
 
 PATCHED = """
