@@ -22,7 +22,7 @@ SECONDS = 20.0
 UDP_BYTES = 512
 SILENT = "silent"
 CLOSED = "closed"  # cut short over UDP, and a connection is closed without an answer
-# By name: records by their type, or the name of an rcode, or one of these words.
+# By name: records, or the name of an rcode, by their type; or an rcode for all; or a word above.
 Zone = Mapping[str, Mapping[str, Sequence[str]] | str]
 
 
@@ -129,6 +129,8 @@ class DnsServer:
             response.set_rcode(dns.rcode.NXDOMAIN)
         elif isinstance(entry, str):
             response.set_rcode(dns.rcode.from_text(entry))
+        elif isinstance(entry.get(kind), str):
+            response.set_rcode(dns.rcode.from_text(str(entry[kind])))
         elif kind in entry:
             response.answer.append(dns.rrset.from_text(name + ".", 60, "IN", kind, *entry[kind]))
         size = UDP_BYTES if transport == "udp" else 65535

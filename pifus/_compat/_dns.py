@@ -108,7 +108,7 @@ def _in_turn(resolver: dns.resolver.Resolver, name: str, families: Sequence[int]
             answer = resolver.resolve(
                 dns.name.from_text(name), _TYPES[socket.AddressFamily(family)], search=False
             )
-        except dns.exception.Timeout as error:
+        except (dns.exception.Timeout, dns.resolver.NXDOMAIN) as error:
             trouble = error
             break
         except dns.resolver.NoNameservers as error:

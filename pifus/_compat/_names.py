@@ -184,12 +184,12 @@ def _source_to(address: str) -> ipaddress.IPv6Address | None:
     """
     from pifus._compat import _methods
 
-    with contextlib.closing(_methods.socket(_c.AF_INET6, _c.SOCK_DGRAM)) as probe:
-        try:
+    try:
+        with contextlib.closing(_methods.socket(_c.AF_INET6, _c.SOCK_DGRAM)) as probe:
             probe.connect((address, _DISCARD))  # of a datagram socket: nothing is sent
-        except OSError:
-            return None
-        return ipaddress.IPv6Address(probe.getsockname()[0])
+            return ipaddress.IPv6Address(probe.getsockname()[0])
+    except OSError:
+        return None
 
 
 def _label(address: ipaddress.IPv6Address) -> tuple[bool, ...]:
