@@ -5,7 +5,6 @@ derived from it, before the patch uses the stack as well. Only methods that were
 class before (`recv = socket.socket.recv`) are not reached.
 """
 
-import errno
 import os
 import socket
 import threading
@@ -66,13 +65,13 @@ def patch(dns: Sequence[str] | None = None) -> None:
         _policy.set_current(policy)
     with _lock:
         if _patched:
+            _patch_names(policy)
             return
         _restore_all()
+        _patch_names(policy)
         _patch_class()
         _replace(socket, "_socket", compat_socket)
         _replace(socket, "close", compat_socket.close)
-        for name in _NAMES:
-            _replace(socket, name, getattr(compat_socket, name))
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
         _raw.wire(_replace)
         _pyopenssl.wire(_replace)
@@ -96,8 +95,7 @@ def unpatch() -> None:
         _pyopenssl.unwire()
         if _table.endpoints:
             # The methods find out by themselves whose socket they are for.
-            for name in ("_socket", *_NAMES):
-                _put_back(socket, name)
+            _put_back(socket, ("_socket", *_NAMES))
         else:
             _restore_all()
             _tls_hook.unwire("pifus.monkey")
@@ -134,18 +132,23 @@ def _patch_class() -> None:
     _replace(cls, "_real_close", _real_close)
 
 
+def _patch_names(policy: _policy.Policy) -> None:
+    for name in _NAMES if policy.dns else ():
+        ours = getattr(compat_socket, name)
+        if getattr(socket, name) is not ours:
+            _replace(socket, name, ours)
+
+
 def _replace(where: Any, name: str, value: Any) -> None:
     _saved.append((where, name, vars(where).get(name, _MISSING)))
     setattr(where, name, value)
 
 
-def _put_back(where: Any, name: str) -> None:
-    for entry in _saved:
-        if entry[0] is where and entry[1] == name:
+def _put_back(where: Any, names: Sequence[str]) -> None:
+    for entry in list(_saved):
+        if entry[0] is where and entry[1] in names:
             _saved.remove(entry)
             _restore(*entry)
-            return
-    raise KeyError(errno.ENOENT, name)
 
 
 def _restore_all() -> None:

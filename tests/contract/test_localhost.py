@@ -117,6 +117,7 @@ PATCHED = """
 import socket, sys
 from pifus import monkey
 early = socket.getaddrinfo
+monkey.patch()
 monkey.patch(dns=[sys.argv[1]])
 print(socket.gethostbyname("host.pifus.test."), early("host.pifus.test.", 1)[0][4][0])
 with socket.create_server(("127.0.0.1", 0)):
