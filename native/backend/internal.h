@@ -204,6 +204,8 @@ struct pf_session {
     uint32_t event_changes;
     bool wake_any;
     struct pf_session *wake_next;
+    int bell_fd;          /* our end of the bell; -1: the client never asked for one */
+    uint32_t bell_answer; /* the bell_arm that was rung for */
     int doorbell_fd;
     bool doorbell_muted;
     uint32_t noise;   /* rings without news of late */
@@ -220,7 +222,13 @@ struct pf_session {
     struct pf_session *next_finishing;
 };
 
-enum pf_command_kind { PF_COMMAND_ADD, PF_COMMAND_END, PF_COMMAND_MIRRORS, PF_COMMAND_CLAIM };
+enum pf_command_kind {
+    PF_COMMAND_ADD,
+    PF_COMMAND_END,
+    PF_COMMAND_MIRRORS,
+    PF_COMMAND_CLAIM,
+    PF_COMMAND_BELL
+};
 
 struct pf_command {
     enum pf_command_kind kind;
@@ -441,6 +449,15 @@ bool pf_cq_takes_more(struct pf_bsock *sock);
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
+
+/* bell.c */
+/* The client waits by descriptor from now on, also for what was published before. */
+void pf_bell_attach(struct pf_session *session, int fd);
+/* Completions of the session were published, and a full fence passed: wakes a client that waits
+ * for them by its bell. */
+void pf_bell_ring(struct pf_session *session);
+/* Nothing more comes: the client's end hangs up. Twice is no error. */
+void pf_bell_close(struct pf_session *session);
 
 /* readiness.c */
 /* Brings the mirror descriptor in line: a token in it when there is something to read, drained when

@@ -150,5 +150,6 @@ void pf_post_flush(struct pf_backend *backend) {
         backend->wake_sessions = session->wake_next;
         session->wake_any = false;
         (void)pf_event_ring(&session->b2c_control->event, &session->c2b_control->waiting);
+        pf_bell_ring(session);
     }
 }

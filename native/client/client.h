@@ -96,6 +96,9 @@ int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out);
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
 int pf_poll_any(struct pf_client *client, struct pf_done *out);
 int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out);
+/* Before waiting for the bell (docs/PROTOCOL.md): it rings once after this for completions that
+ * pf_poll_any has not taken. 1: some are there already: take them instead; 0: wait; -EPIPE. */
+int pf_bell_arm(struct pf_client *client);
 /* Wakes every thread in pf_wait_any: it returns 0 early. */
 void pf_wake_any(struct pf_client *client);
 /* The completion of one PF_DELIVER_CALL operation. 1, 0 at time-out (call again or pf_forget),

@@ -110,6 +110,7 @@ struct pf_client {
     struct pf_spin spin;
     uint32_t abandoned;
     uint32_t wake_any; /* bumped by pf_wake_any */
+    uint32_t bell_arm; /* what c2b_control says */
 };
 
 static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }

@@ -230,7 +230,8 @@ struct pf_c2b_control {
     uint32_t pad0;
     uint32_t event_head[3]; /* consumed position of each event ring of B2C */
     uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
-    uint32_t pad1[12];
+    uint32_t bell_arm;      /* bumped when the client waits for completions by its bell */
+    uint32_t pad1[11];
 };
 
 /* C2B: one per socket slot. */

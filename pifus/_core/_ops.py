@@ -253,6 +253,17 @@ def has_address(raw: bytes) -> bool:
     return raw[_ADDR_AT : _ADDR_AT + 2] != b"\0\0"
 
 
+def op_of(raw: bytes) -> int:
+    """The number of the operation in the `struct pf_done` in `raw`."""
+    number: int = _u64(raw)[0]
+    return number
+
+
+def more_of(raw: bytes) -> bool:
+    """True when further completions of the operation follow the `struct pf_done` in `raw`."""
+    return bool(raw[_FLAGS_AT] & lib.PF_CQE_MORE)
+
+
 def slot_of(raw: bytes) -> tuple[int, int]:
     """Slot and generation in the `struct pf_done` in `raw`."""
     slot: int = _u32(raw, SLOT_AT)[0]

@@ -162,6 +162,18 @@ class Core:
             raise CoreError("no mirror descriptors left", -result)
         return first[0], [fds[i] for i in range(count)]
 
+    def bell(self, session: int) -> int:
+        """Makes the bell of a session: the client's end.
+
+        Raises:
+            CoreError: no descriptors left.
+        """
+        fd = ffi.new("int32_t *")
+        result = lib.pf_session_bell(self._backend, session, fd)
+        if result < 0:
+            raise CoreError("no descriptors left for a bell", -result)
+        return int(fd[0])
+
     def show(self, session: int, fd: int) -> int:
         """Takes note that the client of a session holds a mirror descriptor; a ticket for it.
 
