@@ -250,6 +250,15 @@ class Endpoint:
             self.close()
             raise
 
+    async def reconnect(self, address: Address | None) -> None:
+        """Chooses the peer of a datagram socket; None: any."""
+        await self.loop.before()
+        await self._finish(self._open().connect(address))
+
+    def is_readable(self) -> bool:
+        """True: a receive or an accept would not wait."""
+        return bool(self._accepted) or _now.readable(self._open())
+
     def close(self) -> None:
         """Lets go of the socket: bytes sent before still reach the peer. Wakes who waits."""
         if self.closed:

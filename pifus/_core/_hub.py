@@ -1,8 +1,9 @@
-"""An event loop's view of a client: one descriptor to wait for, and each completion to its owner."""
+"""A client in an event loop: one descriptor to wait for, each completion to its owner."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +38,7 @@ class _Entry:
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.expected: dict[int, Deliver] = {}
-        self.unclaimed: dict[int, bytes] = {}
+        self.unclaimed: dict[int, deque[bytes]] = {}
 
 
 class Hub:
@@ -76,17 +77,27 @@ class Hub:
         return self._bell < 0 or self._handle is None or bool(lib.pf_client_ended(self._handle))
 
     def expect(self, sock: Socket, op: int, deliver: Deliver) -> None:
-        """Has the completion of an operation delivered, at once if it has come already."""
+        """Has the next completion of an operation delivered, at once if it has come already."""
         entry = self._entry(sock._slot, sock._generation)
-        raw = entry.unclaimed.pop(op, None)
-        if raw is not None or self.ended:
+        kept = entry.unclaimed.get(op)
+        if kept:
+            raw = kept.popleft()
+            if not kept:
+                del entry.unclaimed[op]
             deliver(raw)
+        elif self.ended:
+            deliver(None)
         else:
             entry.expected[op] = deliver
 
     def forget(self, sock: Socket, op: int) -> None:
         """Nobody waits for it any more; its completion is kept until it is expected again."""
         self._entry(sock._slot, sock._generation).expected.pop(op, None)
+
+    def give_back(self, sock: Socket, raw: bytes) -> None:
+        """Keeps a completion that was delivered and not used."""
+        entry = self._entry(sock._slot, sock._generation)
+        entry.unclaimed.setdefault(_ops.op_of(raw), deque()).appendleft(raw)
 
     def drop(self, sock: Socket) -> None:
         """The socket was released: none of its completions comes any more."""
@@ -143,12 +154,11 @@ class Hub:
             return  # released meanwhile
         op = _ops.op_of(raw)
         entry = self._entry(slot, generation)
-        more = _ops.more_of(raw)
-        deliver = entry.expected.get(op) if more else entry.expected.pop(op, None)
+        deliver = entry.expected.pop(op, None)
         if deliver is not None:
             deliver(raw)
         else:
-            entry.unclaimed[op] = raw
+            entry.unclaimed.setdefault(op, deque()).append(raw)
 
     def _fail(self) -> None:
         entries, self._entries = self._entries, {}

@@ -12,6 +12,7 @@ from pifus.errors import ArenaFull, QueueFull
 if TYPE_CHECKING:
     from pifus._core._address import Address
     from pifus._core._client import CData
+    from pifus._core._ops import Completion
     from pifus._core._socket import Socket
 
 _AGAIN: Final = -errno.EAGAIN
@@ -40,7 +41,8 @@ def read(sock: Socket, limit: int) -> bytes | None:
         return ffi.buffer(byte, 1)[:]
     if got == 0:
         return b""
-    return _nothing(sock, got)
+    _check_nothing(sock, got)
+    return None
 
 
 def read_datagram(sock: Socket, limit: int) -> tuple[bytes, Address | None] | None:
@@ -54,12 +56,29 @@ def read_datagram(sock: Socket, limit: int) -> tuple[bytes, Address | None] | No
     code = lib.pf_datagram_error(handle, sock._slot)
     if code > 0:
         raise _errors.os_error(code)
-    buffer = ffi.new("char[]", min(max(limit, 1), lib.PF_MAX_DATAGRAM_BYTES))
+    limit = min(max(limit, 0), lib.PF_MAX_DATAGRAM_BYTES)
+    buffer = ffi.new("char[]", max(limit, 1))
     info = ffi.new("struct pf_datagram *")
-    got = lib.pf_recvfrom(handle, sock._slot, buffer, min(limit, len(buffer)), 0, 0, info)
+    got = lib.pf_recvfrom(handle, sock._slot, buffer, limit, 0, 0, info)
     if got < 0:
-        return _nothing(sock, got)
+        _check_nothing(sock, got)
+        return None
     return ffi.buffer(buffer, got)[:], _address.from_native(info.source, sock.family)
+
+
+def readable(sock: Socket) -> bool:
+    """True: bytes, a datagram or an end is there.
+
+    Raises:
+        OSError: EOPNOTSUPP, a listener: only an accept can tell; EBADF after close.
+    """
+    snapshot = sock._snapshot()
+    ends = lib.PF_STATE_EOF | lib.PF_STATE_ERROR
+    if snapshot.state & lib.PF_STATE_LISTENING:
+        raise _errors.os_error(errno.EOPNOTSUPP)
+    return bool(snapshot.state & ends) or (
+        lib.pf_rx_spans(_handle(sock), sock._slot, 1, ffi.new("struct pf_span[2]")) > 0
+    )
 
 
 def write(sock: Socket, data: memoryview) -> int | None:
@@ -130,9 +149,18 @@ def adopt(sock: Socket, raw: bytes) -> tuple[Socket, Address | None]:
     Raises:
         OSError: EMFILE, all sockets of the client are in use; the connection was reset.
     """
-    done = sock._completion(_handle(sock), raw).check()
+    done = completion(sock, raw).check()
     assert done.accepted is not None
     return done.accepted, done.peer
+
+
+def completion(sock: Socket, raw: bytes) -> Completion:
+    """The completion that the C core wrote, with what belongs to it: bytes, a new socket.
+
+    Raises:
+        BackendGone, ClientClosed, OSError: the client or the socket is closed.
+    """
+    return sock._completion(_handle(sock), raw)
 
 
 def ended(sock: Socket) -> Exception:
@@ -154,6 +182,6 @@ def _handle(sock: Socket) -> CData:
     return handle
 
 
-def _nothing(sock: Socket, result: int) -> None:
+def _check_nothing(sock: Socket, result: int) -> None:
     if result != _AGAIN:
         raise sock._refusal(result)

@@ -259,11 +259,6 @@ def op_of(raw: bytes) -> int:
     return number
 
 
-def more_of(raw: bytes) -> bool:
-    """True when further completions of the operation follow the `struct pf_done` in `raw`."""
-    return bool(raw[_FLAGS_AT] & lib.PF_CQE_MORE)
-
-
 def slot_of(raw: bytes) -> tuple[int, int]:
     """Slot and generation in the `struct pf_done` in `raw`."""
     slot: int = _u32(raw, SLOT_AT)[0]

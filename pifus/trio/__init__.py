@@ -11,13 +11,24 @@ functions runs over the stack with two lines at its start:
     trio.socket.set_custom_hostname_resolver(pifus.trio.HostnameResolver())
 """
 
-from pifus.trio._open import open_tcp_listeners, open_tcp_stream, open_udp_socket, serve_tcp
+from pifus.trio._open import (
+    completed,
+    open_tcp_listeners,
+    open_tcp_stream,
+    open_udp_socket,
+    serve_tcp,
+)
+from pifus.trio._socket import HostnameResolver, SocketFactory, StackSocket
 from pifus.trio._stream import Listener, Stream, UdpSocket
 
 __all__ = [
+    "HostnameResolver",
     "Listener",
+    "SocketFactory",
+    "StackSocket",
     "Stream",
     "UdpSocket",
+    "completed",
     "open_tcp_listeners",
     "open_tcp_stream",
     "open_udp_socket",

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from pifus._async._completed import completed as _completed
 from pifus._async._endpoint import Endpoint
-from pifus._core._ops import Option, Priority, Protocol
-from pifus._core._socket import Address
+from pifus._core._ops import Completion, Option, Priority, Protocol
+from pifus._core._socket import Address, Socket
 from pifus.completion import Client
 from pifus.trio._loop import TrioLoop, loop_of
 from pifus.trio._stream import Listener, Stream, UdpSocket
@@ -21,6 +22,15 @@ def _endpoint(
     loop: TrioLoop, family: int, priority: Priority, protocol: Protocol = Protocol.TCP
 ) -> Endpoint:
     return Endpoint(loop, loop.hub.client.socket(protocol, family=family, priority=priority))
+
+
+async def _addresses(
+    host: str | bytes | None, port: int, flags: int = 0
+) -> list[tuple[int, Address]]:
+    """Families and addresses of a name, in the order in which to try them."""
+    found = await trio.socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=flags)
+    # Typed as if Python could have been built without IPv6.
+    return [(int(one[0]), one[4]) for one in found]  # type: ignore[misc]
 
 
 async def open_tcp_stream(
@@ -49,7 +59,7 @@ async def open_tcp_stream(
         BackendUnavailable: there is no backend, and none could be started.
     """
     loop = loop_of(client)
-    targets = await trio.socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM)
+    targets = await _addresses(host, port)
     errors: list[OSError] = []
     won: list[Endpoint] = []
 
@@ -68,7 +78,7 @@ async def open_tcp_stream(
 
     try:
         async with trio.open_nursery() as nursery:
-            for family, _, _, _, address in targets:
+            for family, address in targets:
                 failed = trio.Event()
                 nursery.start_soon(attempt, family, address, failed)
                 with trio.move_on_after(happy_eyeballs_delay):
@@ -114,12 +124,10 @@ async def open_tcp_listeners(
     if backlog is not None and not isinstance(backlog, int):
         raise TypeError(f"backlog must be int or None, not {type(backlog).__name__}")
     loop = loop_of(client)
-    addresses = await trio.socket.getaddrinfo(
-        host, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE
-    )
+    addresses = await _addresses(host, port, _socket.AI_PASSIVE)
     endpoints: list[Endpoint] = []
     try:
-        for family, _, _, _, address in addresses:
+        for family, address in addresses:
             endpoint = _endpoint(loop, family, priority)
             endpoints.append(endpoint)
             endpoint.setopt(Option.REUSEADDR, 1)
@@ -186,8 +194,22 @@ async def open_udp_socket(
         if local_address is not None:
             await endpoint.bind(local_address)
         if remote_address is not None:
-            await endpoint.connect(remote_address)
+            await endpoint.reconnect(remote_address)
     except BaseException:
         endpoint.close()
         raise
     return UdpSocket(endpoint)
+
+
+async def completed(sock: Socket, op: int) -> Completion:
+    """Waits for the next completion of an operation that was submitted to `sock`.
+
+    From the first use on, all completions of the socket's client come this way, and are kept until
+    somebody waits for them. A wait that is cancelled leaves the operation alone: wait again, or
+    submit a `cancel`. Release a socket only when nobody waits for its completions.
+
+    Raises:
+        BackendGone, ClientClosed: the backend or the client has ended.
+        RuntimeError: the client has a callback, which gets them.
+    """
+    return await _completed(loop_of(sock.client), sock, op)
