@@ -7,6 +7,7 @@ operation by which the call waited goes on, and serves the next one.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -122,8 +123,9 @@ class Endpoint:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`: returns when the last bytes are in the send arena."""
-        with self._writing, memoryview(data) as view, view.cast("B") as octets:
-            self._writable()
+        octets = memoryview(data).cast("B")
+        with self._writing:
+            self._sendable()
             await self.loop.before()
             sent = 0
             while (sent := sent + self._push(octets[sent:])) < len(octets):
@@ -132,8 +134,9 @@ class Endpoint:
 
     async def send_some(self, data: bytes | bytearray | memoryview) -> int:
         """Sends as much as there is room for, at least one byte; returns how much."""
-        with self._writing, memoryview(data) as view, view.cast("B") as octets:
-            self._writable()
+        octets = memoryview(data).cast("B")
+        with self._writing:
+            self._sendable()
             await self.loop.before()
             while not (sent := self._push(octets)) and octets:
                 await self._room()
@@ -192,15 +195,20 @@ class Endpoint:
         if self._broken:
             raise _errors.os_error(self._broken)
 
+    def _sendable(self) -> None:
+        self._writable()
+        if self.eof_sent:
+            raise _errors.os_error(errno.EPIPE)
+
     def _push(self, octets: memoryview) -> int:
         """Submits writes of what there is room for now; returns how many bytes."""
         sent = 0
         while (
             sent < len(octets) and self._unacked < UNACKED_MAX and self._writes < self._writes_max
         ):
-            with octets[sent : sent + _PIECE] as piece:
-                size = len(piece)
-                op = _now.write(self.sock, piece)
+            piece = octets[sent : sent + _PIECE]
+            size = len(piece)
+            op = _now.write(self.sock, piece)
             if op is None:
                 break
             self._unacked += size

@@ -230,18 +230,17 @@ class StackSocket(SocketType):
 
     async def send(self, data: Buffer, flags: int = 0, /) -> int:
         _plain(flags)
-        with memoryview(data) as view:
-            if self._endpoint.sock.protocol is Protocol.UDP:
-                return await self._live().send_to(view, None)
-            return await self._live().send_some(view)
+        if self._endpoint.sock.protocol is Protocol.UDP:
+            return await self._live().send_to(memoryview(data), None)
+        return await self._live().send_some(memoryview(data))
 
     async def sendto(self, *args: Any) -> int:
         data, *flags, address = args
         _plain(*flags)
         if self._endpoint.sock.protocol is Protocol.TCP:
             return await self.send(data)
-        with memoryview(data) as view:
-            return await self._live().send_to(view, await self._resolve(address))
+        to = await self._resolve(address)
+        return await self._live().send_to(memoryview(data), to)
 
     async def sendmsg(
         self,

@@ -1,0 +1,212 @@
+"""Exact cancellation: a thousand receives and sends cut short, and not a byte lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from array import array
+from collections import Counter
+from itertools import chain
+
+import pytest
+import trio
+
+import pifus
+import pifus.aio
+import pifus.trio
+from tests.trio import test_asyncio, test_streams
+
+TIMES = 1000
+RECORD_BYTES = 8  # two words: number of the message, place in it
+
+
+def message(number: int, records: int) -> bytes:
+    words = array("I", bytes(RECORD_BYTES * records))
+    words[0::2] = array("I", [number]) * records
+    words[1::2] = array("I", range(records))
+    return words.tobytes()
+
+
+def check_prefixes(data: bytes, whole: dict[int, int]) -> None:
+    """Every message is there as a first part of it, in order; those in `whole` completely."""
+    words = array("I", data)
+    numbers, places = words[0::2], words[1::2]
+    assert list(numbers) == sorted(numbers)
+    counts = Counter(numbers)
+    assert places == array("I", chain.from_iterable(range(count) for count in counts.values()))
+    assert {number: counts[number] for number in whole} == whole
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_cancelled_receives_lose_nothing(client: pifus.Client, seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def main() -> None:
+        left, right = await test_streams.pair(client)
+        sent = bytearray()
+        done = False
+
+        async def send() -> None:
+            while not done:
+                data = chance.randbytes(chance.choice((1, 10, 1000, 100_000)))
+                sent.extend(data)
+                await left.send_all(data)
+                await trio.sleep(chance.choice((0, 0, 0.0002, 0.001)))
+            await left.send_eof()
+
+        got = bytearray()
+        cancelled = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while cancelled < TIMES:
+                with trio.CancelScope() as scope:
+                    if chance.random() < 0.3:
+                        scope.cancel()
+                    else:
+                        scope.deadline = trio.current_time() + chance.random() * 0.0006
+                    got += await right.receive_some(chance.choice((1, 100, 65536)))
+                cancelled += scope.cancelled_caught
+            done = True
+            async for data in right:
+                got += data
+        assert got == sent
+
+    test_streams.run(main)
+
+
+def test_cancelled_sends_send_first_parts(client: pifus.Client) -> None:
+    chance = random.Random(3)
+
+    async def main() -> None:
+        left, right = await test_streams.pair(client)
+        got = bytearray()
+
+        async def receive() -> None:
+            async for data in right:
+                got.extend(data)
+                await trio.sleep(chance.choice((0, 0, 0.0005)))
+
+        whole: dict[int, int] = {}
+        cancelled = number = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            while cancelled < TIMES:
+                records = chance.choice((1, 100, 10_000, 60_000))
+                data = message(number, records)
+                with trio.CancelScope() as scope:
+                    if chance.random() < 0.2:
+                        scope.cancel()
+                    else:
+                        scope.deadline = trio.current_time() + chance.random() * 0.001
+                    await left.send_all(data)
+                cancelled += scope.cancelled_caught
+                if not scope.cancelled_caught:
+                    whole[number] = records
+                number += 1
+            await left.send_eof()
+        check_prefixes(bytes(got), whole)
+
+    test_streams.run(main)
+
+
+def test_cancelled_datagrams_and_accepts_are_not_lost(client: pifus.Client) -> None:
+    chance = random.Random(4)
+
+    async def main() -> None:
+        server = await pifus.trio.open_udp_socket(("127.0.0.1", 0), client=client)
+        one = await pifus.trio.open_udp_socket(remote_address=server.local_address, client=client)
+        listener = await test_streams.listen(client)
+        port = test_streams.port_of(listener)
+        for turn in range(100):
+            with trio.move_on_after(chance.random() * 0.0005):
+                await server.receive_from()
+                raise AssertionError("nothing was sent")
+            await one.send_to(b"%d" % turn)
+            got = None
+            while got is None:
+                with trio.move_on_after(chance.random() * 0.0003):
+                    got = await server.receive_from()
+            assert got[0] == b"%d" % turn
+            stream = await pifus.trio.open_tcp_stream("127.0.0.1", port, client=client)
+            accepted = None
+            while accepted is None:
+                with trio.move_on_after(chance.random() * 0.0003):
+                    accepted = await listener.accept()
+            assert accepted.peer_address == stream.local_address
+            await accepted.aclose()
+            await stream.aclose()
+
+    test_streams.run(main)
+
+
+def test_asyncio_cancelled_reads_lose_nothing(client: pifus.Client) -> None:
+    chance = random.Random(5)
+
+    async def main() -> None:
+        left, right = await test_asyncio.pair(client)
+        sent = bytearray()
+        done = False
+
+        async def send() -> None:
+            while not done:
+                data = chance.randbytes(chance.choice((1, 10, 1000, 100_000)))
+                sent.extend(data)
+                await left.write(data)
+                await asyncio.sleep(chance.choice((0, 0, 0.0002, 0.001)))
+            await left.write_eof()
+
+        got = bytearray()
+        cancelled = 0
+        sender = asyncio.create_task(send())
+        while cancelled < TIMES:
+            call = right.read if chance.random() < 0.7 else right.readexactly
+            task = asyncio.create_task(call(chance.choice((1, 100, 65536))))
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait([task], timeout=chance.random() * 0.0006)
+            task.cancel()
+            try:
+                got += await task
+            except asyncio.CancelledError:
+                cancelled += 1
+        done = True
+        while data := await right.read():
+            got += data
+        await sender
+        assert got == sent
+
+    test_asyncio.run(main)
+
+
+def test_asyncio_cancelled_writes_send_first_parts(client: pifus.Client) -> None:
+    chance = random.Random(6)
+
+    async def main() -> None:
+        left, right = await test_asyncio.pair(client)
+        got = bytearray()
+
+        async def receive() -> None:
+            while data := await right.read():
+                got.extend(data)
+                await asyncio.sleep(chance.choice((0, 0, 0.0005)))
+
+        receiver = asyncio.create_task(receive())
+        whole: dict[int, int] = {}
+        cancelled = number = 0
+        while cancelled < TIMES:
+            records = chance.choice((1, 100, 10_000, 60_000))
+            task = asyncio.create_task(left.write(message(number, records)))
+            await asyncio.wait([task], timeout=chance.choice((0, chance.random() * 0.001)))
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+                whole[number] = records
+            cancelled += task.cancelled()
+            number += 1
+        await left.write_eof()
+        await receiver
+        check_prefixes(bytes(got), whole)
+
+    test_asyncio.run(main)
