@@ -49,9 +49,7 @@ def test_unmodified_streams(client: pifus.Client) -> None:
 
             async def make_clogged() -> tuple[trio.SocketStream, trio.SocketStream]:
                 both = await make()
-                for stream in both:
-                    with trio.move_on_after(0.3):
-                        await stream.send_all(bytes(10_000_000))
+                await test_streams.clog(*both)
                 return both
 
             connected: list[trio.SocketStream] = []

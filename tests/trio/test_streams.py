@@ -16,7 +16,8 @@ import pifus.trio
 from pifus.trio import Listener, Stream
 from tests import certificates
 
-SECONDS = 20.0
+SECONDS = 30.0  # trio's checks clog fifteen connections
+DELAYED_SECONDS = 0.5  # the stack delays an acknowledgement by 0.25 s at most
 StreamPair = tuple[Stream, Stream]
 
 
@@ -72,13 +73,21 @@ async def pair(client: pifus.Client, listener: Listener | None = None) -> Stream
     return connected[0], accepted
 
 
-async def clog(stream: Stream) -> None:
-    """Sends until there is no more room, and none comes."""
-    stuck = False
-    while not stuck:
-        with trio.move_on_after(0.2) as scope:
-            await stream.send_all(bytes(1 << 20))
-        stuck = scope.cancelled_caught
+async def clog(*streams: trio.abc.HalfCloseableStream) -> None:
+    """Sends until there is no room, and none comes by an acknowledgement that was delayed."""
+
+    async def one(stream: trio.abc.HalfCloseableStream) -> None:
+        stuck = False
+        while not stuck:
+            with trio.move_on_after(0.05):
+                await stream.send_all(bytes(1 << 20))
+            with trio.move_on_after(DELAYED_SECONDS) as scope:
+                await stream.wait_send_all_might_not_block()
+            stuck = scope.cancelled_caught
+
+    async with trio.open_nursery() as nursery:
+        for stream in streams:
+            nursery.start_soon(one, stream)
 
 
 def test_trios_checks(client: pifus.Client) -> None:
@@ -90,8 +99,7 @@ def test_trios_checks(client: pifus.Client) -> None:
 
         async def make_clogged() -> StreamPair:
             left, right = await make()
-            await clog(left)
-            await clog(right)
+            await clog(left, right)
             return left, right
 
         await trio.testing.check_half_closeable_stream(make, make_clogged)
