@@ -77,16 +77,16 @@ class Endpoint:
 
     async def _arrival(self) -> None:
         """Waits until there may be something to receive."""
+        self._tell_error()
+        if not self._asked:
+            self._asked = self.loop.hub.expect(self.sock, self.sock.recv(1), self._answered)
+        if self._asked:
+            await self.loop.park(self._reading.signal)
+
+    def _tell_error(self) -> None:
         if self._error:
             error, self._error = self._error, 0
             raise _errors.os_error(error)
-        if not self._asked:
-            self._ask(self.sock.recv(1))
-        await self.loop.park(self._reading.signal)
-
-    def _ask(self, op: int) -> None:
-        self._asked = True
-        self.loop.hub.expect(self.sock, op, self._answered)
 
     def _answered(self, raw: bytes | None) -> None:
         self._asked = False
@@ -102,13 +102,12 @@ class Endpoint:
             await self.loop.before()
             while not self._accepted:
                 self._open()
-                if self._error:
-                    error, self._error = self._error, 0
-                    raise _errors.os_error(error)
+                self._tell_error()
                 if not self._asked:
-                    self._asked = True
-                    self.loop.hub.expect(self.sock, self.sock.accept(), self._arrived)
-                await self.loop.park(self._reading.signal)
+                    op = self.sock.accept()
+                    self._asked = self.loop.hub.expect(self.sock, op, self._arrived)
+                if self._asked:
+                    await self.loop.park(self._reading.signal)
             sock, peer = _now.adopt(self._open(), self._accepted.popleft())
             await self.loop.after()
             return Endpoint(self.loop, sock), peer
@@ -250,10 +249,12 @@ class Endpoint:
         _now.setopt(self._open(), option, value)
 
     async def connect(self, address: Address) -> None:
-        """Connects. Cancelled, or in vain: the socket is closed."""
+        """Connects. Cancelled, the socket is closed."""
         try:
             await self.loop.before()
             await self._finish(self._open().connect(address))
+        except OSError:
+            raise
         except BaseException:
             self.close()
             raise

@@ -76,8 +76,8 @@ class Hub:
         """True: nothing comes any more, because the client was closed or the backend is gone."""
         return self._bell < 0 or self._handle is None or bool(lib.pf_client_ended(self._handle))
 
-    def expect(self, sock: Socket, op: int, deliver: Deliver) -> None:
-        """Has the next completion of an operation delivered, at once if it has come already."""
+    def expect(self, sock: Socket, op: int, deliver: Deliver) -> bool:
+        """Has the next completion of an operation delivered. False: that has happened already."""
         entry = self._entry(sock._slot, sock._generation)
         kept = entry.unclaimed.get(op)
         if kept:
@@ -85,10 +85,12 @@ class Hub:
             if not kept:
                 del entry.unclaimed[op]
             deliver(raw)
-        elif self.ended:
+            return False
+        if self.ended:
             deliver(None)
-        else:
-            entry.expected[op] = deliver
+            return False
+        entry.expected[op] = deliver
+        return True
 
     def forget(self, sock: Socket, op: int) -> None:
         """Nobody waits for it any more; its completion is kept until it is expected again."""

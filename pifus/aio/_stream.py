@@ -289,6 +289,7 @@ async def open_connection(
         try:
             await endpoint.connect(address)
         except OSError as error:
+            endpoint.close()
             failure = error
         else:
             return Stream(endpoint)

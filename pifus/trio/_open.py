@@ -33,6 +33,17 @@ async def _addresses(
     return [(int(one[0]), one[4]) for one in found]  # type: ignore[misc]
 
 
+async def _connected(endpoint: Endpoint, address: Address, local: str | None) -> Endpoint:
+    try:
+        if local is not None:
+            await endpoint.bind((local, 0))
+        await endpoint.connect(address)
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
 async def open_tcp_stream(
     host: str | bytes,
     port: int,
@@ -65,16 +76,11 @@ async def open_tcp_stream(
 
     async def attempt(family: int, address: Address, failed: trio.Event) -> None:
         try:
-            endpoint = _endpoint(loop, family, priority)
-            if local_address is not None:
-                await endpoint.bind((local_address, 0))
-            await endpoint.connect(address)
+            won.append(await _connected(_endpoint(loop, family, priority), address, local_address))
+            nursery.cancel_scope.cancel()
         except OSError as error:
             errors.append(error)
             failed.set()
-        else:
-            won.append(endpoint)
-            nursery.cancel_scope.cancel()
 
     try:
         async with trio.open_nursery() as nursery:
