@@ -12,7 +12,7 @@ import uvloop
 
 import pifus
 import pifus.aio
-from pifus.aio import Server, Stream
+from pifus.aio import Server, Stream, UdpSocket
 
 SECONDS = 20.0
 
@@ -37,6 +37,12 @@ def port_of(server: Server) -> int:
     address = server.addresses[0]
     assert address is not None
     return address[1]
+
+
+async def parked(resource: Stream | UdpSocket) -> None:
+    """Until a task waits in it for something to receive."""
+    while resource._endpoint._reading.signal.wake is None:
+        await asyncio.sleep(0)
 
 
 async def pair(client: pifus.Client) -> tuple[Stream, Stream]:
@@ -116,7 +122,7 @@ def test_busy_and_closed(client: pifus.Client) -> None:
     async def main() -> None:
         left, right = await pair(client)
         reading = asyncio.create_task(left.read())
-        await asyncio.sleep(0.01)
+        await parked(left)
         with pytest.raises(RuntimeError, match="another task"):
             await left.read()
         left.close()
@@ -139,7 +145,7 @@ def test_udp(client: pifus.Client) -> None:
             ) as one,
         ):
             waiting = asyncio.create_task(server.recvfrom())
-            await asyncio.sleep(0.01)
+            await parked(server)
             waiting.cancel()
             await one.sendto(b"ping")
             data, sender = await server.recvfrom()
@@ -154,7 +160,6 @@ def test_completed(client: pifus.Client) -> None:
     async def main() -> None:
         sock = client.socket()
         ops = [sock.nop() for _ in range(50)]
-        await asyncio.sleep(0.01)
         for op in reversed(ops):
             assert (await pifus.aio.completed(sock, op)).op == op
         wait = asyncio.create_task(pifus.aio.completed(sock, sock.bind(("127.0.0.1", 0))))
@@ -203,7 +208,7 @@ def test_backend_killed(start_backend: Callable[..., object]) -> None:
         with pifus.Client(backend.path) as client:  # type: ignore[attr-defined]
             left, right = await pair(client)
             reading = asyncio.create_task(left.read())
-            await asyncio.sleep(0.01)
+            await parked(left)
             loop = asyncio.get_running_loop()
             before = loop.time()
             backend.kill()  # type: ignore[attr-defined]

@@ -147,7 +147,8 @@ def test_a_connection_that_nobody_took_is_reset_with_the_listener(client: pifus.
         with trio.move_on_after(0.01):
             await listener.accept()  # goes on waiting in the backend
         stream = await pifus.trio.open_tcp_stream("127.0.0.1", port_of(listener), client=client)
-        await trio.sleep(0.05)  # it has come, and nobody asks for it
+        while not listener._endpoint._accepted:  # until it has come; nobody asks for it
+            await trio.sleep(0.001)
         await listener.aclose()
         with pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()
@@ -340,7 +341,9 @@ def test_completed(client: pifus.Client) -> None:
                 await pifus.trio.completed(sock, receive)
             assert scope.cancelled_caught
         await accepted.send_all(b"kept")
-        await trio.sleep(0.02)  # it completes while nobody waits
+        hub = left._endpoint.loop.hub
+        while receive not in hub._entry(sock._slot, sock._generation).unclaimed:
+            await trio.sleep(0.001)
         assert (await pifus.trio.completed(sock, receive)).data == b"kept"
 
     run(main)
