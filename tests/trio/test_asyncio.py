@@ -41,7 +41,7 @@ def port_of(server: Server) -> int:
 
 async def parked(resource: Stream | UdpSocket) -> None:
     """Until a task waits in it for something to receive."""
-    while resource._endpoint._reading.signal.wake is None:
+    while resource._endpoint._reading.signal.wake is None:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
 
 

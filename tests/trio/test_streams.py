@@ -147,7 +147,7 @@ def test_a_connection_that_nobody_took_is_reset_with_the_listener(client: pifus.
         with trio.move_on_after(0.01):
             await listener.accept()  # goes on waiting in the backend
         stream = await pifus.trio.open_tcp_stream("127.0.0.1", port_of(listener), client=client)
-        while not listener._endpoint._accepted:  # until it has come; nobody asks for it
+        while not listener._endpoint._accepted:  # noqa: ASYNC110 - it came, and nobody asked
             await trio.sleep(0.001)
         await listener.aclose()
         with pytest.raises(trio.BrokenResourceError):
@@ -342,7 +342,8 @@ def test_completed(client: pifus.Client) -> None:
             assert scope.cancelled_caught
         await accepted.send_all(b"kept")
         hub = left._endpoint.loop.hub
-        while receive not in hub._entry(sock._slot, sock._generation).unclaimed:
+        entry = hub._entry(sock._slot, sock._generation)
+        while receive not in entry.unclaimed:  # noqa: ASYNC110 - it ends while nobody waits
             await trio.sleep(0.001)
         assert (await pifus.trio.completed(sock, receive)).data == b"kept"
 
