@@ -14,6 +14,7 @@ from trio.socket import SocketType
 
 from pifus import _ambient
 from pifus._async._endpoint import Endpoint
+from pifus._compat import _names
 from pifus._core._ops import Option, Priority, Protocol, SocketState
 from pifus._core._socket import Address
 from pifus.completion import Client
@@ -296,8 +297,9 @@ class StackSocket(SocketType):
 class HostnameResolver(trio.abc.HostnameResolver):
     """For `trio.socket.set_custom_hostname_resolver`: names as the stack can use them.
 
-    `localhost` is the stack's loopback, without a look at any file; other names are asked of the
-    system's resolver, and what is not TCP or UDP over IP is left out of its answers.
+    `localhost` is the stack's loopback, whatever a file says. Other names are asked of the
+    system's resolver or, where `dns` is set (docs/DROP_IN.md), of name servers over the stack; what
+    is not TCP or UDP over IP is left out of the answers.
     """
 
     async def getaddrinfo(
@@ -311,10 +313,9 @@ class HostnameResolver(trio.abc.HostnameResolver):
     ) -> Any:
         if host is not None and host.lower() == b"localhost":
             loopback = "::1" if family == _socket.AF_INET6 else "127.0.0.1"
-            flags |= _socket.AI_NUMERICHOST
-            return _socket.getaddrinfo(loopback, port, family, type, proto, flags)
+            host, flags = loopback.encode(), flags | _socket.AI_NUMERICHOST
         found = await trio.to_thread.run_sync(
-            lambda: _socket.getaddrinfo(host, port, family, type, proto, flags),
+            lambda: _names.getaddrinfo(host, port, family, type, proto, flags),
             abandon_on_cancel=True,
         )
         families = (_socket.AF_INET, _socket.AF_INET6)
@@ -324,9 +325,10 @@ class HostnameResolver(trio.abc.HostnameResolver):
         return usable
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        return await trio.to_thread.run_sync(
-            lambda: _socket.getnameinfo(sockaddr, flags), abandon_on_cancel=True
+        names: tuple[str, str] = await trio.to_thread.run_sync(
+            lambda: _names.getnameinfo(sockaddr, flags), abandon_on_cancel=True
         )
+        return names
 
 
 def _plain(*extras: object) -> None:

@@ -94,6 +94,21 @@ def test_unmodified_sockets(client: pifus.Client) -> None:
     run(main)
 
 
+def test_names(client: pifus.Client) -> None:
+    async def main() -> None:
+        with two_lines(client):
+            found = await trio.socket.getaddrinfo("localhost", 80, family=socket.AF_INET6)
+            assert {one[4] for one in found} == {("::1", 80, 0, 0)}
+            # The system's resolver names raw sockets, too: not for the stack.
+            assert {one[1] for one in found} == {socket.SOCK_STREAM, socket.SOCK_DGRAM}
+            with pytest.raises(socket.gaierror):
+                await trio.socket.getaddrinfo("no.such.name.invalid", 80)
+            numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+            assert await trio.socket.getnameinfo(("127.0.0.1", 80), numeric) == ("127.0.0.1", "80")
+
+    run(main)
+
+
 def test_anyio(client: pifus.Client) -> None:
     async def main() -> None:
         with two_lines(client):
