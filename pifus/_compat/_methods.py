@@ -50,13 +50,13 @@ _PROTOCOLS = {
     int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
     int(_c.SOCK_DGRAM): (0, _c.IPPROTO_UDP),
 }
-# Datagrams that are ICMP echo requests and replies.
-_PINGS = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
+# Datagrams that are ICMP messages: echo requests and replies, or raw, all of them.
+_ICMP = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
 
 
 def _is_for_stack(family: int, kind: int, proto: int) -> bool:
     kind &= ~_TYPE_FLAGS
-    if kind == _c.SOCK_DGRAM and proto == _PINGS.get(family):
+    if kind in (_c.SOCK_DGRAM, _c.SOCK_RAW) and proto == _ICMP.get(family):
         return True
     return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind, ())
 
@@ -64,7 +64,8 @@ def _is_for_stack(family: int, kind: int, proto: int) -> bool:
 class socket(_C):  # noqa: N801 - as the class it stands for
     """socket(family=AF_INET, type=SOCK_STREAM, proto=0) -> a socket of the stack or the kernel.
 
-    TCP and UDP over IPv4 and IPv6 go to the user-space stack; all else is the kernel's as always.
+    TCP, UDP and ICMP over IPv4 and IPv6 go to the user-space stack; all else is the kernel's as
+    always.
     The descriptor of a stack socket shows readiness only: data do not go through it.
     """
 
@@ -86,7 +87,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
                 if proto == -1:
-                    proto = _c.IPPROTO_UDP if endpoint.datagram else _c.IPPROTO_TCP
+                    default = _c.IPPROTO_UDP if endpoint.datagram else _c.IPPROTO_TCP
+                    proto = endpoint.proto or default
             _C.__init__(self, family, kind, proto, fileno)
             if endpoint is None:
                 _know(self)
