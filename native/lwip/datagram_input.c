@@ -7,6 +7,7 @@
 #include "lwip/icmp.h"
 #include "lwip/icmp6.h"
 #include "lwip/inet_chksum.h"
+#include "lwip/netif_loopback.h"
 #include "lwip/prot/icmp.h"
 #include "lwip/prot/icmp6.h"
 #include "lwip/prot/ip.h"
@@ -303,6 +304,12 @@ static u8_t on_icmp4(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_ad
     return 0;
 }
 
+/* What routers and neighbors say of links and addresses. There are none on the loopback: it can
+ * only be of a raw socket, and would take our own address or path from all clients. */
+static bool is_about_links(uint8_t type) {
+    return type == ICMP6_TYPE_PTB || (type >= ICMP6_TYPE_RS && type <= ICMP6_TYPE_RD);
+}
+
 static u8_t on_icmp6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from) {
     uint8_t bytes[ICMP_BYTES + IP6_HLEN + PORT_BYTES];
     u16_t outer = ip_current_header_tot_len();
@@ -315,6 +322,10 @@ static u8_t on_icmp6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_ad
     if (pf_dgram_chain(PF_DGRAM_RAW6, IP6_NEXTH_ICMP6) && got >= ICMP6_CHECKED_BYTES &&
         icmp_holds(p, outer)) {
         to_raw(PF_DGRAM_RAW6, IP6_NEXTH_ICMP6, p, outer, bytes[0]);
+    }
+    if (pf_from_ourselves && is_about_links(bytes[0])) {
+        pbuf_free(p);
+        return 1;
     }
     if (got >= ICMP_BYTES && bytes[0] == ICMP6_TYPE_EREP && icmp_holds(p, outer)) {
         on_reply(PF_DGRAM_PING6, p, outer, bytes);

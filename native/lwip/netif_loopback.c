@@ -40,6 +40,7 @@ struct loopback {
 /* One per stack, as lwIP's state is. */
 static struct loopback *loopback;
 enum pf_loop pf_loop_several;
+bool pf_from_ourselves;
 
 static err_t enqueue(struct loopback *link, struct pbuf *p, uint8_t origin_index) {
     struct pf_frame *frame = NULL;
@@ -81,9 +82,9 @@ static err_t output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest
 }
 
 /* A diverted packet must come in by the netif that owns its address: link-local IPv6 addresses are
- * only valid there. Nothing on this link can corrupt a packet, so no checksum is looked at, but those
- * of ICMP: clients make them. */
-static err_t input(struct pbuf *p, struct netif *netif) {
+ * only valid there. Nothing on this link can corrupt a packet, so no checksum is looked at, but
+ * those of ICMP: clients make them. */
+static err_t input_by_origin(struct pbuf *p, struct netif *netif) {
     struct netif *origin = netif_get_by_index(p->if_idx);
     if (origin == NULL || origin == netif) {
         return ip_input(p, netif);
@@ -92,6 +93,13 @@ static err_t input(struct pbuf *p, struct netif *netif) {
     NETIF_SET_CHECKSUM_CTRL(origin, checksum_flags & (GENERATE_FLAGS | ICMP_FLAGS));
     err_t result = ip_input(p, origin);
     NETIF_SET_CHECKSUM_CTRL(origin, checksum_flags);
+    return result;
+}
+
+static err_t input(struct pbuf *p, struct netif *netif) {
+    pf_from_ourselves = true;
+    err_t result = input_by_origin(p, netif);
+    pf_from_ourselves = false;
     return result;
 }
 

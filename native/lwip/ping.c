@@ -1,5 +1,5 @@
-/* Endpoints that send ICMP messages. Of ping: echo requests only, so that no privilege is needed; what
- * tells these endpoints apart is the identifier. Raw: any message. */
+/* Endpoints that send ICMP messages. Of ping: echo requests only, so that no privilege is needed;
+ * what tells these endpoints apart is the identifier. Raw: any message. */
 #include <errno.h>
 #include <string.h>
 

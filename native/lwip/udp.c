@@ -348,8 +348,8 @@ static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t
             udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
         result = error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
     } else {
-        result = (pf_dgram_is_raw(dgram) ? pf_raw_send : pf_ping_send)(
-            dgram, p, &route->from, &route->to, route->netif);
+        result = (pf_dgram_is_raw(dgram) ? pf_raw_send : pf_ping_send)(dgram, p, &route->from,
+                                                                       &route->to, route->netif);
     }
     pf_loop_several = PF_LOOP_DEFAULT;
     pbuf_free(p);
