@@ -1,4 +1,4 @@
-"""icmplib and ping3: echo requests by raw sockets, many at once, asyncio, traceroute; both IP versions."""
+"""icmplib, ping3: echo requests by raw sockets, many at once, asyncio, traceroute; IPv4 and IPv6."""
 
 import asyncio
 
