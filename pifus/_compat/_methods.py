@@ -1,4 +1,4 @@
-"""The socket class at the level of `_socket`: TCP and UDP of the stack, all else of the kernel.
+"""The socket class at the level of `_socket`: TCP, UDP, ICMP of the stack, the rest of the kernel.
 
 The methods find the stack's side of a socket by its descriptor, not by an attribute: so the same
 functions serve a subclass of the C class and, put there by `pifus.monkey`, the interpreter's own
@@ -44,12 +44,12 @@ _gettimeout = _C.gettimeout
 
 _TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 
-
 # The protocols of each kind of socket that are the stack's.
 _PROTOCOLS = {
     int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
     int(_c.SOCK_DGRAM): (0, _c.IPPROTO_UDP),
 }
+_USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
 # Datagrams that are ICMP messages: echo requests and replies, or raw, all of them.
 _ICMP = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
 
@@ -64,8 +64,7 @@ def _is_for_stack(family: int, kind: int, proto: int) -> bool:
 class socket(_C):  # noqa: N801 - as the class it stands for
     """socket(family=AF_INET, type=SOCK_STREAM, proto=0) -> a socket of the stack or the kernel.
 
-    TCP, UDP and ICMP over IPv4 and IPv6 go to the user-space stack; all else is the kernel's as
-    always.
+    TCP, UDP and ICMP go to the user-space stack; all else is the kernel's as always.
     The descriptor of a stack socket shows readiness only: data do not go through it.
     """
 
@@ -87,8 +86,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
                 if proto == -1:
-                    default = _c.IPPROTO_UDP if endpoint.datagram else _c.IPPROTO_TCP
-                    proto = endpoint.proto or default
+                    proto = endpoint.proto or _USUAL[endpoint.datagram]
             _C.__init__(self, family, kind, proto, fileno)
             if endpoint is None:
                 _know(self)

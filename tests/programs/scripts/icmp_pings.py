@@ -1,4 +1,4 @@
-"""icmplib, ping3: echo requests by raw sockets, many at once, asyncio, traceroute; both versions."""
+"""icmplib, ping3: echo requests by raw sockets, many at once, asyncio, traceroute."""
 
 import asyncio
 
