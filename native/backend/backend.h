@@ -30,6 +30,7 @@ struct pf_session_request {
     uint64_t arena_bytes;
     uint32_t uid;
     uint32_t pid;
+    uint32_t raw; /* 1: this client may have raw sockets */
 };
 
 /* Descriptors for the client: the caller sends them and then closes them. */

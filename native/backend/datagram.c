@@ -157,11 +157,26 @@ void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
         pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
     }
     pass_records(old, sock, tail);
-    uint32_t kept = PF_STATE_CONNECTED | PF_STATE_TX_CLOSED | PF_STATE_EOF;
+    uint32_t kept = PF_STATE_CONNECTED | PF_STATE_TX_CLOSED | PF_STATE_EOF | PF_STATE_RAW;
     pf_sock_set_state(sock, (old->state & kept) | PF_STATE_DATAGRAM, 0);
 }
 
 /* ---- operations ---- */
+
+static int make(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_dgram **dgram) {
+    uint32_t user = sock->session->granted.uid;
+    switch (sqe->offset) {
+    case PF_KIND_PING:
+        return stk_ping_open(sqe->flags, sock->priority, user, sock, dgram);
+    case PF_KIND_RAW:
+        if (!sock->session->granted.raw) {
+            return -EPERM;
+        }
+        return stk_raw_open(sqe->flags, sock->priority, user, sock, dgram);
+    default:
+        return stk_udp_open(sqe->flags, sock->priority, user, sock, dgram);
+    }
+}
 
 int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     struct pf_session *session = sock->session;
@@ -178,9 +193,7 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     } else if (backend->sockets >= backend->config.max_pcbs) {
         error = -ENOBUFS;
     } else {
-        bool ping = sqe->offset == PF_KIND_PING;
-        error = (ping ? stk_ping_open : stk_udp_open)(sqe->flags, sock->priority,
-                                                      session->granted.uid, sock, &dgram);
+        error = make(sock, sqe, &dgram);
     }
     int started = pf_sock_start(sock, sqe->generation, bytes, 0);
     if (started != 0) {
@@ -194,6 +207,10 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
         return error;
     }
     sock->dgram = dgram;
+    if (sqe->offset == PF_KIND_RAW) {
+        pf_sock_names(sock); /* the protocol is its port, from the start */
+        pf_sock_set_state(sock, PF_STATE_RAW, 0);
+    }
     return 0;
 }
 

@@ -51,7 +51,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     (void)op;
     pf_sock_set_priority(sock, sqe->token);
     sock->family = sqe->flags;
-    if (sqe->offset == PF_KIND_DATAGRAM || sqe->offset == PF_KIND_PING) {
+    if (sqe->offset >= PF_KIND_DATAGRAM && sqe->offset <= PF_KIND_RAW) {
         return pf_dgram_open(sock, sqe);
     }
     if (sqe->offset != PF_KIND_STREAM) {

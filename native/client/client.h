@@ -58,6 +58,8 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+/* Of all ICMP messages; that the client may not have one, its first operation tells. */
+int pf_raw_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
 /* Adopts a connection that the listener reported. -ESTALE: others accept from it too, and the
  * connection went back to its queue. */

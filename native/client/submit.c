@@ -159,6 +159,10 @@ int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx
     return open_kind(client, family, PF_KIND_PING, priority, rx_bytes);
 }
 
+int pf_raw_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_RAW, priority, rx_bytes);
+}
+
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
     if (priority < 0 || priority >= PF_PRIORITIES) {
         return -EINVAL;

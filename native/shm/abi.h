@@ -24,6 +24,7 @@
 #define PF_MAX_ARENA_BYTES 1073741824
 #define PF_MAX_WRITE_BYTES 1048576
 #define PF_MAX_DATAGRAM_BYTES 65507 /* over IPv6, 20 fewer */
+#define PF_MAX_ICMP_BYTES 65515     /* over IPv6, 28 fewer */
 
 enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW = 2 };
 
@@ -56,7 +57,8 @@ enum pf_opcode {
 enum pf_kind {
     PF_KIND_STREAM = 0,
     PF_KIND_DATAGRAM = 1,
-    PF_KIND_PING = 2 /* as datagrams; these are ICMP echo requests and their replies */
+    PF_KIND_PING = 2, /* as datagrams; these are ICMP echo requests and their replies */
+    PF_KIND_RAW = 3   /* as datagrams; all ICMP messages, received over IPv4 with their header */
 };
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
@@ -108,7 +110,8 @@ enum pf_option {
     PF_OPT_DEFER_ACCEPT = 20,   /* seconds; 0: off */
     PF_OPT_QUICKACK = 21,       /* 0 or 1 */
     PF_OPT_SYNCNT = 22,         /* retransmissions of a SYN; 0: the stack's own limit */
-    PF_OPT_BINDTODEVICE = 23    /* addr.ip: the name of the link, padded with zeros; empty: any */
+    PF_OPT_BINDTODEVICE = 23,   /* addr.ip: the name of the link, padded with zeros; empty: any */
+    PF_OPT_ICMP_FILTER = 32     /* raw; ... + 3: bits of the types not to receive, 64 in each */
 };
 
 #define PF_RCVBUF_MIN 1152
@@ -165,7 +168,8 @@ enum pf_socket_state {
                                 has something */
     PF_STATE_MOVING = 8192,  /* the socket is on its way to another slot: wait for MOVED */
     PF_STATE_DATAGRAM = 32768, /* of a claimed socket: it is one of datagrams */
-    PF_STATE_MOVED = 16384     /* it is gone; moved_rx and moved_sq tell what still counted here */
+    PF_STATE_MOVED = 16384,    /* it is gone; moved_rx and moved_sq tell what still counted here */
+    PF_STATE_RAW = 65536       /* a raw socket */
 };
 
 /* Why a client was ended: pf_b2c_control.ended. */

@@ -52,6 +52,7 @@ class _Constants(Protocol):
     PF_MAX_ARENA_BYTES: int
     PF_MAX_WRITE_BYTES: int
     PF_MAX_DATAGRAM_BYTES: int
+    PF_MAX_ICMP_BYTES: int
     PF_PRIORITY_HIGH: int
     PF_PRIORITY_MEDIUM: int
     PF_PRIORITY_LOW: int
@@ -110,6 +111,7 @@ class _Constants(Protocol):
     PF_OPT_QUICKACK: int
     PF_OPT_SYNCNT: int
     PF_OPT_BINDTODEVICE: int
+    PF_OPT_ICMP_FILTER: int
     PF_QUERY_LISTENERS: int
     PF_QUERY_INFO: int
     PF_OPT_BROADCAST: int
@@ -126,6 +128,7 @@ class _Constants(Protocol):
     PF_STATE_SHARED: int
     PF_STATE_MOVED: int
     PF_STATE_DATAGRAM: int
+    PF_STATE_RAW: int
     PF_ENDED_NOT: int
     PF_ENDED_CLOSED: int
     PF_ENDED_VIOLATION: int
@@ -164,6 +167,7 @@ class _Lib(_Constants, Protocol):
         self, client: CData, family: int, priority: int, rx_bytes: int, /
     ) -> int: ...
     def pf_ping_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
+    def pf_raw_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
     def pf_socket_adopt(self, client: CData, token: int, priority: int, /) -> int: ...
     def pf_accept_adopt(
         self, client: CData, listener: int, token: int, priority: int, /

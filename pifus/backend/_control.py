@@ -244,7 +244,9 @@ class ControlPlane:
             )
         priority = self._sessions.check(request, connection.peer)
         best = _protocol.PRIORITIES.index(priority)
-        number, fds = self._core.create(request, best, connection.peer.uid, connection.peer.pid)
+        peer = connection.peer
+        raw = self._config.may_have_raw(peer.uid)
+        number, fds = self._core.create(request, best, peer.uid, peer.pid, raw)
         record = self._sessions.add(number, connection.peer, request, priority)
         connection.record = record
         log.info(
