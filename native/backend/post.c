@@ -25,17 +25,45 @@ static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
     pf_wake(sock);
 }
 
-void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result) {
+/* The last completion of an operation. */
+static inline void put_last(struct pf_bsock *sock, const struct pf_op *op,
+                            const struct pf_cqe *cqe) {
+    sock->inflight--;
+    put(sock, cqe);
+    if (op->linked) {
+        pf_chain_ended(sock, cqe->result);
+    }
+}
+
+void pf_post_flagged(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result,
+                     int flags) {
     struct pf_cqe cqe = {
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = (uint8_t)opcode,
+        .flags = (uint8_t)flags,
         .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
     };
-    sock->inflight--;
-    put(sock, &cqe);
+    put_last(sock, op, &cqe);
+}
+
+void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result) {
+    pf_post_flagged(sock, op, opcode, result, 0);
+}
+
+void pf_post_written(struct pf_bsock *sock, const struct pf_op *op) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)op->length,
+        .opcode = PF_OP_WRITE,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+    };
+    memcpy(cqe.addr.ip, &op->handed_ns, sizeof(op->handed_ns));
+    put_last(sock, op, &cqe);
 }
 
 void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]) {
@@ -47,8 +75,7 @@ void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t p
     };
     memcpy(&cqe.addr, page, sizeof(cqe.addr));
     memcpy(&cqe.token, page + sizeof(cqe.addr), sizeof(cqe.token));
-    sock->inflight--;
-    put(sock, &cqe);
+    put_last(sock, op, &cqe);
 }
 
 void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
@@ -62,8 +89,7 @@ void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
         .picked_ns = op->picked_ns,
         .addr = *source,
     };
-    sock->inflight--;
-    put(sock, &cqe);
+    put_last(sock, op, &cqe);
 }
 
 /* Free entries of the CQ that no operation in flight has reserved. */
@@ -98,14 +124,15 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
         .picked_ns = op->picked_ns,
         .addr = *peer,
     };
-    if (!more) {
-        sock->inflight--;
-    }
     /* Before the completion: whoever takes that must not have taken more than was reported. */
     if (!pf_identity_is_shared(sock)) {
         pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
     }
-    put(sock, &cqe);
+    if (more) {
+        put(sock, &cqe);
+    } else {
+        put_last(sock, op, &cqe);
+    }
     return true;
 }
 

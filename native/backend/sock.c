@@ -63,6 +63,9 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->bound = false;
     sock->port_chosen = false;
     sock->multishot = false;
+    sock->chain = 0;
+    sock->held_head = 0;
+    sock->held_tail = 0;
     sock->tx_finish = false;
     sock->tx_finished = false;
     sock->rx_shut = false;
@@ -173,6 +176,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
         pf_ready_add(sock, PF_WORK_CLOSE);
         return;
     }
+    (void)pf_chain_drop(sock, -ECANCELED);
     if (op->op_id) {
         struct pf_op done = *op;
         op->op_id = 0;
@@ -256,6 +260,8 @@ void pf_sock_check_close(struct pf_bsock *sock) {
 
 void pf_sock_free(struct pf_bsock *sock) {
     struct pf_backend *backend = sock->session->backend;
+    (void)pf_chain_drop(sock, -ECANCELED);
+    pf_deadline_disarm(sock);
     pf_ready_remove(sock);
     struct pf_op close_op = sock->close_op;
     pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
@@ -276,6 +282,8 @@ void pf_sock_free(struct pf_bsock *sock) {
     free(sock->writes.ops);
     free(sock->recvs.ops);
     free(sock->accepts.ops);
+    free(sock->held);
+    sock->held = NULL;
     memset(&sock->writes, 0, sizeof(sock->writes));
     memset(&sock->recvs, 0, sizeof(sock->recvs));
     memset(&sock->accepts, 0, sizeof(sock->accepts));
