@@ -319,8 +319,9 @@ static int do_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     if (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_BROKEN) {
         return -ENOTCONN;
     }
-    if (!pf_op_push(sock, &sock->recvs, op)) {
-        return -ENOMEM;
+    int bad = pf_recv_push(sock, sqe, op);
+    if (bad != 0) {
+        return bad;
     }
     if (sock->conn) {
         pf_rx_flush(sock);

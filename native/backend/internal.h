@@ -74,6 +74,7 @@ struct pf_op {
     uint64_t handed_ns;   /* write: when the stack had all of it */
     uint64_t deadline_ns; /* 0: none */
     bool linked;
+    bool multishot; /* receive: it stays */
 };
 
 /* A submission that waits for those in front of it. */
@@ -450,9 +451,13 @@ int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const 
  * its ring, has not taken, as far as there is room. */
 void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail);
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
+/* Answers receive operations with the datagrams that are there, one each. */
+void pf_dgram_answer(struct pf_bsock *sock);
 void pf_dgram_failed(void *owner, int error);
 
 /* transfer.c */
+/* Puts a receive behind the others. 0 or -errno. */
+int pf_recv_push(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 extern const struct stk_events pf_stack_events;
 /* How far the client has read; a place that cannot be ends it. */
 uint32_t pf_rx_tail(struct pf_bsock *sock);
@@ -497,6 +502,9 @@ void pf_drains_fail(struct pf_bsock *sock, int error);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* Room for another completion of a multishot operation; without, the client is asked to tell when
+ * there is, which is `work`. */
+bool pf_cq_room_for_more(struct pf_bsock *sock, uint32_t work);
 void pf_post_flagged(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result,
                      int flags);
 /* All of a write was acknowledged. */

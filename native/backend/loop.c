@@ -111,6 +111,9 @@ static void serve(struct pf_bsock *sock) {
             pf_rx_flush(sock);
         } else if (sock->phase == PF_SOCK_LISTENING) {
             pf_accept_report(sock);
+        } else if (sock->dgram) {
+            pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
+            pf_dgram_answer(sock); /* a multishot receive may go on */
         }
         if (sock->mirror_fd >= 0) {
             pf_wake(sock);

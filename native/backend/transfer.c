@@ -170,6 +170,16 @@ void pf_rx_credit(struct pf_bsock *sock) {
     }
 }
 
+int pf_recv_push(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    const struct pf_op *first = pf_op_first(sock, &sock->recvs);
+    struct pf_op receive = *op;
+    receive.multishot = (sqe->flags & PF_SQE_MULTISHOT) != 0;
+    if (first && (first->multishot || receive.multishot)) {
+        return -EALREADY; /* the multishot receive takes everything */
+    }
+    return pf_op_push(sock, &sock->recvs, &receive) ? 0 : -ENOMEM;
+}
+
 /* Answers receive operations with the bytes that are there. */
 void pf_rx_answer(struct pf_bsock *sock) {
     struct pf_op *op;
@@ -181,9 +191,12 @@ void pf_rx_answer(struct pf_bsock *sock) {
         uint32_t available = sock->rx_head - sock->rx_assigned;
         if (available > 0) {
             uint32_t count = op->length < available ? op->length : available;
+            if (op->multishot && !pf_cq_room_for_more(sock, PF_WORK_LOOK)) {
+                return;
+            }
             sock->rx_assigned += count;
-            sock->recvs.head++;
-            pf_post(sock, op, PF_OP_RECV, count);
+            sock->recvs.head += !op->multishot;
+            pf_post_flagged(sock, op, PF_OP_RECV, count, op->multishot ? PF_CQE_MORE : 0);
         } else if (sock->state & PF_STATE_EOF) {
             sock->recvs.head++;
             pf_post(sock, op, PF_OP_RECV, 0);

@@ -38,7 +38,7 @@ enum pf_opcode {
     PF_OP_ACCEPT = 5,   /* flags: PF_SQE_MULTISHOT */
     PF_OP_CONNECT = 6,  /* addr; datagrams: of no family to disconnect */
     PF_OP_WRITE = 7,    /* offset, length: a block of the send arena */
-    PF_OP_RECV = 8,     /* length: at most so many bytes */
+    PF_OP_RECV = 8,     /* length: at most so many bytes; flags: PF_SQE_MULTISHOT */
     PF_OP_SHUTDOWN = 9, /* flags: PF_SHUT_* */
     PF_OP_CLOSE = 10,   /* flags: PF_CLOSE_ABORT */
     PF_OP_NOP = 11,

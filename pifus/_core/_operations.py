@@ -245,6 +245,7 @@ class Operations(SocketBase):
         self,
         limit: int,
         *,
+        multishot: bool = False,
         lease: bool = False,
         link: bool = False,
         timeout: float | None = None,
@@ -257,20 +258,26 @@ class Operations(SocketBase):
 
         Args:
             limit: the most bytes.
+            multishot: all that comes makes completions, with `more` set, each of at most `limit`
+                bytes. The last one, without, tells why it ended: 0, the end of the stream;
+                ECANCELED or ETIMEDOUT, it was cancelled or too late; else the errno of the
+                connection. No other receive may be under way (EALREADY).
             lease: they are not copied: see `Socket.lease`. Of a TCP socket.
             link, timeout, deadline: see the class.
 
         Raises:
-            ValueError: `limit` is not positive, or `lease` is asked of a UDP socket.
+            ValueError: `limit` is not positive, or `lease` is asked of a UDP socket, or of
+                `multishot`.
         """
         if not 0 < limit <= 0xFFFFFFFF:
             raise ValueError(f"recv() of {limit} bytes: allowed is 1 to {0xFFFFFFFF}")
         latest = _ops.latest_ns(timeout, deadline)
         self._plain = False
         if not lease:
-            return self._submit(Opcode.RECV, length=limit, link=link, latest_ns=latest)
-        if self._protocol == Protocol.UDP:
-            raise ValueError("a lease is for the bytes of a TCP socket")
+            flags = lib.PF_SQE_MULTISHOT if multishot else 0
+            return self._submit(Opcode.RECV, flags, length=limit, link=link, latest_ns=latest)
+        if self._protocol == Protocol.UDP or multishot:
+            raise ValueError("a lease is for the bytes of one receive of a TCP socket")
         with self._book.lock:  # before anybody can look for its completion
             op = self._submit(Opcode.RECV, length=limit, link=link, latest_ns=latest)
             self._book.expect(op)

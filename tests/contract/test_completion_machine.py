@@ -36,6 +36,7 @@ class Submitted:
     opcode: Opcode
     data: bytes = b""  # of a write
     linked: bool = False
+    multishot: bool = False
     after: Submitted | None = None  # what it is linked to
     latest_ns: int | None = None  # it may not be late before
     done: pifus.Completion | None = None
@@ -81,7 +82,8 @@ class Side:
         except (pifus.QueueFull, pifus.ArenaFull):
             return
         assert op not in self.operations, "an operation number was used twice"
-        entry = Submitted(op, opcode, data, bool(terms.get("link")), latest_ns=latest)
+        linked, multishot = bool(terms.get("link")), bool(terms.get("multishot"))
+        entry = Submitted(op, opcode, data, linked, multishot, latest_ns=latest)
         if opcode is Opcode.CANCEL:
             if name == "cancel_all":
                 self._last = None
@@ -95,8 +97,12 @@ class Side:
         entry = self.operations.get(done.op)
         assert entry is not None, f"completion of what was never submitted: {done}"
         assert entry.done is None, f"a second completion of {entry}: {done}"
-        assert not done.more
         assert done.opcode is entry.opcode
+        if done.more:
+            assert entry.multishot
+            assert done.data
+            self.received += done.data
+            return
         entry.done = done
         if done.late:
             assert done.errno == errno.ETIMEDOUT
@@ -174,11 +180,12 @@ class Side:
 
 SIZES = st.sampled_from([1, 2, 100, 5000, 40_000, 70_000])
 TIMEOUTS = st.sampled_from([None, None, None, 0.0, 0.0003, 0.002, 0.01])
+KINDS = st.sampled_from([None, None, "lease", "multishot"])
 SIDES = st.sampled_from(["near", "near", "near", "far", "fresh"])
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), SIDES, SIZES, st.booleans(), TIMEOUTS),
-        st.tuples(st.just("recv"), SIDES, SIZES, st.booleans(), TIMEOUTS, st.booleans()),
+        st.tuples(st.just("recv"), SIDES, SIZES, st.booleans(), TIMEOUTS, KINDS),
         st.tuples(st.just("drain"), SIDES, st.booleans(), TIMEOUTS),
         st.tuples(st.just("connect"), st.just("fresh"), st.booleans(), TIMEOUTS),
         st.tuples(st.just("shutdown"), SIDES, st.booleans()),
@@ -201,8 +208,9 @@ def act(side: Side, action: tuple[object, ...], refused: tuple[str, int]) -> Non
         data = side.payload(size)
         side.submit(Opcode.WRITE, data, data=data, link=link, timeout=timeout)
     elif name == "recv":
-        size, link, timeout, lease = rest
-        side.submit(Opcode.RECV, size, link=link, timeout=timeout, lease=lease)
+        size, link, timeout, kind = rest
+        terms = {"link": link, "timeout": timeout} | ({str(kind): True} if kind else {})
+        side.submit(Opcode.RECV, size, **terms)
     elif name in ("drain", "connect"):
         link, timeout = rest
         arguments = (refused,) if name == "connect" else ()

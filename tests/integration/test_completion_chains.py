@@ -215,3 +215,58 @@ def test_poll_many(client: pifus.Client) -> None:
         assert len(some) <= 3
         found += some
     assert [done.op for done in found] == ops
+
+
+def test_multishot_receive(client: pifus.Client, pair: Pair) -> None:
+    ours, theirs = pair
+    op = theirs.recv(5, multishot=True)
+    theirs.recv(5)
+    assert theirs.wait(SECONDS).errno == errno.EALREADY
+    # More than the completion queue may hold for it at once.
+    wanted = bytes(i % 251 for i in range(5000))
+    ours.write(wanted)
+    got = b""
+    while len(got) < len(wanted):
+        done = theirs.wait(SECONDS).check()
+        assert (done.op, done.more) == (op, True)
+        assert done.data
+        assert len(done.data) <= 5
+        got += done.data
+    assert got == wanted
+    cancel = theirs.cancel(op)
+    done = finish(theirs, op, cancel)[op]
+    assert (done.errno, done.more) == (errno.ECANCELED, False)
+    op = theirs.recv(100, multishot=True, timeout=5)
+    ours.write(b"last")
+    ours.close()
+    found = [theirs.wait(SECONDS).check() for _ in range(2)]
+    assert [(done.op, done.data, done.more) for done in found] == [
+        (op, b"last", True),
+        (op, b"", False),
+    ]
+    theirs.recv(1, multishot=True, timeout=0)
+    assert theirs.wait(SECONDS).late
+
+
+def test_multishot_receive_of_datagrams(client: pifus.Client) -> None:
+    sink = client.socket(pifus.UDP, rx_bytes=262144)
+    sink.bind(("127.0.0.1", 0))
+    sink.wait(SECONDS).check()
+    address = sink.local_address
+    assert address is not None
+    op = sink.recv(100, multishot=True)
+    source = client.socket(pifus.UDP)
+    source.connect(address)
+    source.wait(SECONDS).check()
+    wanted = [bytes([number]) * (number % 7) for number in range(200)]
+    for data in wanted:
+        source.sendto(data)
+        source.wait(SECONDS).check()
+    got = []
+    for _ in wanted:
+        done = sink.wait(SECONDS).check()
+        assert (done.op, done.more, done.peer) == (op, True, source.local_address)
+        got.append(done.data)
+    assert got == wanted
+    sink.cancel_all()
+    assert {sink.wait(SECONDS).opcode for _ in range(2)} == {Opcode.RECV, Opcode.CANCEL}
