@@ -34,6 +34,7 @@ PERIOD_NS = 1_000_000
 _BLOCK = 1 << 20
 _TURNS = 3
 _FIFO_PRIORITY = 10
+_STACK_FIFO_PRIORITY = 20
 _START_SECONDS = 20.0
 _FETCH_SECONDS = 120.0
 # Unmodified: it knows nothing of pifus. Prints the SHA-256 of what it got.
@@ -113,14 +114,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(cleanup: contextlib.ExitStack) -> Demo:
+    options = ("--realtime", str(_STACK_FIFO_PRIORITY)) if _may_be_realtime() else ()
     missing = privilege_missing()
     if missing:
         say(f"== no TAP device here, so loopback only: {missing}")
-        backend, stack, host = cleanup.enter_context(Backend()), "127.0.0.1", ""
+        backend, stack, host = cleanup.enter_context(Backend(*options)), "127.0.0.1", ""
     else:
-        tap = cleanup.enter_context(Tap())
+        tap = cleanup.enter_context(Tap(*options))
         backend, stack, host = tap.backend, tap.stack, tap.host
         say(f"== a backend with the TAP device {tap.name}: stack {stack}, kernel {host}")
+    how = f"SCHED_FIFO {_STACK_FIFO_PRIORITY}" if options else "normal scheduling: expect tails"
+    say(f"   its stack thread has {how}")
     directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="pifus-demo-")))
     digest = hashlib.sha256()
     with (directory / "data.bin").open("wb") as file:
@@ -129,6 +133,15 @@ def _prepare(cleanup: contextlib.ExitStack) -> Demo:
             digest.update(block)
             file.write(block)
     return Demo(backend.path, stack, host, directory, digest.hexdigest(), cleanup)
+
+
+def _may_be_realtime() -> bool:
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_STACK_FIFO_PRIORITY))
+    except OSError:
+        return False
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    return True
 
 
 def _pifus_run(demo: Demo, *command: str) -> list[str]:

@@ -298,6 +298,7 @@ struct pf_backend {
     uint32_t share_medium;
     uint32_t share_low;
     bool frame_turn;
+    bool frames_told; /* a driver's descriptor was readable, and not all was taken since */
     uint64_t now_ns;
     uint64_t next_timer_ns;
     uint64_t next_busy_timer_ns;

@@ -326,6 +326,8 @@ static void sleep_until_news(struct pf_backend *backend) {
         for (int i = 0; i < count; i++) {
             if (events[i].data.u64 < UINT64_MAX / 2) {
                 count_noise(backend, events[i].data.u64);
+            } else {
+                backend->frames_told = true;
             }
         }
         pf_store64_relaxed(&backend->public_region->wakeups, backend->public_region->wakeups + 1);
@@ -377,10 +379,17 @@ static bool spin_round(struct pf_backend *backend, uint64_t idle_since) {
     return spin_look(backend) || pf_spin_pause(backend->now_ns, idle);
 }
 
+/* With nothing else to do: to ask a descriptor in vain costs a system call, and before sleeping the
+ * kernel looks at it anyway. */
+static bool look_for_frames(const struct pf_backend *backend, uint64_t idle_since) {
+    return idle_since || backend->frames_told || stk_frames_pending();
+}
+
 void *pf_loop(void *argument) {
     struct pf_backend *backend = argument;
     uint64_t idle_since = 0;
     uint32_t steps = 0;
+    bool woken = false; /* the first frame is served before asking whether there is a second */
     stk_adopt_thread();
     pf_spin_reset(&backend->spin);
     while (!pf_load_acquire(&backend->stop)) {
@@ -396,9 +405,11 @@ void *pf_loop(void *argument) {
         timers(backend);
         bool finishing = backend->finishing && pf_session_finish_piece(backend);
         int p = choose(backend);
-        if (p < 0 || ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
+        if ((p < 0 && look_for_frames(backend, idle_since)) ||
+            ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
             steps = 0;
-            stk_collect_frames();
+            backend->frames_told = stk_collect_frames(woken ? 1 : STK_FRAMES_AT_ONCE);
+            woken = false;
             p = choose(backend);
         }
         if (p >= 0) {
@@ -434,6 +445,7 @@ void *pf_loop(void *argument) {
             pf_spin_result(&backend->spin, false);
         }
         sleep_until_news(backend);
+        woken = true;
         backend->next_orphan_look_ns = 0;
         idle_since = 0;
     }

@@ -63,9 +63,10 @@ void stk_adopt_thread(void);
 /* For tests: of a million received frames, so many are lost, by a generator with this seed. */
 void stk_inject_loss(uint32_t per_million, uint64_t seed);
 
-/* Frames. Takes up to a small number of frames from the drivers and queues them by the priority of
- * the socket they belong to. */
-void stk_collect_frames(void);
+/* Frames. Takes up to `most` frames from each driver and queues them by the priority of the socket
+ * they belong to. Returns whether a driver may have more. */
+enum { STK_FRAMES_AT_ONCE = 16 };
+bool stk_collect_frames(int most);
 /* Whether a collected frame of this priority waits. */
 bool stk_frame_waiting(int priority);
 /* Feeds one frame to the stack. */

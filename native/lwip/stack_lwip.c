@@ -21,7 +21,7 @@
 #include "lwip/tcp.h"
 #include "lwip/timeouts.h"
 
-enum { STAGED_MAX = 32768, COLLECT_PER_DRIVER = 16 };
+enum { STAGED_MAX = 32768 };
 /* Datagrams that wait, by priority: no window bounds them, so without this a flood to a socket of
  * low priority would take every buffer of the driver. Each counts as its bytes and this much more.
  */
@@ -227,9 +227,11 @@ static uint32_t datagram_cost(const struct pf_driver *driver, const struct pbuf 
     return datagram ? (uint32_t)frame->tot_len + DATAGRAM_OVERHEAD : 0;
 }
 
-void stk_collect_frames(void) {
+bool stk_collect_frames(int most) {
+    bool more = false;
     for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
-        for (int i = 0; i < COLLECT_PER_DRIVER; i++) {
+        int taken = 0;
+        for (; taken < most; taken++) {
             struct pbuf *frame = driver->ops->receive(driver);
             if (!frame) {
                 break;
@@ -253,7 +255,9 @@ void stk_collect_frames(void) {
                 (struct staged_frame){frame, driver, datagram};
             stage->datagrams += datagram;
         }
+        more |= taken == most;
     }
+    return more;
 }
 
 bool stk_frame_waiting(int priority) { return stages[priority].head != stages[priority].tail; }

@@ -65,7 +65,7 @@ static void put_bytes(void) {
 }
 
 static void turn(bool timers) {
-    stk_collect_frames();
+    (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
     for (int p = 0; p < PF_PRIORITIES; p++) {
         while (stk_frame_waiting(p)) {
             stk_process_frame(p);

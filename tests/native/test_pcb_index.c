@@ -35,7 +35,7 @@ static struct pf_addr addr_of(uint16_t port) {
 static void run(void) {
     for (bool any = true; any;) {
         any = false;
-        stk_collect_frames();
+        (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
         for (int p = 0; p < PF_PRIORITIES; p++) {
             for (; stk_frame_waiting(p); any = true) {
                 stk_process_frame(p);
@@ -207,7 +207,7 @@ static void test_time_wait_starts_anew(void) {
     finish(near);
     CHECK_EQ(stk_tcp_finish(far), 0);
     stk_tcp_push(far);
-    stk_collect_frames();
+    (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
     stk_process_frame(PF_PRIORITY_LOW); /* its FIN */
     const struct tcp_pcb *first = tcp_tw_pcbs;
     CHECK(first);

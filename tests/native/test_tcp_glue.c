@@ -36,7 +36,7 @@ static void run(void) {
     bool any = true;
     while (any) {
         any = false;
-        stk_collect_frames();
+        (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
         for (int p = 0; p < PF_PRIORITIES; p++) {
             while (stk_frame_waiting(p)) {
                 stk_process_frame(p);
@@ -150,7 +150,7 @@ static void test_low_frames_do_not_hide_high_ones(void) {
     CHECK_EQ(stk_tcp_write(high.near, data, 5, false), 5);
     stk_tcp_push(high.near);
     for (int i = 0; i < 100; i++) {
-        stk_collect_frames();
+        (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
         while (stk_frame_waiting(PF_PRIORITY_HIGH)) {
             stk_process_frame(PF_PRIORITY_HIGH);
         }

@@ -43,7 +43,7 @@ static void run(void) {
     bool any = true;
     while (any) {
         any = false;
-        stk_collect_frames();
+        (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
         for (int p = 0; p < PF_PRIORITIES; p++) {
             while (stk_frame_waiting(p)) {
                 stk_process_frame(p);
