@@ -57,10 +57,13 @@ void pf_chain_hold(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     if (sock->chain & PF_CHAIN_CUT) {
         sock->chain &= (uint8_t)~PF_CHAIN_CUT;
         result = -ECANCELED;
-    } else if (!sock->held && !(sock->held = calloc(depth, sizeof(*sock->held)))) {
-        result = -ENOMEM;
-    } else if (sqe->deadline_ns && !pf_deadline_arm(sock, sqe->deadline_ns)) {
-        result = -ENOMEM;
+    } else {
+        if (!sock->held) {
+            sock->held = calloc(depth, sizeof(*sock->held));
+        }
+        if (!sock->held || (sqe->deadline_ns && !pf_deadline_arm(sock, sqe->deadline_ns))) {
+            result = -ENOMEM;
+        }
     }
     if (result != 0) {
         end_unstarted(sock, sqe, now, result, 0);
