@@ -123,8 +123,15 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     return 0;
 }
 
+/* A multishot receive waits for room in the CQ to tell of bytes that are there. */
+static bool receive_stopped(const struct pf_bsock *sock) {
+    const struct pf_op *op = pf_op_first(sock, &sock->recvs);
+    return op && op->multishot && sock->rx_head != sock->rx_assigned;
+}
+
 void pf_sock_show_error(struct pf_bsock *sock) {
-    if (sock->error == 0 || (sock->conn && stk_tcp_unread(sock->conn) > 0)) {
+    if (sock->error == 0 ||
+        (sock->conn && (stk_tcp_unread(sock->conn) > 0 || receive_stopped(sock)))) {
         return;
     }
     sock->b2c->error = sock->error;

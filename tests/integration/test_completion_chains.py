@@ -248,6 +248,22 @@ def test_multishot_receive(client: pifus.Client, pair: Pair) -> None:
     assert theirs.wait(SECONDS).late
 
 
+def test_multishot_receive_comes_before_the_error(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.recv(5, multishot=True)
+    wanted = bytes(i % 251 for i in range(5000))
+    ours.write(wanted)
+    ours.wait(SECONDS).check()
+    ours.close(abort=True)
+    ours.wait(SECONDS).check()
+    got = b""
+    while (done := theirs.wait(SECONDS)).more:
+        assert done.data
+        got += done.data
+    assert got == wanted
+    assert done.errno == errno.ECONNRESET
+
+
 def test_multishot_receive_of_datagrams(client: pifus.Client) -> None:
     sink = client.socket(pifus.UDP, rx_bytes=262144)
     sink.bind(("127.0.0.1", 0))
