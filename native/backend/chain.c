@@ -27,24 +27,16 @@ static void end_unstarted(struct pf_bsock *sock, const struct pf_sqe *sqe, uint6
     pf_post_flagged(sock, &op, sqe->opcode, result, flags);
 }
 
-static void close_gap(struct pf_bsock *sock, uint32_t from, uint32_t to) {
-    while (to != sock->held_tail) {
-        *held_at(sock, from++) = *held_at(sock, to++);
-    }
-    sock->held_tail = from;
-    note_held(sock);
-}
-
-/* Cancels what is left of a chain, from this place on; some of it may still be to come. */
-static void cut(struct pf_bsock *sock, uint32_t from) {
-    uint32_t to = from;
+/* Cancels what is left of the chain that the first one held belongs to; some may still be to come.
+ */
+static void cut(struct pf_bsock *sock) {
     bool linked = true;
-    while (linked && to != sock->held_tail) {
-        const struct pf_held *held = held_at(sock, to++);
+    while (linked && sock->held_head != sock->held_tail) {
+        const struct pf_held *held = held_at(sock, sock->held_head++);
         linked = (held->sqe.general & PF_SQE_LINK) != 0;
         end_unstarted(sock, &held->sqe, held->picked_ns, -ECANCELED, 0);
     }
-    close_gap(sock, from, to);
+    note_held(sock);
     if (linked) {
         sock->chain |= PF_CHAIN_CUT;
     }
@@ -93,7 +85,7 @@ void pf_chain_ended(struct pf_bsock *sock, int64_t result) {
     }
     sock->chain &= (uint8_t)~(PF_CHAIN_OPEN | PF_CHAIN_NEXT);
     if (failed) {
-        cut(sock, sock->held_head);
+        cut(sock);
     }
     if (sock->chain & PF_CHAIN_HELD) {
         pf_ready_add(sock, PF_WORK_CHAIN);
@@ -110,23 +102,31 @@ uint32_t pf_chain_drop(struct pf_bsock *sock, int result) {
     return count;
 }
 
+/* In one pass, however many there are. */
 void pf_chain_take_out(struct pf_bsock *sock, struct pf_pick *pick) {
-    for (uint32_t place = sock->held_head; place != sock->held_tail;) {
+    uint32_t kept = sock->held_head;
+    bool cutting = false; /* the one before, in the same chain, is gone */
+    for (uint32_t place = sock->held_head; place != sock->held_tail; place++) {
         struct pf_held held = *held_at(sock, place);
-        if (!pf_picked(pick, held.sqe.op_id, held.sqe.deadline_ns)) {
-            place++;
+        if (cutting) {
+            end_unstarted(sock, &held.sqe, held.picked_ns, -ECANCELED, 0);
+        } else if (!pf_picked(pick, held.sqe.op_id, held.sqe.deadline_ns)) {
+            *held_at(sock, kept++) = held;
             continue;
-        }
-        /* What was in front of it is the end of its chain now. */
-        if (place != sock->held_head) {
-            held_at(sock, place - 1)->sqe.general &= (uint16_t)~PF_SQE_LINK;
         } else {
-            sock->chain &= (uint8_t)~PF_CHAIN_NEXT;
+            /* What was in front of it is the end of its chain now. */
+            if (kept != sock->held_head) {
+                held_at(sock, kept - 1)->sqe.general &= (uint16_t)~PF_SQE_LINK;
+            } else {
+                sock->chain &= (uint8_t)~PF_CHAIN_NEXT;
+            }
+            end_unstarted(sock, &held.sqe, held.picked_ns, pick->result, pick->flags);
         }
-        close_gap(sock, place, place + 1);
-        end_unstarted(sock, &held.sqe, held.picked_ns, pick->result, pick->flags);
-        if (held.sqe.general & PF_SQE_LINK) {
-            cut(sock, place);
-        }
+        cutting = (held.sqe.general & PF_SQE_LINK) != 0;
+    }
+    sock->held_tail = kept;
+    note_held(sock);
+    if (cutting) {
+        sock->chain |= PF_CHAIN_CUT;
     }
 }
