@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +73,7 @@ def examine(
     """
     report = Report()
     report.system += [_versions(), _core(), *_backend(backend), _tap(), *_rules(policy)]
+    report.system += _names(policy)
     if command:
         _program(list(command), report)
     return report
@@ -148,11 +150,25 @@ def _rules(extra: _policy.Policy | None) -> list[Check]:
         policy = (extra or _policy.Policy()).before(_policy.from_environment())
     except (ValueError, OSError) as error:
         return [Check("rules", BAD, str(error))]
-    words = str(policy)
+    words = str(replace(policy, dns=()))
     rest = "to the stack alone" if policy.strict else "what the backend reaches to the stack"
     if not words:
         return [Check("rules", GOOD, f"none: {rest}, the rest to the kernel")]
     return [Check("rules", GOOD, f"{words}; where none fits: {rest}")]
+
+
+def _names(extra: _policy.Policy | None) -> list[Check]:
+    try:
+        servers = (extra or _policy.Policy()).before(_policy.from_environment()).dns
+    except (ValueError, OSError):
+        return []  # told with the rules
+    if not servers:
+        return [
+            Check("names", GOOD, "by the system's resolver, which asks by the kernel's sockets")
+        ]
+    if importlib.util.find_spec("dns") is None:
+        return [Check("names", BAD, _policy.NO_DNSPYTHON)]
+    return [Check("names", GOOD, f"by the stack, of {', '.join(map(str, servers))}")]
 
 
 # ---- the program ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -65,7 +66,7 @@ def environment(
     Args:
         environ: what it is made of.
         backend_path: the socket of the backend.
-        policy: where sockets go, and their priorities.
+        policy: where sockets go, their priorities, and who is asked for names.
     """
     package = Path(__file__).resolve().parent
     result = dict(environ)
@@ -89,6 +90,9 @@ def _places(package: Path) -> list[str]:
     places = [str(package.parent)]
     if _cffi_backend.__file__:
         places.append(str(Path(_cffi_backend.__file__).resolve().parent))
+    dnspython = importlib.util.find_spec("dns")
+    if dnspython is not None and dnspython.origin:
+        places.append(str(Path(dnspython.origin).resolve().parent.parent))
     return list(dict.fromkeys(places))
 
 
@@ -106,6 +110,8 @@ def run(plan: Plan) -> int:
     if plan.config is not None:
         policy = policy.before(_policy.from_file(plan.config))
     policy = policy.before(_policy.from_environment())
+    if policy.dns and importlib.util.find_spec("dns") is None:
+        raise ValueError(_policy.NO_DNSPYTHON)
     channel = _discovery.connect(plan.backend, plan.driver or None)
     try:
         # Whether a private backend could start shows in its first answer.

@@ -1,4 +1,4 @@
-"""Which sockets go where, and with what priority: the rules that a user writes down.
+"""Which sockets go where, with what priority, and who is asked for names: what a user writes down.
 
 A rule is `kernel TARGET` or `stack TARGET`; a priority rule is `PORTS=PRIORITY`. A target is
 
@@ -22,6 +22,8 @@ CONFIG_VARIABLE: Final = "PIFUS_CONFIG"
 PRIORITIES: Final = ("high", "medium", "low")
 WORLDS: Final = ("kernel", "stack")
 _ANY_PORT: Final = (0, 65535)
+_DNS_PORT: Final = 53
+NO_DNSPYTHON: Final = "dns: dnspython is missing: pip install 'pifus[dns]'"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -70,6 +72,18 @@ class PriorityRule:
 
 
 @dataclass(frozen=True, slots=True)
+class NameServer:
+    """Whom to ask for names: the text of an address, and a port."""
+
+    address: str
+    port: int = _DNS_PORT
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return host if self.port == _DNS_PORT else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """All rules of a program, in order.
 
@@ -78,12 +92,14 @@ class Policy:
         priorities: by port; the first that fits decides.
         priority: of sockets that no priority rule is about; None: not said.
         strict: nothing but what a rule names may go to the kernel.
+        dns: the name servers to ask by the stack's sockets; empty: the system resolves names.
     """
 
     rules: tuple[Rule, ...] = ()
     priorities: tuple[PriorityRule, ...] = ()
     priority: str | None = None
     strict: bool = False
+    dns: tuple[NameServer, ...] = ()
 
     def world(self, address: Address, port: int) -> str | None:
         """ "kernel" or "stack", or None if no rule fits."""
@@ -106,6 +122,7 @@ class Policy:
             self.priorities + other.priorities,
             self.priority or other.priority,
             self.strict or other.strict,
+            self.dns or other.dns,
         )
 
     def __str__(self) -> str:
@@ -114,6 +131,7 @@ class Policy:
         words += [f"priority {rule}" for rule in self.priorities]
         words += [f"priority {self.priority}"] if self.priority else []
         words += ["strict"] if self.strict else []
+        words += [f"dns {','.join(map(str, self.dns))}"] if self.dns else []
         return "; ".join(words)
 
 
@@ -180,8 +198,35 @@ def parse_priority(text: str) -> Policy:
     return Policy(priorities=(PriorityRule(parse_ports(ports), name),))
 
 
+def parse_dns(servers: Iterable[str]) -> Policy:
+    """What `--dns` says: name servers as ADDRESS or ADDRESS:PORT, IPv6 with a port in brackets.
+
+    Raises:
+        ValueError: one is no address, or there is none.
+    """
+    found = tuple(_name_server(text.strip()) for text in servers)
+    if not found:
+        raise ValueError("dns: at least one address of a name server is needed")
+    return Policy(dns=found)
+
+
+def _name_server(text: str) -> NameServer:
+    host, port = text, str(_DNS_PORT)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        if rest and not rest.startswith(":"):
+            raise ValueError(f"dns {text!r}: allowed is [ADDRESS] or [ADDRESS]:PORT")
+        port = rest[1:] if rest else port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        return NameServer(str(ipaddress.ip_address(host)), parse_ports(port)[0])
+    except ValueError as error:
+        raise ValueError(f"dns {text!r}: {error}") from None
+
+
 def parse(lines: Iterable[str]) -> Policy:
-    """The policy of lines such as `kernel 127.0.0.0/8`, `priority 502=high`, `strict`.
+    """The policy of lines such as `kernel 127.0.0.0/8`, `priority 502=high`, `strict`, `dns ::1`.
 
     Raises:
         ValueError: a line is none of these.
@@ -195,6 +240,8 @@ def parse(lines: Iterable[str]) -> Policy:
             policy = policy.before(Policy(strict=True))
         elif word == "priority":
             policy = policy.before(parse_priority(rest))
+        elif word == "dns":
+            policy = policy.before(parse_dns(rest.split(",")))
         else:
             policy = policy.before(Policy(rules=(parse_rule(word, rest),)))
     return policy
@@ -216,11 +263,33 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Policy:
     return policy.before(parse_priority(name)) if name else policy
 
 
+_current: Policy | None = None
+
+
+def current() -> Policy:
+    """What holds for this process: by default what the environment says, read once.
+
+    Raises:
+        ValueError, OSError: what $PIFUS_RULES or $PIFUS_CONFIG says is wrong.
+    """
+    global _current
+    if _current is None:
+        _current = from_environment()
+    return _current
+
+
+def set_current(new: Policy | None) -> None:
+    """Another one from now on; None: that of the environment, read anew."""
+    global _current
+    _current = new
+
+
 def from_file(path: str | os.PathLike[str]) -> Policy:
     """The policy of a TOML file:
 
         rules = ["kernel 127.0.0.0/8", "stack 10.0.0.0/8:502"]
         strict = false
+        dns = ["10.0.0.53", "[2001:db8::53]:5353"]
 
         [priority]
         default = "medium"
@@ -241,15 +310,19 @@ def from_file(path: str | os.PathLike[str]) -> Policy:
 
 
 def _from_mapping(content: Mapping[str, Any]) -> Policy:
-    unknown = sorted(set(content) - {"rules", "strict", "priority"})
+    unknown = sorted(set(content) - {"rules", "strict", "priority", "dns"})
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}: known are priority, rules, strict")
+        raise ValueError(f"unknown key {unknown[0]!r}: known are dns, priority, rules, strict")
     rules, strict = content.get("rules", []), content.get("strict", False)
     if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
         raise ValueError('rules: allowed is a list of texts such as "kernel 127.0.0.0/8"')
     if not isinstance(strict, bool):
         raise ValueError(f"strict is {strict!r}: allowed is true, false")
     policy = parse(rules).before(Policy(strict=strict))
+    servers = content.get("dns", [])
+    if not isinstance(servers, list) or not all(isinstance(text, str) for text in servers):
+        raise ValueError('dns: allowed is a list of addresses such as "10.0.0.53"')
+    policy = policy.before(parse_dns(servers)) if servers else policy
     priorities = content.get("priority", {})
     if not isinstance(priorities, dict):
         raise ValueError('priority: allowed is a table such as [priority] 502 = "high"')

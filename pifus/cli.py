@@ -174,6 +174,13 @@ def _run(arguments: Sequence[str]) -> int:
         default=[],
         help="of all sockets, or of those with a local or remote port: 502=high",
     )
+    parser.add_argument(
+        "--dns",
+        metavar="ADDR[,ADDR…]",
+        action="append",
+        default=[],
+        help="name servers to ask by the stack's sockets, instead of the system's resolver",
+    )
     parser.add_argument("--config", metavar="FILE", help="a TOML file with rules and priorities")
     parser.add_argument("--strict", action="store_true", help="refuse what bypasses the stack")
     split = arguments.index("--") if "--" in arguments else len(arguments)
@@ -192,6 +199,7 @@ def _run(arguments: Sequence[str]) -> int:
             *(options.rules or []),
             *(f"priority {text}" for text in options.priority),
             *(["strict"] if options.strict else []),
+            *([f"dns {','.join(options.dns)}"] if options.dns else []),
         ]
     )
     return _launcher.run(

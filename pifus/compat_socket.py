@@ -7,9 +7,16 @@ It has every name of the interpreter's own `_socket`; `pifus.compat.socket` is t
 import _socket as _c
 from _socket import *  # noqa: F403
 
+from pifus._compat import _names
 from pifus._compat._methods import socket
 
 SocketType = socket  # type: ignore[misc]
+
+getaddrinfo = _names.getaddrinfo
+getnameinfo = _names.getnameinfo
+gethostbyname = _names.gethostbyname
+gethostbyname_ex = _names.gethostbyname_ex
+gethostbyaddr = _names.gethostbyaddr
 
 
 def close(fd: int, /) -> None:  # type: ignore[no-redef]

@@ -5,14 +5,23 @@ derived from it, before the patch uses the stack as well. Only methods that were
 class before (`recv = socket.socket.recv`) are not reached.
 """
 
-import errno
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
-from pifus import compat_socket
-from pifus._compat import _bypass, _greenlets, _pyopenssl, _raw, _sendfile, _table, _tls_hook
+from pifus import _policy, compat_socket
+from pifus._compat import (
+    _bypass,
+    _greenlets,
+    _names,
+    _pyopenssl,
+    _raw,
+    _sendfile,
+    _table,
+    _tls_hook,
+)
 
 _lock: Final = threading.Lock()
 _patched = False
@@ -22,6 +31,8 @@ _saved: list[tuple[Any, str, Any]] = []
 
 # Of the methods of the C-level class, socket.py has these itself and builds on the C class's own.
 _OF_SOCKET_PY: Final = ("__init__", "close", "detach")
+# What socket.py hands on as it is; its getaddrinfo calls that of `_socket`.
+_NAMES: Final = ("getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr")
 _NO_METHODS: Final = (
     "__slots__",
     "__doc__",
@@ -31,17 +42,33 @@ _NO_METHODS: Final = (
 )
 
 
-def patch() -> None:
+def patch(dns: Sequence[str] | None = None) -> None:
     """From now on `socket.socket` makes stack sockets. Twice is no error.
 
     The backend is looked for when the first one is made: $PIFUS_BACKEND, else the running backend
     named "default", else a private one. $PIFUS_PRIORITY is the priority of new sockets.
+
+    Args:
+        dns: addresses of name servers, as for `pifus run --dns`: `getaddrinfo` and the like ask
+            them by the stack's sockets. None: what $PIFUS_RULES says, else the system's resolver.
+
+    Raises:
+        ValueError: one of them is no address.
+        ImportError: dnspython, the extra `pifus[dns]`, is missing.
     """
     global _patched
+    policy = _policy.current()
+    if dns is not None:
+        policy = _policy.parse_dns([dns] if isinstance(dns, str) else dns).before(policy)
+    _names.prepare(policy)
+    if dns is not None:
+        _policy.set_current(policy)
     with _lock:
         if _patched:
+            _patch_names(policy)
             return
         _restore_all()
+        _patch_names(policy)
         _patch_class()
         _replace(socket, "_socket", compat_socket)
         _replace(socket, "close", compat_socket.close)
@@ -67,8 +94,8 @@ def unpatch() -> None:
         _greenlets.unwire()
         _pyopenssl.unwire()
         if _table.endpoints:
-            # Only the constructor: the methods find out by themselves whose socket they are for.
-            _put_back(socket, "_socket")
+            # The methods find out by themselves whose socket they are for.
+            _put_back(socket, ("_socket", *_NAMES))
         else:
             _restore_all()
             _tls_hook.unwire("pifus.monkey")
@@ -105,18 +132,23 @@ def _patch_class() -> None:
     _replace(cls, "_real_close", _real_close)
 
 
+def _patch_names(policy: _policy.Policy) -> None:
+    for name in _NAMES if policy.dns else ():
+        ours = getattr(compat_socket, name)
+        if getattr(socket, name) is not ours:
+            _replace(socket, name, ours)
+
+
 def _replace(where: Any, name: str, value: Any) -> None:
     _saved.append((where, name, vars(where).get(name, _MISSING)))
     setattr(where, name, value)
 
 
-def _put_back(where: Any, name: str) -> None:
-    for entry in _saved:
-        if entry[0] is where and entry[1] == name:
+def _put_back(where: Any, names: Sequence[str]) -> None:
+    for entry in list(_saved):
+        if entry[0] is where and entry[1] in names:
             _saved.remove(entry)
             _restore(*entry)
-            return
-    raise KeyError(errno.ENOENT, name)
 
 
 def _restore_all() -> None:

@@ -8,7 +8,13 @@ from types import ModuleType
 from pifus._compat import _late
 
 # The modules in which they take hold of it.
-_MODULES = ("gevent._socketcommon", "gevent._socket3", "eventlet.greenio.base")
+_MODULES = (
+    "gevent._socketcommon",
+    "gevent._socket3",
+    "gevent.resolver.thread",
+    "gevent.resolver.blocking",
+    "eventlet.greenio.base",
+)
 
 
 def wire() -> None:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _arguments, _table
+from pifus._compat import _arguments, _kinds, _names, _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -43,22 +43,6 @@ _fileno = _C.fileno
 _gettimeout = _C.gettimeout
 
 _TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
-
-
-# The protocols of each kind of socket that are the stack's.
-_PROTOCOLS = {
-    int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
-    int(_c.SOCK_DGRAM): (0, _c.IPPROTO_UDP),
-}
-# Datagrams that are ICMP echo requests and replies.
-_PINGS = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
-
-
-def _is_for_stack(family: int, kind: int, proto: int) -> bool:
-    kind &= ~_TYPE_FLAGS
-    if kind == _c.SOCK_DGRAM and proto == _PINGS.get(family):
-        return True
-    return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind, ())
 
 
 class socket(_C):  # noqa: N801 - as the class it stands for
@@ -96,7 +80,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         family = _c.AF_INET if family == -1 else family
         kind = _c.SOCK_STREAM if kind == -1 else kind
         proto = 0 if proto == -1 else proto
-        if not _is_for_stack(family, kind, proto):
+        if not _kinds.is_for_stack(family, kind, proto):
             _C.__init__(self, family, kind, proto)
             _table.forget(_fileno(self))
             _know(self)
@@ -169,6 +153,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
     def bind(self, address: Any, /) -> None:
         """Binds to a local address."""
+        address = _names.numeric(self.family, address)
         fd = _fileno(self)
         endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
@@ -198,6 +183,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
+        address = _names.numeric(self.family, address)
         fd = _fileno(self)
         endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
@@ -214,6 +200,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
     def connect_ex(self, address: Any, /) -> int:
         """Connects to a peer; returns the errno, or 0."""
+        address = _names.numeric(self.family, address)
         fd = _fileno(self)
         endpoint = _find(fd) or _undecided(self, fd)
         if endpoint is not None:
@@ -335,6 +322,8 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
     def sendto(self, data: ReadableBuffer, *flags_address: Any) -> int:
         """Sends a datagram to an address; on a stream, the address is ignored."""
+        if flags_address and _names.are_ours():
+            flags_address = (*flags_address[:-1], _names.numeric(self.family, flags_address[-1]))
         fd = _fileno(self)
         endpoint = _find(fd)
         if endpoint is None:
@@ -363,6 +352,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         /,
     ) -> int:
         """Sends several buffers as one; ancillary data mean nothing to TCP."""
+        address = _names.numeric(self.family, address)
         fd = _fileno(self)
         endpoint = _find(fd)
         native = None
@@ -440,7 +430,8 @@ def _know(sock: _C) -> None:
 
 def _undecided(sock: _C, fd: int) -> Endpoint | None:
     """A kernel socket from before a late patch that is neither bound nor connected: ours now."""
-    if not _table.taking_over or not _is_for_stack(sock.family, sock.type, sock.proto) or fd < 0:
+    ours = _kinds.is_for_stack(sock.family, sock.type, sock.proto)
+    if not _table.taking_over or not ours or fd < 0:
         return None
     _load()
     return _rules.from_kernel(sock, fd)

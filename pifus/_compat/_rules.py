@@ -66,27 +66,11 @@ class Reach:
         return any(address in network for network in self.networks)
 
 
-# By session: what its backend reaches; and the rules, read once.
+# By session: what its backend reaches.
 _reaches: dict[int, Reach] = {}
-_current: _policy.Policy | None = None
 
-
-def policy() -> _policy.Policy:
-    """The rules of this process.
-
-    Raises:
-        ValueError, OSError: what $PIFUS_RULES or $PIFUS_CONFIG says is wrong.
-    """
-    global _current
-    if _current is None:
-        _current = _policy.from_environment()
-    return _current
-
-
-def set_policy(new: _policy.Policy | None) -> None:
-    """Other rules from now on; None: those of the environment, read anew."""
-    global _current
-    _current = new
+policy = _policy.current
+set_policy = _policy.set_current
 
 
 def is_for_stack(endpoint: Endpoint, native: CData, binding: bool = False) -> bool:

@@ -17,6 +17,8 @@ from tests.contract.conftest import PATIENCE_SECONDS, launcher, python_environme
 
 Run = Callable[..., str]
 
+# From 3.12 on every fork of a program with threads is warned of, over the kernel as over pifus.
+_QUIET = "ignore::ResourceWarning,ignore:This process:DeprecationWarning"
 COUNTED = ("sockets", "mirrors", "sessions", "orphans", "pbufs", "segments")
 
 
@@ -29,7 +31,7 @@ def run(request: pytest.FixtureRequest, backend: BackendProcess) -> Iterator[Run
         command = [sys.executable, "-X", "dev", "-c", code, *arguments]
         done = subprocess.run(
             launcher(*command) if over_pifus else command,
-            env={**python_environment(), "PYTHONWARNINGS": "ignore::ResourceWarning"},
+            env={**python_environment(), "PYTHONWARNINGS": _QUIET},
             capture_output=True,
             text=True,
             timeout=3 * PATIENCE_SECONDS,

@@ -38,6 +38,10 @@ def test_the_system() -> None:
     found = verdicts(report["system"])
     assert found["backend"] == found["native core"] == found["rules"] == "good"
     assert "TAP devices" in found
+    assert "kernel" in next(c["text"] for c in report["system"] if c["topic"] == "names")
+    _, report = doctor(PIFUS_RULES="dns 192.0.2.1,192.0.2.2:54")
+    told = next(c["text"] for c in report["system"] if c["topic"] == "names")
+    assert told == "by the stack, of 192.0.2.1, 192.0.2.2:54"
 
 
 def test_a_backend_that_is_not_there_and_wrong_rules() -> None:

@@ -51,6 +51,13 @@ def test_what_fits(target: str, address: str, port: int, fits: bool) -> None:
         "priority 502=",
         "priority x=high",
         "strict please",
+        "dns",
+        "dns host.example",
+        "dns 10.0.0.53,",
+        "dns 10.0.0.53:",
+        "dns 10.0.0.53:70000",
+        "dns [2001:db8::53]:x",
+        "dns [2001:db8::53]5353",
     ],
 )
 def test_what_is_no_rule(line: str) -> None:
@@ -72,14 +79,19 @@ def test_a_policy_is_its_text() -> None:
     policy = _policy.parse(
         ["kernel [::1]:80-90", "stack *", "priority 502=high", "priority low", "strict"]
     )
+    policy = policy.before(_policy.parse(["dns 10.0.0.53, 10.0.0.54:5353,2001:db8::1,[::1]:54"]))
     assert _policy.parse(str(policy).split(";")) == policy
+    assert [(server.address, server.port) for server in policy.dns] == [
+        *(("10.0.0.53", 53), ("10.0.0.54", 5353), ("2001:db8::1", 53), ("::1", 54))
+    ]
 
 
 def test_files_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "pifus.toml"
     file.write_text(
         'rules = ["kernel 127.0.0.0/8", "stack 10.0.0.0/8:502"]\n'
-        'strict = true\n[priority]\ndefault = "low"\n502 = "high"\n"1-9" = "medium"\n'
+        'strict = true\ndns = ["10.0.0.53"]\n'
+        '[priority]\ndefault = "low"\n502 = "high"\n"1-9" = "medium"\n'
     )
     environ = {
         "PIFUS_CONFIG": str(file),
@@ -93,8 +105,19 @@ def test_files_and_the_environment(tmp_path: Path) -> None:
         "stack 10.0.0.0/8:502",
     ]
     assert (policy.priority, policy.strict) == ("low", True)
+    assert policy.dns == (_policy.NameServer("10.0.0.53"),)
+    first = _policy.from_environment({**environ, "PIFUS_RULES": "dns 10.0.0.1"})
+    assert first.dns == (_policy.NameServer("10.0.0.1"),)
     assert (policy.priority_of(502), policy.priority_of(5)) == ("high", "medium")
-    for wrong in ("rules = 1", "strict = 1", "rule = []", "priority = 1", "[priority]\nx = 'low'"):
+    for wrong in (
+        "rules = 1",
+        "strict = 1",
+        "rule = []",
+        "priority = 1",
+        "dns = 1",
+        "dns = ['x']",
+        "[priority]\nx = 'low'",
+    ):
         file.write_text(wrong)
         with pytest.raises(ValueError, match=r"pifus\.toml"):
             _policy.from_file(file)
