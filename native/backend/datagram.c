@@ -38,7 +38,7 @@ static void put_record(struct pf_bsock *sock, const struct stk_packet *packet) {
 }
 
 /* Answers receive operations with the datagrams that are there, one each. */
-static void answer(struct pf_bsock *sock) {
+void pf_dgram_answer(struct pf_bsock *sock) {
     struct pf_op *op;
     while ((op = pf_op_first(sock, &sock->recvs))) {
         uint32_t tail = pf_rx_tail(sock);
@@ -65,8 +65,11 @@ static void answer(struct pf_bsock *sock) {
             pf_session_violation(sock->session, "receive ring tail inside a datagram");
             return;
         }
+        if (op->multishot && !pf_cq_room_for_more(sock, PF_WORK_LOOK)) {
+            return;
+        }
         sock->rx_assigned += record_bytes(header.length);
-        sock->recvs.head++;
+        sock->recvs.head += !op->multishot;
         pf_post_from(sock, op, header.length < op->length ? header.length : op->length,
                      &header.source);
     }
@@ -91,7 +94,7 @@ void pf_dgram_arrived(void *owner, const struct stk_packet *packet) {
     sock->rx_head += bytes;
     pf_store_release(&sock->b2c->rx_head, sock->rx_head);
     pf_wake(sock);
-    answer(sock);
+    pf_dgram_answer(sock);
 }
 
 /* Told once, to whoever comes first: a receive that waits, else the program's next call. */
@@ -276,10 +279,11 @@ int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct 
     if (sqe->length == 0) {
         return -EINVAL;
     }
-    if (!pf_op_push(sock, &sock->recvs, op)) {
-        return -ENOMEM;
+    int bad = pf_recv_push(sock, sqe, op);
+    if (bad != 0) {
+        return bad;
     }
-    answer(sock);
+    pf_dgram_answer(sock);
     return PF_OP_PENDING;
 }
 
@@ -295,7 +299,7 @@ int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const str
     }
     if (sqe->flags & PF_SHUT_READ) {
         pf_sock_set_state(sock, PF_STATE_EOF, 0);
-        answer(sock);
+        pf_dgram_answer(sock);
     }
     return result;
 }

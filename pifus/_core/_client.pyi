@@ -80,18 +80,22 @@ class _Constants(Protocol):
     PF_SEND_INTERFACE: int
     PF_SEND_SOURCE4: int
     PF_GROUP_LEAVE: int
+    PF_OP_DRAIN: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
     PF_FAMILY_IPV4: int
     PF_FAMILY_IPV6: int
     PF_SQE_MULTISHOT: int
     PF_SQE_NOWAIT: int
+    PF_SQE_ALL: int
+    PF_SQE_LINK: int
     PF_SHUT_READ: int
     PF_SHUT_WRITE: int
     PF_CLOSE_GRACEFUL: int
     PF_CLOSE_ABORT: int
     PF_CLOSE_SHARED: int
     PF_CQE_MORE: int
+    PF_CQE_DEADLINE: int
     PF_OPT_NODELAY: int
     PF_OPT_KEEPALIVE: int
     PF_OPT_KEEPIDLE: int
@@ -198,6 +202,32 @@ class _Lib(_Constants, Protocol):
     ) -> int: ...
     def pf_write(
         self, client: CData, slot: int, data: CData | bytes, length: int, delivery: int, /
+    ) -> int: ...
+    def pf_submit_sqe(self, client: CData, slot: int, sqe: CData, delivery: int, /) -> int: ...
+    def pf_submit_block(
+        self,
+        client: CData,
+        slot: int,
+        sqe: CData,
+        data: CData | bytes,
+        length: int,
+        delivery: int,
+        /,
+    ) -> int: ...
+    def pf_block_register(self, client: CData, bytes_: int, /) -> int: ...
+    def pf_block_data(self, client: CData, block: int, /) -> CData: ...
+    def pf_block_busy(self, client: CData, block: int, /) -> int: ...
+    def pf_block_release(self, client: CData, block: int, /) -> int: ...
+    def pf_block_write(
+        self,
+        client: CData,
+        slot: int,
+        block: int,
+        length: int,
+        general: int,
+        deadline_ns: int,
+        delivery: int,
+        /,
     ) -> int: ...
     def pf_nop(self, client: CData, slot: int, /) -> int: ...
     def pf_poll(self, client: CData, slot: int, out: CData, /) -> int: ...

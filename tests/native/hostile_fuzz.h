@@ -111,10 +111,17 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
         sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_CANCEL) {
         sqe.token = fuzz->raw.next_op - fuzz_random(fuzz, 16);
+        sqe.flags = fuzz_random(fuzz, 4) ? 0 : PF_SQE_ALL;
     } else {
         sqe.flags = (uint8_t)fuzz_random(fuzz, sqe.opcode == PF_OP_SHUTDOWN ? 4 : 2);
         sqe.length = 1 + fuzz_random(fuzz, 5000);
         sqe.addr = fuzz_addr(fuzz);
+    }
+    if (fuzz_random(fuzz, 4) == 0) {
+        sqe.general = PF_SQE_LINK;
+    }
+    if (fuzz_random(fuzz, 4) == 0) { /* up to a millisecond ago, or ahead */
+        sqe.deadline_ns = pf_now_ns() + fuzz_random(fuzz, 2000000) - 1000000;
     }
     sqe.generation = own->generation;
     sqe.op_id = ++fuzz->raw.next_op;
@@ -148,8 +155,8 @@ static inline void fuzz_mutate(struct fuzz *fuzz, struct pf_sqe *sqe) {
         sqe->length = fuzz_edge(fuzz);
         break;
     case 7:
-        sqe->reserved0 = (uint16_t)any;
-        sqe->reserved1 = any;
+        sqe->general = (uint16_t)any;
+        sqe->deadline_ns = any;
         break;
     case 8:
         memcpy(&sqe->addr, &any, sizeof(any));
