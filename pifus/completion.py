@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pifus._core import _address, _errors, _ops
+from pifus._core._block import Block
 from pifus._core._client import lib
 from pifus._core._ops import (
     SLICE_NS,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TCP",
     "UDP",
+    "Block",
     "Client",
     "Completion",
     "Opcode",
@@ -108,6 +110,7 @@ class Client:
         self.on_completion = on_completion
         self._sockets: dict[int, Socket] = {}
         self._slates: list[Slate] = []
+        self._blocks: weakref.WeakSet[Block] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         settings = Settings(
             name=self.name,
@@ -216,6 +219,24 @@ class Client:
         if self._sockets.get(sock._slot) is sock:
             del self._sockets[sock._slot]
         sock._end()
+
+    def register(self, size: int) -> Block:
+        """Makes a block of the send arena, to be written in place and sent again and again.
+
+        Args:
+            size: in bytes, `max_write_bytes` at most.
+
+        Raises:
+            ValueError: the size is not allowed.
+            ArenaFull: no room now in the send arena.
+            BackendGone, ClientClosed: the backend or this client has ended.
+        """
+        handle = self._require()
+        if not 0 < size <= self.max_write_bytes:
+            raise ValueError(f"a block of {size} bytes: allowed is 1 to {self.max_write_bytes}")
+        block = Block(handle, size)
+        self._blocks.add(block)
+        return block
 
     # ---- completions of any socket ----
 
@@ -367,6 +388,8 @@ class Client:
         for sock in list(self._sockets.values()):
             sock._end()
         self._sockets.clear()
+        for block in list(self._blocks):
+            block._end()
 
     def _require(self) -> CData:
         handle = self._handle

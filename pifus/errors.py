@@ -9,7 +9,9 @@ __all__ = [
     "ArenaFull",
     "BackendGone",
     "BackendUnavailable",
+    "BlockBusy",
     "ClientClosed",
+    "DeadlineMissed",
     "PifusError",
     "ProtocolError",
     "QueueFull",
@@ -26,6 +28,14 @@ class QueueFull(PifusError, BlockingIOError):  # noqa: N818 - named as what it s
 
 class ArenaFull(PifusError, BlockingIOError):  # noqa: N818
     """No room for the bytes in the send arena (errno ENOBUFS): take completions of writes first."""
+
+
+class BlockBusy(PifusError, BlockingIOError):  # noqa: N818
+    """A write of the registered block is under way (errno EBUSY): take its completion first."""
+
+
+class DeadlineMissed(PifusError, TimeoutError):  # noqa: N818
+    """The time-out or deadline given to the operation passed first (errno ETIMEDOUT)."""
 
 
 class ClientClosed(PifusError, OSError):  # noqa: N818

@@ -82,6 +82,7 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
         return NULL;
     }
     backend->config = *config;
+    backend->next_deadline_ns = UINT64_MAX;
     backend->public_fd = -1;
     backend->epoll_fd = -1;
     backend->command_fd = -1;
@@ -216,6 +217,7 @@ void pf_backend_free(struct pf_backend *backend) {
         }
     }
     free(backend->sessions);
+    free(backend->timers);
     (void)pthread_mutex_destroy(&backend->lock);
     free(backend);
 }

@@ -30,6 +30,7 @@ struct pf_session_request {
     uint64_t arena_bytes;
     uint32_t uid;
     uint32_t pid;
+    uint32_t raw; /* 1: this client may have raw sockets */
 };
 
 /* Descriptors for the client: the caller sends them and then closes them. */
@@ -73,6 +74,9 @@ int pf_session_end(struct pf_backend *backend, uint64_t session, int reason);
  * them), numbered from *first_id. 0 or -errno. */
 int pf_session_mirrors(struct pf_backend *backend, uint64_t session, uint32_t count, int32_t *fds,
                        uint64_t *first_id);
+/* Makes the bell of the session, by which its client waits for completions: the client's end in
+ * *fd (send and close it). An earlier bell hangs up. 0 or -errno. */
+int pf_session_bell(struct pf_backend *backend, uint64_t session, int32_t *fd);
 /* The client has shown `fd`, a mirror descriptor: the ticket by which it can adopt the socket that
  * it stands for. 0, or -errno: it is no UNIX socket. (Whether it is a mirror shows at the
  * adoption.) */

@@ -30,6 +30,14 @@ static void run(struct pf_backend *backend, struct pf_command *command) {
             pf_session_add_ticket(session, command->ticket, command->numbers[0]);
         }
         break;
+    case PF_COMMAND_BELL:
+        session = pf_session_find(backend, command->id);
+        if (session && !session->ended) {
+            pf_bell_attach(session, command->fds[0]);
+        } else {
+            (void)close(command->fds[0]);
+        }
+        break;
     case PF_COMMAND_MIRRORS:
         session = pf_session_find(backend, command->id);
         if (session) {

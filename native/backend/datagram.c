@@ -38,7 +38,7 @@ static void put_record(struct pf_bsock *sock, const struct stk_packet *packet) {
 }
 
 /* Answers receive operations with the datagrams that are there, one each. */
-static void answer(struct pf_bsock *sock) {
+void pf_dgram_answer(struct pf_bsock *sock) {
     struct pf_op *op;
     while ((op = pf_op_first(sock, &sock->recvs))) {
         uint32_t tail = pf_rx_tail(sock);
@@ -65,8 +65,11 @@ static void answer(struct pf_bsock *sock) {
             pf_session_violation(sock->session, "receive ring tail inside a datagram");
             return;
         }
+        if (op->multishot && !pf_cq_room_for_more(sock, PF_WORK_LOOK)) {
+            return;
+        }
         sock->rx_assigned += record_bytes(header.length);
-        sock->recvs.head++;
+        sock->recvs.head += !op->multishot;
         pf_post_from(sock, op, header.length < op->length ? header.length : op->length,
                      &header.source);
     }
@@ -91,7 +94,7 @@ void pf_dgram_arrived(void *owner, const struct stk_packet *packet) {
     sock->rx_head += bytes;
     pf_store_release(&sock->b2c->rx_head, sock->rx_head);
     pf_wake(sock);
-    answer(sock);
+    pf_dgram_answer(sock);
 }
 
 /* Told once, to whoever comes first: a receive that waits, else the program's next call. */
@@ -157,11 +160,26 @@ void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
         pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
     }
     pass_records(old, sock, tail);
-    uint32_t kept = PF_STATE_CONNECTED | PF_STATE_TX_CLOSED | PF_STATE_EOF;
+    uint32_t kept = PF_STATE_CONNECTED | PF_STATE_TX_CLOSED | PF_STATE_EOF | PF_STATE_RAW;
     pf_sock_set_state(sock, (old->state & kept) | PF_STATE_DATAGRAM, 0);
 }
 
 /* ---- operations ---- */
+
+static int make(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_dgram **dgram) {
+    uint32_t user = sock->session->granted.uid;
+    switch (sqe->offset) {
+    case PF_KIND_PING:
+        return stk_ping_open(sqe->flags, sock->priority, user, sock, dgram);
+    case PF_KIND_RAW:
+        if (!sock->session->granted.raw) {
+            return -EPERM;
+        }
+        return stk_raw_open(sqe->flags, sock->priority, user, sock, dgram);
+    default:
+        return stk_udp_open(sqe->flags, sock->priority, user, sock, dgram);
+    }
+}
 
 int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     struct pf_session *session = sock->session;
@@ -178,9 +196,7 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     } else if (backend->sockets >= backend->config.max_pcbs) {
         error = -ENOBUFS;
     } else {
-        bool ping = sqe->offset == PF_KIND_PING;
-        error = (ping ? stk_ping_open : stk_udp_open)(sqe->flags, sock->priority,
-                                                      session->granted.uid, sock, &dgram);
+        error = make(sock, sqe, &dgram);
     }
     int started = pf_sock_start(sock, sqe->generation, bytes, 0);
     if (started != 0) {
@@ -194,6 +210,10 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
         return error;
     }
     sock->dgram = dgram;
+    if (sqe->offset == PF_KIND_RAW) {
+        pf_sock_names(sock); /* the protocol is its port, from the start */
+        pf_sock_set_state(sock, PF_STATE_RAW, 0);
+    }
     return 0;
 }
 
@@ -259,10 +279,11 @@ int pf_dgram_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct 
     if (sqe->length == 0) {
         return -EINVAL;
     }
-    if (!pf_op_push(sock, &sock->recvs, op)) {
-        return -ENOMEM;
+    int bad = pf_recv_push(sock, sqe, op);
+    if (bad != 0) {
+        return bad;
     }
-    answer(sock);
+    pf_dgram_answer(sock);
     return PF_OP_PENDING;
 }
 
@@ -278,7 +299,7 @@ int pf_dgram_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const str
     }
     if (sqe->flags & PF_SHUT_READ) {
         pf_sock_set_state(sock, PF_STATE_EOF, 0);
-        answer(sock);
+        pf_dgram_answer(sock);
     }
     return result;
 }

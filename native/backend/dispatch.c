@@ -51,7 +51,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     (void)op;
     pf_sock_set_priority(sock, sqe->token);
     sock->family = sqe->flags;
-    if (sqe->offset == PF_KIND_DATAGRAM || sqe->offset == PF_KIND_PING) {
+    if (sqe->offset >= PF_KIND_DATAGRAM && sqe->offset <= PF_KIND_RAW) {
         return pf_dgram_open(sock, sqe);
     }
     if (sqe->offset != PF_KIND_STREAM) {
@@ -118,9 +118,7 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     return 0;
 }
 
-/* A connect that failed, or a connection that ended, may be followed by another one on the same
- * socket. A port that the program chose stays bound. */
-static int reopen(struct pf_bsock *sock) {
+int pf_sock_reopen(struct pf_bsock *sock) {
     struct stk_conn *conn = NULL;
     struct pf_addr bound = sock->b2c->local;
     int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
@@ -155,7 +153,7 @@ static int reopen(struct pf_bsock *sock) {
 
 static int do_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? reopen(sock) : 0;
+    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? pf_sock_reopen(sock) : 0;
     if (result != 0) {
         return result;
     }
@@ -179,7 +177,7 @@ static int do_listen(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sock->phase == PF_SOCK_LISTENING) {
         return stk_tcp_listen(sock->conn, sqe->length);
     }
-    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? reopen(sock) : 0;
+    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? pf_sock_reopen(sock) : 0;
     if (result != 0) {
         return result;
     }
@@ -249,7 +247,7 @@ static int do_connect(struct pf_bsock *sock, const struct pf_sqe *sqe, const str
         return -EAFNOSUPPORT;
     }
     if (sock->phase == PF_SOCK_BROKEN) { /* a connect that failed may be tried again */
-        int result = reopen(sock);
+        int result = pf_sock_reopen(sock);
         if (result != 0) {
             return result;
         }
@@ -289,6 +287,27 @@ static int do_write(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
     return PENDING;
 }
 
+/* A write of nothing: it has its place among the others. */
+static int do_drain(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    struct pf_op marker = *op;
+    (void)sqe;
+    if (sock->phase == PF_SOCK_BROKEN) {
+        return -sock->error;
+    }
+    if (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_CONNECTING) {
+        return -ENOTCONN;
+    }
+    if (sock->writes.head == sock->writes.tail && !sock->drains_first) {
+        return 0;
+    }
+    marker.length = 0;
+    if (!pf_op_push(sock, &sock->writes, &marker)) {
+        return -ENOMEM;
+    }
+    pf_tx_pump(sock);
+    return PENDING;
+}
+
 static int do_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     if (sqe->length == 0) {
         return -EINVAL;
@@ -300,8 +319,9 @@ static int do_recv(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
     if (sock->phase != PF_SOCK_CONNECTED && sock->phase != PF_SOCK_BROKEN) {
         return -ENOTCONN;
     }
-    if (!pf_op_push(sock, &sock->recvs, op)) {
-        return -ENOMEM;
+    int bad = pf_recv_push(sock, sqe, op);
+    if (bad != 0) {
+        return bad;
     }
     if (sock->conn) {
         pf_rx_flush(sock);
@@ -316,7 +336,7 @@ static int stop_listening(struct pf_bsock *sock) {
     if (pf_identity_is_shared(sock)) {
         return -EOPNOTSUPP; /* others accept from it, too */
     }
-    int result = reopen(sock);
+    int result = pf_sock_reopen(sock);
     if (sock->phase == PF_SOCK_LISTENING) {
         return result; /* no memory: it goes on listening */
     }
@@ -368,46 +388,6 @@ static int do_nop(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct 
     return 0;
 }
 
-static bool cancel_in(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode,
-                      uint64_t op_id) {
-    uint32_t mask = sock->session->layout.cq_depth - 1;
-    for (uint32_t i = queue->head; i != queue->tail; i++) {
-        if (queue->ops[i & mask].op_id != op_id) {
-            continue;
-        }
-        struct pf_op cancelled = queue->ops[i & mask];
-        for (uint32_t j = i; j + 1 != queue->tail; j++) {
-            queue->ops[j & mask] = queue->ops[(j + 1) & mask];
-        }
-        queue->tail--;
-        pf_post(sock, &cancelled, opcode, -ECANCELED);
-        return true;
-    }
-    return false;
-}
-
-static int do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
-    (void)op;
-    if (sqe->flags & PF_SQE_REJECT) {
-        struct stk_conn *conn = pf_session_claim(sock->session, sqe->token);
-        if (conn && pf_identity_is_shared(sock)) {
-            stk_tcp_unaccept(sock->conn, conn); /* somebody else may have room for it */
-            pf_ready_add(sock, PF_WORK_ACCEPT);
-        } else if (conn) {
-            stk_tcp_abort(conn);
-        }
-        return conn ? 0 : -ENOENT;
-    }
-    if (cancel_in(sock, &sock->recvs, PF_OP_RECV, sqe->token)) {
-        return 0;
-    }
-    if (cancel_in(sock, &sock->accepts, PF_OP_ACCEPT, sqe->token)) {
-        sock->multishot = false;
-        return 0;
-    }
-    return -ENOENT; /* done already, or one that cannot be taken back */
-}
-
 static int do_mirror(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
     if (sqe->token != 0) {
@@ -451,12 +431,13 @@ static const struct {
     [PF_OP_SHUTDOWN] = {do_shutdown, pf_dgram_shutdown, NEEDS_SOCKET},
     [PF_OP_CLOSE] = {do_close, NULL, NEEDS_SOCKET},
     [PF_OP_NOP] = {do_nop, NULL, NEEDS_SOCKET},
-    [PF_OP_CANCEL] = {do_cancel, NULL, NEEDS_SOCKET},
+    [PF_OP_CANCEL] = {pf_do_cancel, NULL, NEEDS_SOCKET},
     [PF_OP_SETOPT] = {pf_do_setopt, NULL, NEEDS_SOCKET},
     [PF_OP_MIRROR] = {do_mirror, NULL, NEEDS_SOCKET},
     [PF_OP_SENDTO] = {pf_dgram_unsupported, pf_dgram_sendto, NEEDS_SOCKET},
     [PF_OP_GROUP] = {pf_dgram_unsupported, pf_dgram_group, NEEDS_SOCKET},
     [PF_OP_QUERY] = {pf_do_query, NULL, NEEDS_SOCKET},
+    [PF_OP_DRAIN] = {do_drain, do_nop, NEEDS_SOCKET},
 };
 _Static_assert(sizeof(operations) / sizeof(operations[0]) == PF_OP_COUNT,
                "every operation has a row");
@@ -483,6 +464,46 @@ static const char *check(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     return NULL;
 }
 
+/* What is asked of the operation beside what it does. Its result if it ends here, else 0. */
+static int prepare(struct pf_bsock *sock, const struct pf_sqe *sqe, struct pf_op *op) {
+    if (sqe->opcode == PF_OP_CLOSE || sqe->opcode == PF_OP_CANCEL || sock->phase == PF_SOCK_MOVED) {
+        return 0;
+    }
+    if (sqe->general & PF_SQE_LINK) {
+        op->linked = true;
+        sock->chain |= PF_CHAIN_OPEN | PF_CHAIN_NEXT;
+    }
+    if (sqe->deadline_ns == 0) {
+        return 0;
+    }
+    if (sqe->deadline_ns <= sock->session->backend->now_ns) {
+        return -ETIMEDOUT;
+    }
+    op->deadline_ns = sqe->deadline_ns;
+    return pf_deadline_arm(sock, sqe->deadline_ns) ? 0 : -ENOMEM;
+}
+
+void pf_op_start(struct pf_bsock *sock, const struct pf_sqe *sqe, uint64_t picked_ns) {
+    struct pf_op op = {
+        .op_id = sqe->op_id, .picked_ns = picked_ns, .offset = sqe->offset, .length = sqe->length};
+    if (sqe->general || sqe->deadline_ns) {
+        int early = prepare(sock, sqe, &op);
+        if (early != 0) {
+            pf_post_flagged(sock, &op, sqe->opcode, early,
+                            early == -ETIMEDOUT ? PF_CQE_DEADLINE : 0);
+            return;
+        }
+    }
+    bool datagram = sock->dgram && operations[sqe->opcode].datagram;
+    pf_handler handler =
+        datagram ? operations[sqe->opcode].datagram : operations[sqe->opcode].handler;
+    bool moved = sock->phase == PF_SOCK_MOVED && sqe->opcode != PF_OP_CLOSE;
+    int result = moved ? -ESTALE : handler(sock, sqe, &op);
+    if (result != PENDING) {
+        pf_post(sock, &op, sqe->opcode, result);
+    }
+}
+
 bool pf_dispatch_one(struct pf_bsock *sock) {
     struct pf_session *session = sock->session;
     const struct pf_sqe *ring = (const struct pf_sqe *)(session->c2b + session->layout.c2b_sq) +
@@ -500,18 +521,12 @@ bool pf_dispatch_one(struct pf_bsock *sock) {
     }
     uint64_t *served = &session->backend->public_region->operations[sock->priority];
     pf_store64_relaxed(served, *served + 1);
-    struct pf_op op = {.op_id = sqe.op_id,
-                       .picked_ns = session->backend->now_ns,
-                       .offset = sqe.offset,
-                       .length = sqe.length};
     sock->inflight++;
-    bool datagram = sock->dgram && operations[sqe.opcode].datagram;
-    pf_handler handler =
-        datagram ? operations[sqe.opcode].datagram : operations[sqe.opcode].handler;
-    bool moved = sock->phase == PF_SOCK_MOVED && sqe.opcode != PF_OP_CLOSE;
-    int result = moved ? -ESTALE : handler(sock, &sqe, &op);
-    if (result != PENDING) {
-        pf_post(sock, &op, sqe.opcode, result);
+    /* The socket can always be closed, and what is under way be taken back. */
+    if (sock->chain && sqe.opcode != PF_OP_CLOSE && sqe.opcode != PF_OP_CANCEL) {
+        pf_chain_hold(sock, &sqe);
+    } else {
+        pf_op_start(sock, &sqe, session->backend->now_ns);
     }
     return true;
 }

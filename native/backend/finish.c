@@ -88,6 +88,7 @@ static void finished(struct pf_session *session) {
     session->finishing = 0;
     /* Everybody who sleeps on anything of this session. */
     (void)pf_event_ring(&session->b2c_control->event, &session->c2b_control->waiting);
+    pf_bell_close(session);
     if (!session->ended) {
         session->ended = true;
         pf_notice_send(session->backend, session->id, session->reason, NULL);

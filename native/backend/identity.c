@@ -191,6 +191,7 @@ bool pf_identity_keep(struct pf_bsock *sock, bool kill) {
         return false; /* nobody would notice its end */
     }
     sock->let_go = true;
+    (void)pf_chain_drop(sock, -ECANCELED);
     pf_ops_fail(sock, &sock->recvs, PF_OP_RECV, -ECANCELED);
     pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ECANCELED);
     sock->multishot = false;
@@ -391,6 +392,8 @@ static void leave_behind(struct pf_bsock *old) {
     old->conn = NULL;
     old->phase = PF_SOCK_MOVED;
     old->connect_op.op_id = 0;
+    (void)pf_chain_drop(old, -ESTALE);
+    pf_deadline_forget(old); /* what it has written is not its own any more */
     if (connecting.op_id) {
         pf_post(old, &connecting, PF_OP_CONNECT, -ESTALE);
     }

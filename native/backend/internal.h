@@ -47,12 +47,22 @@ enum pf_sock_phase {
 };
 
 enum pf_work {
-    PF_WORK_LOOK = 1,   /* a hint came: window, completions, mirror */
-    PF_WORK_TX = 2,     /* bytes may be handed to the stack */
-    PF_WORK_ACCEPT = 4, /* connections may be reported */
-    PF_WORK_CLOSE = 8,  /* see whether the close is done */
-    PF_WORK_ABORT = 16, /* reset the connection: data came after close */
-    PF_WORK_SQ = 32,    /* submissions wait */
+    PF_WORK_LOOK = 1,     /* a hint came: window, completions, mirror */
+    PF_WORK_TX = 2,       /* bytes may be handed to the stack */
+    PF_WORK_ACCEPT = 4,   /* connections may be reported */
+    PF_WORK_CLOSE = 8,    /* see whether the close is done */
+    PF_WORK_ABORT = 16,   /* reset the connection: data came after close */
+    PF_WORK_SQ = 32,      /* submissions wait */
+    PF_WORK_CHAIN = 64,   /* a held submission may start */
+    PF_WORK_EXPIRE = 128, /* a deadline of an operation has passed */
+};
+
+/* Bits of pf_bsock.chain; see chain.c. 0: submissions start as they are taken. */
+enum pf_chain {
+    PF_CHAIN_OPEN = 1, /* a linked operation is under way: what is submitted is held */
+    PF_CHAIN_NEXT = 2, /* and what comes behind it depends on it */
+    PF_CHAIN_CUT = 4,  /* the next submission belongs to a chain that has failed */
+    PF_CHAIN_HELD = 8, /* some are held */
 };
 
 struct pf_op {
@@ -60,7 +70,17 @@ struct pf_op {
     uint64_t picked_ns;
     uint32_t offset;
     uint32_t length;
-    uint64_t end; /* write: position in the stream after its last byte */
+    uint64_t end;         /* write: position in the stream after its last byte */
+    uint64_t handed_ns;   /* write: when the stack had all of it */
+    uint64_t deadline_ns; /* 0: none */
+    bool linked;
+    bool multishot; /* receive: it stays */
+};
+
+/* A submission that waits for those in front of it. */
+struct pf_held {
+    struct pf_sqe sqe;
+    uint64_t picked_ns;
 };
 
 /* A queue of operations of one kind; `capacity` is cq_depth, so it cannot overflow. */
@@ -100,6 +120,7 @@ struct pf_bsock {
     uint32_t sq_head;
     uint32_t cq_tail;
     uint32_t inflight; /* operations taken and not finally completed */
+    uint8_t chain;     /* enum pf_chain */
     uint32_t rx_head;
     uint32_t rx_base;
     uint32_t rx_bytes;
@@ -116,6 +137,11 @@ struct pf_bsock {
     struct pf_op_queue accepts;
     struct pf_op connect_op;
     struct pf_op close_op;
+    struct pf_held *held; /* cq_depth entries, or NULL */
+    uint32_t held_head;
+    uint32_t held_tail;
+    uint64_t timer_ns;    /* in the backend's heap, by the earliest deadline of its operations */
+    uint32_t timer_place; /* there; 0: it is not */
     uint64_t close_deadline_ns;
     uint32_t read_token;
     uint32_t write_token;
@@ -204,6 +230,8 @@ struct pf_session {
     uint32_t event_changes;
     bool wake_any;
     struct pf_session *wake_next;
+    int bell_fd;          /* our end of the bell; -1: the client never asked for one */
+    uint32_t bell_answer; /* the bell_arm that was rung for */
     int doorbell_fd;
     bool doorbell_muted;
     uint32_t noise;   /* rings without news of late */
@@ -220,7 +248,13 @@ struct pf_session {
     struct pf_session *next_finishing;
 };
 
-enum pf_command_kind { PF_COMMAND_ADD, PF_COMMAND_END, PF_COMMAND_MIRRORS, PF_COMMAND_CLAIM };
+enum pf_command_kind {
+    PF_COMMAND_ADD,
+    PF_COMMAND_END,
+    PF_COMMAND_MIRRORS,
+    PF_COMMAND_CLAIM,
+    PF_COMMAND_BELL
+};
 
 struct pf_command {
     enum pf_command_kind kind;
@@ -278,6 +312,10 @@ struct pf_backend {
     uint64_t next_busy_timer_ns;
     uint64_t armed_ns; /* when timer_fd fires */
     uint64_t next_tick_ns;
+    uint64_t next_deadline_ns; /* of any operation; UINT64_MAX: none */
+    struct pf_bsock **timers;  /* heap, from 1 on */
+    uint32_t timer_count;
+    uint32_t timer_capacity;
     struct pf_bsock *wake_first;
     struct pf_session *wake_sessions;
     struct pf_bsock *closing_first;
@@ -340,6 +378,47 @@ void pf_notice_send(struct pf_backend *backend, uint64_t id, int reason, struct 
 /* dispatch.c */
 /* Takes one submission of the socket. False: there was none, or the session ended. */
 bool pf_dispatch_one(struct pf_bsock *sock);
+/* Starts a submission that was taken at `picked_ns`. */
+void pf_op_start(struct pf_bsock *sock, const struct pf_sqe *sqe, uint64_t picked_ns);
+/* A connect that failed, or a connection that ended, may be followed by another one on the same
+ * socket. A port that the program chose stays bound. */
+int pf_sock_reopen(struct pf_bsock *sock);
+
+/* chain.c: linked operations. */
+/* A submission that comes while `chain` is not 0. */
+void pf_chain_hold(struct pf_bsock *sock, const struct pf_sqe *sqe);
+/* Starts the next one that was held, if nothing is in front of it. */
+void pf_chain_next(struct pf_bsock *sock);
+/* The linked operation that was under way has ended. */
+void pf_chain_ended(struct pf_bsock *sock, int64_t result);
+/* Ends what is held, with `result`; what comes next is on its own. How many there were. */
+uint32_t pf_chain_drop(struct pf_bsock *sock, int result);
+
+/* deadline.c: which sockets have an operation with a deadline, by the earliest one. */
+bool pf_deadline_arm(struct pf_bsock *sock, uint64_t deadline_ns);
+void pf_deadline_disarm(struct pf_bsock *sock);
+/* What is queued there is written, however late. */
+void pf_deadline_forget(struct pf_bsock *sock);
+/* Has the sockets served whose time has come, a bounded number of them. */
+void pf_deadlines_due(struct pf_backend *backend);
+
+/* takeback.c: operations that end before their time. */
+struct pf_pick {
+    uint64_t op_id;   /* this one */
+    bool all;         /* or every one */
+    uint64_t due_ns;  /* or, if not 0, those whose deadlines have come by then */
+    uint64_t next_ns; /* the earliest deadline of the others */
+    int result;
+    int flags; /* enum pf_cqe_flags */
+    uint32_t count;
+};
+int pf_do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
+/* Ends operations whose deadlines have passed. */
+void pf_expire(struct pf_bsock *sock);
+/* Of what is held. */
+void pf_chain_take_out(struct pf_bsock *sock, struct pf_pick *pick);
+/* Whether this one is to be ended; counts it. */
+bool pf_picked(struct pf_pick *pick, uint64_t op_id, uint64_t deadline_ns);
 
 /* sock.c */
 void pf_sock_reset_slot(struct pf_bsock *sock);
@@ -381,9 +460,13 @@ int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const 
  * its ring, has not taken, as far as there is room. */
 void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail);
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
+/* Answers receive operations with the datagrams that are there, one each. */
+void pf_dgram_answer(struct pf_bsock *sock);
 void pf_dgram_failed(void *owner, int error);
 
 /* transfer.c */
+/* Puts a receive behind the others. 0 or -errno. */
+int pf_recv_push(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op);
 extern const struct stk_events pf_stack_events;
 /* How far the client has read; a place that cannot be ends it. */
 uint32_t pf_rx_tail(struct pf_bsock *sock);
@@ -428,6 +511,13 @@ void pf_drains_fail(struct pf_bsock *sock, int error);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);
+/* Room for another completion of a multishot operation; without, the client is asked to tell when
+ * there is, which is `work`. */
+bool pf_cq_room_for_more(struct pf_bsock *sock, uint32_t work);
+void pf_post_flagged(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result,
+                     int flags);
+/* All of a write was acknowledged. */
+void pf_post_written(struct pf_bsock *sock, const struct pf_op *op);
 /* With a page of information. */
 void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]);
 /* Of the receive of a datagram: with its sender. */
@@ -442,6 +532,15 @@ bool pf_cq_takes_more(struct pf_bsock *sock);
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
+
+/* bell.c */
+/* The client waits by descriptor from now on, also for what was published before. */
+void pf_bell_attach(struct pf_session *session, int fd);
+/* Completions of the session were published, and a full fence passed: wakes a client that waits
+ * for them by its bell. */
+void pf_bell_ring(struct pf_session *session);
+/* Nothing more comes: the client's end hangs up. Twice is no error. */
+void pf_bell_close(struct pf_session *session);
 
 /* readiness.c */
 /* Brings the mirror descriptor in line: a token in it when there is something to read, drained when

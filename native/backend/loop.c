@@ -102,12 +102,18 @@ static void serve(struct pf_bsock *sock) {
     }
     uint32_t work = sock->work;
     sock->work &= PF_WORK_SQ | PF_WORK_ABORT;
+    if (work & PF_WORK_EXPIRE) {
+        pf_expire(sock); /* first: what is too late goes nowhere */
+    }
     if (work & PF_WORK_LOOK && sock->phase != PF_SOCK_NONE) {
         if (sock->conn && (sock->phase == PF_SOCK_CONNECTED || sock->phase == PF_SOCK_BROKEN)) {
             pf_rx_credit(sock);
             pf_rx_flush(sock);
         } else if (sock->phase == PF_SOCK_LISTENING) {
             pf_accept_report(sock);
+        } else if (sock->dgram) {
+            pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
+            pf_dgram_answer(sock); /* a multishot receive may go on */
         }
         if (sock->mirror_fd >= 0) {
             pf_wake(sock);
@@ -119,6 +125,9 @@ static void serve(struct pf_bsock *sock) {
         }
     } else {
         sock->work &= ~(uint32_t)PF_WORK_SQ;
+    }
+    if (work & PF_WORK_CHAIN) {
+        pf_chain_next(sock);
     }
     if (work & PF_WORK_TX) {
         pf_tx_pump(sock);
@@ -225,6 +234,7 @@ static void reap_dead(struct pf_backend *backend) {
             (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
             for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
                 pf_ready_remove(&session->socks[slot]);
+                pf_deadline_disarm(&session->socks[slot]); /* of an open that failed */
             }
             pf_session_reap(session); /* another one takes its place */
         } else {
@@ -307,6 +317,9 @@ static void sleep_until_news(struct pf_backend *backend) {
         if (tick_needed && backend->next_tick_ns < until) {
             until = backend->next_tick_ns;
         }
+        if (backend->next_deadline_ns < until) {
+            until = backend->next_deadline_ns;
+        }
         arm_timer(backend, until);
         publish_counts(backend);
         int count = epoll_wait(backend->epoll_fd, events, 32, muted ? 1 : -1);
@@ -323,6 +336,9 @@ static void sleep_until_news(struct pf_backend *backend) {
 }
 
 static void timers(struct pf_backend *backend) {
+    if (backend->now_ns >= backend->next_deadline_ns) {
+        pf_deadlines_due(backend);
+    }
     if (backend->now_ns >= backend->next_busy_timer_ns) {
         stk_timers();
         set_next_timer(backend, backend->now_ns);

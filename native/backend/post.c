@@ -25,17 +25,48 @@ static void put(struct pf_bsock *sock, const struct pf_cqe *cqe) {
     pf_wake(sock);
 }
 
-void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result) {
+/* A completion: the last one of its operation, unless it has PF_CQE_MORE. */
+static inline void post(struct pf_bsock *sock, const struct pf_op *op, const struct pf_cqe *cqe) {
+    if (cqe->flags & PF_CQE_MORE) {
+        put(sock, cqe);
+        return;
+    }
+    sock->inflight--;
+    put(sock, cqe);
+    if (op->linked) {
+        pf_chain_ended(sock, cqe->result);
+    }
+}
+
+void pf_post_flagged(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result,
+                     int flags) {
     struct pf_cqe cqe = {
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = (uint8_t)opcode,
+        .flags = (uint8_t)flags,
         .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
     };
-    sock->inflight--;
-    put(sock, &cqe);
+    post(sock, op, &cqe);
+}
+
+void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result) {
+    pf_post_flagged(sock, op, opcode, result, 0);
+}
+
+void pf_post_written(struct pf_bsock *sock, const struct pf_op *op) {
+    struct pf_cqe cqe = {
+        .op_id = op->op_id,
+        .result = (int32_t)op->length,
+        .opcode = PF_OP_WRITE,
+        .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
+        .completed_ns = sock->session->backend->now_ns,
+        .picked_ns = op->picked_ns,
+    };
+    memcpy(cqe.addr.ip, &op->handed_ns, sizeof(op->handed_ns));
+    post(sock, op, &cqe);
 }
 
 void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t page[32]) {
@@ -47,8 +78,7 @@ void pf_post_page(struct pf_bsock *sock, const struct pf_op *op, const uint8_t p
     };
     memcpy(&cqe.addr, page, sizeof(cqe.addr));
     memcpy(&cqe.token, page + sizeof(cqe.addr), sizeof(cqe.token));
-    sock->inflight--;
-    put(sock, &cqe);
+    post(sock, op, &cqe);
 }
 
 void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
@@ -57,13 +87,13 @@ void pf_post_from(struct pf_bsock *sock, const struct pf_op *op, int64_t result,
         .op_id = op->op_id,
         .result = (int32_t)result,
         .opcode = PF_OP_RECV,
+        .flags = op->multishot && result >= 0 ? PF_CQE_MORE : 0,
         .token = pf_hints_taken(sock->priority, sock->session->hints[sock->priority].head),
         .completed_ns = sock->session->backend->now_ns,
         .picked_ns = op->picked_ns,
         .addr = *source,
     };
-    sock->inflight--;
-    put(sock, &cqe);
+    post(sock, op, &cqe);
 }
 
 /* Free entries of the CQ that no operation in flight has reserved. */
@@ -84,6 +114,19 @@ bool pf_cq_takes_more(struct pf_bsock *sock) {
     return pf_cq_room(sock) > 0 && used < sock->session->layout.cq_depth / 4;
 }
 
+bool pf_cq_room_for_more(struct pf_bsock *sock, uint32_t work) {
+    if (pf_cq_takes_more(sock)) {
+        return true;
+    }
+    if (!(sock->state & PF_STATE_WANTS_HINT)) {
+        pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
+        /* The client may have reaped everything just before it could see the flag. */
+        pf_full_fence();
+        pf_ready_add(sock, work);
+    }
+    return false;
+}
+
 bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t token,
                     const struct pf_addr *peer, bool more) {
     if (more && !pf_cq_takes_more(sock)) {
@@ -98,14 +141,11 @@ bool pf_post_accept(struct pf_bsock *sock, const struct pf_op *op, uint64_t toke
         .picked_ns = op->picked_ns,
         .addr = *peer,
     };
-    if (!more) {
-        sock->inflight--;
-    }
     /* Before the completion: whoever takes that must not have taken more than was reported. */
     if (!pf_identity_is_shared(sock)) {
         pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
     }
-    put(sock, &cqe);
+    post(sock, op, &cqe);
     return true;
 }
 
@@ -150,5 +190,6 @@ void pf_post_flush(struct pf_backend *backend) {
         backend->wake_sessions = session->wake_next;
         session->wake_any = false;
         (void)pf_event_ring(&session->b2c_control->event, &session->c2b_control->waiting);
+        pf_bell_ring(session);
     }
 }

@@ -89,6 +89,7 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
     session->backend = backend;
     session->granted = *request;
     session->doorbell_fd = -1;
+    session->bell_fd = -1;
     int bad = pf_region_plan(&wanted, &session->layout, error, error_bytes);
     if (!bad && request->best_priority >= PF_PRIORITIES) { /* an index of arrays from here on */
         (void)snprintf(error, error_bytes, "best_priority is %u; allowed is 0 to %d",
@@ -136,6 +137,7 @@ void pf_session_destroy(struct pf_session *session) {
     if (session->doorbell_fd >= 0) {
         (void)close(session->doorbell_fd);
     }
+    pf_bell_close(session);
     free(session->mirrors);
     free(session->tickets);
     free(session->socks);

@@ -63,6 +63,9 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->bound = false;
     sock->port_chosen = false;
     sock->multishot = false;
+    sock->chain = 0;
+    sock->held_head = 0;
+    sock->held_tail = 0;
     sock->tx_finish = false;
     sock->tx_finished = false;
     sock->rx_shut = false;
@@ -120,8 +123,15 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     return 0;
 }
 
+/* A multishot receive waits for room in the CQ to tell of bytes that are there. */
+static bool receive_stopped(const struct pf_bsock *sock) {
+    const struct pf_op *op = pf_op_first(sock, &sock->recvs);
+    return op && op->multishot && sock->rx_head != sock->rx_assigned;
+}
+
 void pf_sock_show_error(struct pf_bsock *sock) {
-    if (sock->error == 0 || (sock->conn && stk_tcp_unread(sock->conn) > 0)) {
+    if (sock->error == 0 ||
+        (sock->conn && (stk_tcp_unread(sock->conn) > 0 || receive_stopped(sock)))) {
         return;
     }
     sock->b2c->error = sock->error;
@@ -173,6 +183,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
         pf_ready_add(sock, PF_WORK_CLOSE);
         return;
     }
+    (void)pf_chain_drop(sock, -ECANCELED);
     if (op->op_id) {
         struct pf_op done = *op;
         op->op_id = 0;
@@ -256,6 +267,8 @@ void pf_sock_check_close(struct pf_bsock *sock) {
 
 void pf_sock_free(struct pf_bsock *sock) {
     struct pf_backend *backend = sock->session->backend;
+    (void)pf_chain_drop(sock, -ECANCELED);
+    pf_deadline_disarm(sock);
     pf_ready_remove(sock);
     struct pf_op close_op = sock->close_op;
     pf_ops_fail(sock, &sock->writes, PF_OP_WRITE, -ECONNRESET);
@@ -276,6 +289,8 @@ void pf_sock_free(struct pf_bsock *sock) {
     free(sock->writes.ops);
     free(sock->recvs.ops);
     free(sock->accepts.ops);
+    free(sock->held);
+    sock->held = NULL;
     memset(&sock->writes, 0, sizeof(sock->writes));
     memset(&sock->recvs, 0, sizeof(sock->recvs));
     memset(&sock->accepts, 0, sizeof(sock->accepts));

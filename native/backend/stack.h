@@ -144,6 +144,8 @@ void stk_tcp_names(const struct stk_conn *conn, struct pf_addr *local, struct pf
 int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
 /* The same for ICMP echo requests and replies; ports are identifiers. */
 int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
+/* The same for all ICMP messages of the family, from now on. */
+int stk_raw_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
 void stk_udp_set_owner(struct stk_dgram *dgram, void *owner);
 int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr);
 int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr);

@@ -16,7 +16,7 @@ static uint32_t complete_writes(struct pf_bsock *sock, uint32_t bytes) {
     while (sock->writes.head != sock->writes_next && (op = pf_op_first(sock, &sock->writes)) &&
            op->end <= sock->tx_acked) {
         sock->writes.head++;
-        pf_post(sock, op, PF_OP_WRITE, op->length);
+        pf_post_written(sock, op);
     }
     return bytes - own;
 }
@@ -53,11 +53,22 @@ static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
     uint32_t depth = session->layout.cq_depth;
     uint64_t allowed = sock->corked ? uncorked_bytes(sock, conn) : UINT64_MAX;
     while (sock->writes_next != sock->writes.tail && allowed > 0) {
+        struct pf_op *op = &sock->writes.ops[sock->writes_next & (depth - 1)];
+        if (op->length == 0) { /* PF_OP_DRAIN */
+            op->end = sock->tx_written;
+            sock->writes_next++;
+            (void)complete_writes(sock, 0);
+            continue;
+        }
         uint32_t unsent = stk_tcp_unsent(conn);
         if (unsent >= PF_TX_QUANTUM) {
             break; /* the acknowledgement of what is unsent brings us back */
         }
-        struct pf_op *op = &sock->writes.ops[sock->writes_next & (depth - 1)];
+        if (op->deadline_ns && op->deadline_ns <= session->backend->now_ns &&
+            sock->writes_done == 0) {
+            pf_ready_add(sock, PF_WORK_EXPIRE); /* too late: dropped whole, in a step of its own */
+            break;
+        }
         uint32_t left = op->length - sock->writes_done;
         uint32_t piece = left < PF_TX_QUANTUM - unsent ? left : PF_TX_QUANTUM - unsent;
         piece = piece < allowed ? piece : (uint32_t)allowed;
@@ -73,6 +84,7 @@ static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
         sock->writes_done += (uint32_t)taken;
         if (sock->writes_done == op->length) {
             op->end = sock->tx_written;
+            op->handed_ns = session->backend->now_ns;
             sock->writes_done = 0;
             sock->writes_next++;
         }
@@ -158,6 +170,16 @@ void pf_rx_credit(struct pf_bsock *sock) {
     }
 }
 
+int pf_recv_push(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
+    const struct pf_op *first = pf_op_first(sock, &sock->recvs);
+    struct pf_op receive = *op;
+    receive.multishot = (sqe->flags & PF_SQE_MULTISHOT) != 0;
+    if (first && (first->multishot || receive.multishot)) {
+        return -EALREADY; /* the multishot receive takes everything */
+    }
+    return pf_op_push(sock, &sock->recvs, &receive) ? 0 : -ENOMEM;
+}
+
 /* Answers receive operations with the bytes that are there. */
 void pf_rx_answer(struct pf_bsock *sock) {
     struct pf_op *op;
@@ -169,9 +191,12 @@ void pf_rx_answer(struct pf_bsock *sock) {
         uint32_t available = sock->rx_head - sock->rx_assigned;
         if (available > 0) {
             uint32_t count = op->length < available ? op->length : available;
+            if (op->multishot && !pf_cq_room_for_more(sock, PF_WORK_LOOK)) {
+                return;
+            }
             sock->rx_assigned += count;
-            sock->recvs.head++;
-            pf_post(sock, op, PF_OP_RECV, count);
+            sock->recvs.head += !op->multishot;
+            pf_post_flagged(sock, op, PF_OP_RECV, count, op->multishot ? PF_CQE_MORE : 0);
         } else if (sock->state & PF_STATE_EOF) {
             sock->recvs.head++;
             pf_post(sock, op, PF_OP_RECV, 0);

@@ -58,6 +58,8 @@ const struct pf_public *pf_client_public(const struct pf_client *client);
 int pf_socket_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_datagram_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
+/* Of all ICMP messages; that the client may not have one, its first operation tells. */
+int pf_raw_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes);
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority);
 /* Adopts a connection that the listener reported. -ESTALE: others accept from it too, and the
  * connection went back to its queue. */
@@ -90,12 +92,33 @@ int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags
 int64_t pf_write(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                  int delivery);
 int64_t pf_nop(struct pf_client *client, uint32_t slot);
+/* The same by a whole submission, with what every operation may have: sqe->general and
+ * sqe->deadline_ns. The second one copies `length` bytes into the arena, for WRITE and SENDTO. */
+int64_t pf_submit_sqe(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe, int delivery);
+int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
+                        const void *data, uint32_t length, int delivery);
+
+/* Blocks of the arena that stay, to be written in place and submitted again and again. The block,
+ * by its offset, or -ENOBUFS. */
+int64_t pf_block_register(struct pf_client *client, uint32_t bytes);
+uint8_t *pf_block_data(struct pf_client *client, uint32_t block);
+/* 1: a write of it is under way, and its bytes must not be changed. */
+int pf_block_busy(struct pf_client *client, uint32_t block);
+/* Gives it back; while a write of it is under way, once that has ended. */
+int pf_block_release(struct pf_client *client, uint32_t block);
+/* Submits a WRITE of the first `length` bytes of the block. -EBUSY: a write of it is under way, or
+ * its completion was not reaped. */
+int64_t pf_block_write(struct pf_client *client, uint32_t slot, uint32_t block, uint32_t length,
+                       int general, uint64_t deadline_ns, int delivery);
 
 /* Completions of PF_DELIVER_QUEUE. 1: one in `out`; 0: none (yet, or in time); or -errno. */
 int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out);
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
 int pf_poll_any(struct pf_client *client, struct pf_done *out);
 int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out);
+/* Before waiting for the bell (docs/PROTOCOL.md): it rings once after this for completions that
+ * pf_poll_any has not taken. 1: some are there already: take them instead; 0: wait; -EPIPE. */
+int pf_bell_arm(struct pf_client *client);
 /* Wakes every thread in pf_wait_any: it returns 0 early. */
 void pf_wake_any(struct pf_client *client);
 /* The completion of one PF_DELIVER_CALL operation. 1, 0 at time-out (call again or pf_forget),

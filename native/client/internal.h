@@ -18,6 +18,8 @@
 #define PF_DEFAULT_SEND_LIMIT (512U * 1024U)
 #define PF_SEND_CHUNK (64U * 1024U)
 #define PF_NO_SLOT UINT32_MAX
+/* In the place of a block's size: it is registered, and stays. */
+#define PF_BLOCK_STAYS UINT32_MAX
 /* Closing slots looked at by the way, when there is no need. */
 #define PF_SWEEP_SOME 8U
 
@@ -110,6 +112,7 @@ struct pf_client {
     struct pf_spin spin;
     uint32_t abandoned;
     uint32_t wake_any; /* bumped by pf_wake_any */
+    uint32_t bell_arm; /* what c2b_control says */
 };
 
 static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }
@@ -150,6 +153,10 @@ void pf_closing_add(struct pf_client *client, struct pf_sock *sock);
  * the doorbell after unlocking. */
 bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
 
+/* block.c */
+/* The write of a registered block has ended. Caller holds the lock. */
+void pf_block_landed(struct pf_client *client, uint32_t block);
+
 /* stream.c */
 /* One more byte could be written now. Caller holds the lock. */
 bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock);
@@ -185,9 +192,5 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
 /* Caller holds the lock; *ring tells whether to ring the doorbell after unlocking. */
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring);
-
-/* stream.c. Copies `length` bytes into the arena and submits `sqe` for them. */
-int64_t pf_submit_block(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe,
-                        const void *data, uint32_t length, int delivery);
 
 #endif

@@ -68,8 +68,12 @@ static void mark_ready(struct pf_client *client, struct pf_sock *sock) {
 static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pending *pending,
                    const struct pf_done *done) {
     if (pending->offset != PF_ARENA_NONE) {
-        (void)pf_arena_free(&client->arena, pending->offset);
-        sock->send_used -= pending->block_bytes;
+        if (pending->block_bytes == PF_BLOCK_STAYS) {
+            pf_block_landed(client, pending->offset);
+        } else {
+            (void)pf_arena_free(&client->arena, pending->offset);
+            sock->send_used -= pending->block_bytes;
+        }
         pending->offset = PF_ARENA_NONE;
     }
     sock->user_ops -= pending->counted;
@@ -102,7 +106,8 @@ void pf_reap(struct pf_client *client, struct pf_sock *sock) {
         if (!pending || pending->op_id != cqe->op_id || pending->state != PF_PENDING_FLYING) {
             continue;
         }
-        if (cqe->opcode != PF_OP_ACCEPT) {
+        /* Of these the token is something else. */
+        if (cqe->opcode != PF_OP_ACCEPT && cqe->opcode != PF_OP_QUERY) {
             pf_hint_learn(&client->hints[(cqe->token & 3) % PF_PRIORITIES], cqe->token >> 2);
         }
         struct pf_done done = {

@@ -159,6 +159,10 @@ int pf_ping_open(struct pf_client *client, int family, int priority, uint32_t rx
     return open_kind(client, family, PF_KIND_PING, priority, rx_bytes);
 }
 
+int pf_raw_open(struct pf_client *client, int family, int priority, uint32_t rx_bytes) {
+    return open_kind(client, family, PF_KIND_RAW, priority, rx_bytes);
+}
+
 int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
     if (priority < 0 || priority >= PF_PRIORITIES) {
         return -EINVAL;
@@ -247,35 +251,26 @@ uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot) {
     return used;
 }
 
-int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
-                  uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery) {
-    if (opcode <= PF_OP_INVALID || opcode >= PF_OP_COUNT || opcode == PF_OP_OPEN ||
-        opcode == PF_OP_ADOPT || opcode == PF_OP_WRITE || opcode == PF_OP_SENDTO) {
+int64_t pf_submit_sqe(struct pf_client *client, uint32_t slot, struct pf_sqe *sqe, int delivery) {
+    if (sqe->opcode <= PF_OP_INVALID || sqe->opcode >= PF_OP_COUNT || sqe->opcode == PF_OP_OPEN ||
+        sqe->opcode == PF_OP_ADOPT || sqe->opcode == PF_OP_WRITE || sqe->opcode == PF_OP_SENDTO) {
         return -EINVAL;
     }
     if (pf_client_ended(client)) {
         return -EPIPE;
     }
     bool ring = false;
-    struct pf_sqe sqe = {.opcode = (uint8_t)opcode,
-                         .flags = (uint8_t)flags,
-                         .token = token,
-                         .offset = offset,
-                         .length = length};
-    if (addr) {
-        sqe.addr = *addr;
-    }
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
     int64_t result = -EBADF;
     if (sock && sock->phase == PF_SLOT_OPEN) {
-        result = pf_submit_locked(client, sock, &sqe, delivery, 0, &ring);
-        if (result > 0 && opcode == PF_OP_CLOSE) {
+        result = pf_submit_locked(client, sock, sqe, delivery, 0, &ring);
+        if (result > 0 && sqe->opcode == PF_OP_CLOSE) {
             sock->phase = PF_SLOT_CLOSING;
         }
-        if (result > 0 && opcode == PF_OP_SETOPT && offset == PF_OPT_PRIORITY &&
-            token < PF_PRIORITIES && token >= client->layout.allowed_priority) {
-            sock->priority = (int)token;
+        if (result > 0 && sqe->opcode == PF_OP_SETOPT && sqe->offset == PF_OPT_PRIORITY &&
+            sqe->token < PF_PRIORITIES && sqe->token >= client->layout.allowed_priority) {
+            sock->priority = (int)sqe->token;
         }
     }
     pf_unlock(client);
@@ -283,6 +278,19 @@ int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags
         pf_ring(client);
     }
     return result;
+}
+
+int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags, uint64_t token,
+                  uint32_t offset, uint32_t length, const struct pf_addr *addr, int delivery) {
+    struct pf_sqe sqe = {.opcode = (uint8_t)(opcode > 0 && opcode < PF_OP_COUNT ? opcode : 0),
+                         .flags = (uint8_t)flags,
+                         .token = token,
+                         .offset = offset,
+                         .length = length};
+    if (addr) {
+        sqe.addr = *addr;
+    }
+    return pf_submit_sqe(client, slot, &sqe, delivery);
 }
 
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token) {

@@ -11,7 +11,14 @@
 struct pf_membership;
 
 /* Each has ports of its own. */
-enum pf_dgram_kind { PF_DGRAM_UDP, PF_DGRAM_PING4, PF_DGRAM_PING6, PF_DGRAM_KINDS };
+enum pf_dgram_kind {
+    PF_DGRAM_UDP,
+    PF_DGRAM_PING4,
+    PF_DGRAM_PING6,
+    PF_DGRAM_RAW4, /* the only port is the number of the protocol */
+    PF_DGRAM_RAW6,
+    PF_DGRAM_KINDS
+};
 
 struct stk_dgram {
     struct udp_pcb pcb; /* on no list of lwIP's: what udp_sendto_if_src wants to know */
@@ -34,11 +41,15 @@ struct stk_dgram {
     uint16_t remote_port;
     ip_addr_t local; /* type any: the wildcard of both families */
     ip_addr_t remote;
+    uint64_t blocked[4];    /* raw: bits of the ICMP types not to receive */
     struct stk_dgram *next; /* with the same port, the latest first */
 };
 
 /* The endpoints that share a port, which are few (PF_UDP_PER_PORT). */
 struct stk_dgram *pf_dgram_chain(int kind, uint16_t port);
+static inline bool pf_dgram_is_raw(const struct stk_dgram *dgram) {
+    return dgram->kind == PF_DGRAM_RAW4 || dgram->kind == PF_DGRAM_RAW6;
+}
 /* How many endpoints there are. */
 uint32_t pf_dgram_count(void);
 /* Whether the endpoint takes datagrams to `local` from that sender, and how closely it fits; below
@@ -59,6 +70,9 @@ int pf_multicast_option(struct stk_dgram *dgram, uint32_t option, uint64_t value
 /* ping.c. Sends the request in `p`, which begins with its ICMP header; 0 or -errno. */
 int pf_ping_send(const struct stk_dgram *dgram, struct pbuf *p, const ip_addr_t *from,
                  const ip_addr_t *to, struct netif *netif);
+/* The same for any message; over IPv6, its checksum is filled in. */
+int pf_raw_send(const struct stk_dgram *dgram, struct pbuf *p, const ip_addr_t *from,
+                const ip_addr_t *to, struct netif *netif);
 
 /* datagram_input.c: has lwIP call us; once, after lwip_init(). 0 or -errno. */
 int pf_udp_listen(void);

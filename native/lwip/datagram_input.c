@@ -7,6 +7,7 @@
 #include "lwip/icmp.h"
 #include "lwip/icmp6.h"
 #include "lwip/inet_chksum.h"
+#include "lwip/netif_loopback.h"
 #include "lwip/prot/icmp.h"
 #include "lwip/prot/icmp6.h"
 #include "lwip/prot/ip.h"
@@ -228,7 +229,31 @@ static void on_reply(int kind, struct pbuf *p, u16_t outer, const uint8_t *icmp)
     }
 }
 
-enum { ICMP_BYTES = 8, PORT_BYTES = 4 };
+/* A copy to each raw endpoint that wants it; the stack's own answer is none of their business. */
+static void to_raw(int kind, uint16_t protocol, const struct pbuf *p, u16_t skip, uint8_t type) {
+    struct stk_packet packet;
+    packet.buffer = NULL;
+    for (struct stk_dgram *d = pf_dgram_chain(kind, protocol); d; d = d->next) {
+        const ip_addr_t *local = ip_current_dest_addr();
+        bool blocked = (d->blocked[type / 64] >> (type % 64) & 1) != 0;
+        if (blocked || pf_udp_score(d, local, ip_current_src_addr(), d->remote_port) < 0) {
+            continue;
+        }
+        if (!packet.buffer) {
+            describe(&packet, p, skip, 0, 0);
+        }
+        pf_events->datagram(d->owner, &packet);
+    }
+}
+
+/* The loopback does without the checksum of the header; who is shown the header expects one. */
+static void complete_header(struct ip_hdr *header) {
+    if (IPH_CHKSUM(header) == 0) {
+        IPH_CHKSUM_SET(header, inet_chksum(header, IPH_HL_BYTES(header)));
+    }
+}
+
+enum { ICMP_BYTES = 8, PORT_BYTES = 4, ICMP_UNKNOWN_TYPE = 255, ICMP6_CHECKED_BYTES = 4 };
 
 /* Of a datagram that could not be delivered: local address, remote address and ports out of the
  * copy of its header in the message. Only what we may have sent: no options, and ports are in the
@@ -265,6 +290,11 @@ static u8_t on_icmp4(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_ad
     (void)arg;
     (void)pcb;
     (void)from;
+    if (pf_dgram_chain(PF_DGRAM_RAW4, IP_PROTO_ICMP)) {
+        complete_header(p->payload);
+    }
+    /* With the header, and whatever the checksum of the message is: as the kernel's do. */
+    to_raw(PF_DGRAM_RAW4, IP_PROTO_ICMP, p, 0, got > 0 ? bytes[0] : ICMP_UNKNOWN_TYPE);
     if (got >= ICMP_BYTES && bytes[0] == ICMP_ER && icmp_holds(p, outer)) {
         on_reply(PF_DGRAM_PING4, p, outer, bytes);
     } else if (got == sizeof(bytes) && bytes[0] == ICMP_DUR &&
@@ -272,6 +302,12 @@ static u8_t on_icmp4(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_ad
         tell(&local, &remote, bytes + ICMP_BYTES + IP_HLEN, errno_of_icmp4(bytes[1]));
     }
     return 0;
+}
+
+/* What routers and neighbors say of links and addresses. There are none on the loopback: it can
+ * only be of a raw socket, and would take our own address or path from all clients. */
+static bool is_about_links(uint8_t type) {
+    return type == ICMP6_TYPE_PTB || (type >= ICMP6_TYPE_RS && type <= ICMP6_TYPE_RD);
 }
 
 static u8_t on_icmp6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from) {
@@ -283,6 +319,14 @@ static u8_t on_icmp6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_ad
     (void)arg;
     (void)pcb;
     (void)from;
+    if (pf_dgram_chain(PF_DGRAM_RAW6, IP6_NEXTH_ICMP6) && got >= ICMP6_CHECKED_BYTES &&
+        icmp_holds(p, outer)) {
+        to_raw(PF_DGRAM_RAW6, IP6_NEXTH_ICMP6, p, outer, bytes[0]);
+    }
+    if (pf_from_ourselves && is_about_links(bytes[0])) {
+        pbuf_free(p);
+        return 1;
+    }
     if (got >= ICMP_BYTES && bytes[0] == ICMP6_TYPE_EREP && icmp_holds(p, outer)) {
         on_reply(PF_DGRAM_PING6, p, outer, bytes);
     } else if (got == sizeof(bytes) && bytes[0] == ICMP6_TYPE_DUR &&

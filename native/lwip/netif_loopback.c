@@ -23,6 +23,10 @@
 /* The NETIF_CHECKSUM_GEN_* half of netif->chksum_flags; the other half is NETIF_CHECKSUM_CHECK_*.
  */
 #define GENERATE_FLAGS 0x00FFU
+/* Raw sockets see, and make, the checksums of ICMP. */
+#define ICMP_FLAGS                                                                                 \
+    (NETIF_CHECKSUM_GEN_ICMP | NETIF_CHECKSUM_GEN_ICMP6 | NETIF_CHECKSUM_CHECK_ICMP |              \
+     NETIF_CHECKSUM_CHECK_ICMP6)
 
 struct loopback {
     struct pf_driver driver; /* first: ops and netif->state hand back this pointer */
@@ -36,6 +40,7 @@ struct loopback {
 /* One per stack, as lwIP's state is. */
 static struct loopback *loopback;
 enum pf_loop pf_loop_several;
+bool pf_from_ourselves;
 
 static err_t enqueue(struct loopback *link, struct pbuf *p, uint8_t origin_index) {
     struct pf_frame *frame = NULL;
@@ -77,16 +82,24 @@ static err_t output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest
 }
 
 /* A diverted packet must come in by the netif that owns its address: link-local IPv6 addresses are
- * only valid there. Nothing on this link can corrupt a packet, so no checksum is looked at. */
-static err_t input(struct pbuf *p, struct netif *netif) {
+ * only valid there. Nothing on this link can corrupt a packet, so no checksum is looked at, but
+ * those of ICMP: clients make them. */
+static err_t input_by_origin(struct pbuf *p, struct netif *netif) {
     struct netif *origin = netif_get_by_index(p->if_idx);
     if (origin == NULL || origin == netif) {
         return ip_input(p, netif);
     }
     u16_t checksum_flags = origin->chksum_flags;
-    NETIF_SET_CHECKSUM_CTRL(origin, checksum_flags & GENERATE_FLAGS);
+    NETIF_SET_CHECKSUM_CTRL(origin, checksum_flags & (GENERATE_FLAGS | ICMP_FLAGS));
     err_t result = ip_input(p, origin);
     NETIF_SET_CHECKSUM_CTRL(origin, checksum_flags);
+    return result;
+}
+
+static err_t input(struct pbuf *p, struct netif *netif) {
+    pf_from_ourselves = true;
+    err_t result = input_by_origin(p, netif);
+    pf_from_ourselves = false;
     return result;
 }
 
@@ -135,7 +148,7 @@ static err_t init_netif(struct netif *netif) {
     netif->output = output4;
     netif->output_ip6 = output6;
     netif->flags |= NETIF_FLAG_IGMP | NETIF_FLAG_MLD6;
-    NETIF_SET_CHECKSUM_CTRL(netif, NETIF_CHECKSUM_DISABLE_ALL);
+    NETIF_SET_CHECKSUM_CTRL(netif, ICMP_FLAGS);
     return ERR_OK;
 }
 

@@ -27,6 +27,8 @@ enum pf_loop {
     PF_LOOP_NEVER,   /* not even the loopback link does */
 };
 extern enum pf_loop pf_loop_several;
+/* The packet that lwIP is given now has come from this host itself. */
+extern bool pf_from_ourselves;
 /* For a link's output: makes the copy. True: that was all. */
 bool pf_loopback_several(struct netif *origin, struct pbuf *p, bool several);
 

@@ -11,6 +11,8 @@
 enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
 /* Endpoints of one port: each datagram to it looks at all of them. */
 enum { PF_UDP_PER_PORT = 64 };
+/* Raw endpoints of one protocol: each message is copied to all of them. */
+enum { PF_RAW_MAX = 64 };
 enum { DEFAULT_TTL = 64, IPV6_HEADERS = 48 };
 
 static struct stk_dgram *chains[PF_DGRAM_KINDS][65536];
@@ -129,6 +131,28 @@ int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct s
     return result;
 }
 
+int stk_raw_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out) {
+    bool four = family == PF_FAMILY_IPV4;
+    uint8_t kind = four ? PF_DGRAM_RAW4 : PF_DGRAM_RAW6;
+    uint16_t protocol = four ? IP_PROTO_ICMP : IP6_NEXTH_ICMP6;
+    int others = 0;
+    for (const struct stk_dgram *d = chains[kind][protocol]; d; d = d->next) {
+        others++;
+    }
+    if (others >= PF_RAW_MAX) {
+        return -ENOBUFS;
+    }
+    int result = stk_udp_open(family, priority, user, owner, out);
+    if (result == 0) {
+        (*out)->kind = kind;
+        (*out)->v6only = !four;
+        (*out)->port_chosen = true;
+        set_wildcard(*out);
+        enlist(*out, protocol);
+    }
+    return result;
+}
+
 void stk_udp_close(struct stk_dgram *dgram) {
     unlist(dgram);
     pf_multicast_leave_all(dgram);
@@ -151,24 +175,28 @@ static bool is_broadcast(const ip_addr_t *ip) {
 
 int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr) {
     ip_addr_t ip;
-    if (dgram->port) {
+    bool raw = pf_dgram_is_raw(dgram);
+    if (raw ? dgram->connected : dgram->port != 0) {
         return -EINVAL;
     }
     if (!pf_addr_to_lwip(addr, !dgram->v6only, &ip)) {
         return -EAFNOSUPPORT;
     }
     if (dgram->v6only && IP_IS_V4_VAL(ip)) {
-        return -EINVAL;
+        return raw ? -EADDRNOTAVAIL : -EINVAL;
     }
     if (!pf_addr_is_local(&ip) && !ip_addr_ismulticast(&ip) && !is_broadcast(&ip)) {
         return -EADDRNOTAVAIL;
     }
-    int result = addr->port ? refusal(dgram, &ip, addr->port) : 0;
+    int result = addr->port && !raw ? refusal(dgram, &ip, addr->port) : 0;
     if (result != 0) {
         return result;
     }
     dgram->local = ip;
     dgram->addr_chosen = !ip_addr_isany(&ip);
+    if (raw) {
+        return 0;
+    }
     dgram->port_chosen = addr->port != 0;
     if (addr->port) {
         enlist(dgram, addr->port);
@@ -320,7 +348,8 @@ static int transmit(struct stk_dgram *dgram, const struct route *route, uint16_t
             udp_sendto_if_src(&dgram->pcb, p, &route->to, port, route->netif, &route->from);
         result = error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
     } else {
-        result = pf_ping_send(dgram, p, &route->from, &route->to, route->netif);
+        result = (pf_dgram_is_raw(dgram) ? pf_raw_send : pf_ping_send)(dgram, p, &route->from,
+                                                                       &route->to, route->netif);
     }
     pf_loop_several = PF_LOOP_DEFAULT;
     pbuf_free(p);
@@ -363,8 +392,12 @@ int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_
     struct route route = {0};
     uint16_t port = to ? to->port : dgram->remote_port;
     int result = 0;
-    if (length > PF_MAX_DATAGRAM_BYTES) {
+    bool udp = dgram->kind == PF_DGRAM_UDP;
+    if (length > (udp ? PF_MAX_DATAGRAM_BYTES : PF_MAX_ICMP_BYTES)) {
         return -EMSGSIZE;
+    }
+    if (to && dgram->kind == PF_DGRAM_RAW6 && port != 0 && port != dgram->port) {
+        return -EINVAL; /* RFC 3542: it stands for the protocol */
     }
     if (to) {
         result = destination(dgram, to, &route);
@@ -376,7 +409,7 @@ int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_
     if (result == 0 && IP_IS_V6_VAL(route.to) && length > UINT16_MAX - IPV6_HEADERS) {
         return -EMSGSIZE; /* lwIP counts all of a packet in 16 bits */
     }
-    if (result == 0 && port == 0 && dgram->kind == PF_DGRAM_UDP) {
+    if (result == 0 && port == 0 && udp) {
         return -EINVAL;
     }
     uint32_t index = bits_of(how, PF_SEND_INTERFACE, 8);
@@ -409,7 +442,19 @@ void stk_udp_names(const struct stk_dgram *dgram, struct pf_addr *local, struct 
     }
 }
 
+static int set_filter(struct stk_dgram *dgram, uint32_t word, uint64_t types) {
+    if (!pf_dgram_is_raw(dgram) || (dgram->kind == PF_DGRAM_RAW4 && word > 0)) {
+        return -ENOPROTOOPT;
+    }
+    /* Of ICMP's types the kernel blocks the first 32 at most. */
+    dgram->blocked[word] = dgram->kind == PF_DGRAM_RAW4 ? (uint32_t)types : types;
+    return 0;
+}
+
 int stk_udp_set_option(struct stk_dgram *dgram, uint32_t option, uint64_t value) {
+    if (option >= PF_OPT_ICMP_FILTER && option < PF_OPT_ICMP_FILTER + 4) {
+        return set_filter(dgram, option - PF_OPT_ICMP_FILTER, value);
+    }
     switch (option) {
     case PF_OPT_PRIORITY:
         dgram->priority = (uint8_t)value;
@@ -434,7 +479,7 @@ int stk_udp_set_option(struct stk_dgram *dgram, uint32_t option, uint64_t value)
         if (dgram->family != PF_FAMILY_IPV6) {
             return -ENOPROTOOPT;
         }
-        dgram->v6only = value != 0;
+        dgram->v6only = value != 0 || dgram->kind != PF_DGRAM_UDP; /* there is one ICMP for each */
         if (!dgram->port) {
             set_wildcard(dgram);
         }

@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 4
+#define PF_ABI_VERSION 5
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -24,6 +24,7 @@
 #define PF_MAX_ARENA_BYTES 1073741824
 #define PF_MAX_WRITE_BYTES 1048576
 #define PF_MAX_DATAGRAM_BYTES 65507 /* over IPv6, 20 fewer */
+#define PF_MAX_ICMP_BYTES 65515     /* over IPv6, 28 fewer */
 
 enum pf_priority { PF_PRIORITY_HIGH = 0, PF_PRIORITY_MEDIUM = 1, PF_PRIORITY_LOW = 2 };
 
@@ -38,11 +39,11 @@ enum pf_opcode {
     PF_OP_ACCEPT = 5,   /* flags: PF_SQE_MULTISHOT */
     PF_OP_CONNECT = 6,  /* addr; datagrams: of no family to disconnect */
     PF_OP_WRITE = 7,    /* offset, length: a block of the send arena */
-    PF_OP_RECV = 8,     /* length: at most so many bytes */
+    PF_OP_RECV = 8,     /* length: at most so many bytes; flags: PF_SQE_MULTISHOT */
     PF_OP_SHUTDOWN = 9, /* flags: PF_SHUT_* */
     PF_OP_CLOSE = 10,   /* flags: PF_CLOSE_ABORT */
     PF_OP_NOP = 11,
-    PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel */
+    PF_OP_CANCEL = 12, /* token: op_id of the operation to cancel; or flags: PF_SQE_ALL */
     PF_OP_SETOPT = 13, /* offset: PF_OPT_*; token: value */
     PF_OP_MIRROR = 14, /* token: id of a mirror descriptor handed out to this client, 0: the same */
     PF_OP_SENDTO = 15, /* offset, length (may be 0): a block of the send arena; addr: where to, of
@@ -50,13 +51,15 @@ enum pf_opcode {
     PF_OP_GROUP = 16,  /* flags: PF_GROUP_*; addr: the multicast group; token: index of the
                           interface, 0: any; offset: or an IPv4 address of it, as on the wire */
     PF_OP_QUERY = 17,  /* offset: PF_QUERY_*; length: page; addr: as the query needs */
-    PF_OP_COUNT = 18
+    PF_OP_DRAIN = 18,  /* completes when all that was written before is acknowledged */
+    PF_OP_COUNT = 19
 };
 
 enum pf_kind {
     PF_KIND_STREAM = 0,
     PF_KIND_DATAGRAM = 1,
-    PF_KIND_PING = 2 /* as datagrams; these are ICMP echo requests and their replies */
+    PF_KIND_PING = 2, /* as datagrams; these are ICMP echo requests and their replies */
+    PF_KIND_RAW = 3   /* as datagrams; all ICMP messages, received over IPv4 with their header */
 };
 
 enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
@@ -65,7 +68,12 @@ enum pf_sqe_flags {
     PF_SQE_MULTISHOT = 1,
     PF_SQE_REJECT = 2, /* cancel: token is of an accept whose connection nobody will adopt */
     PF_SQE_TICKET = 4, /* adopt: token is a ticket for a socket whose mirror the client holds */
-    PF_SQE_NOWAIT = 8  /* accept: -EAGAIN when no connection waits */
+    PF_SQE_NOWAIT = 8, /* accept: -EAGAIN when no connection waits */
+    PF_SQE_ALL = 16    /* cancel: every operation of the socket */
+};
+/* Of every operation but CANCEL and CLOSE. */
+enum pf_sqe_general {
+    PF_SQE_LINK = 1 /* the next submission of the socket starts only if this one succeeds */
 };
 enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
 /* Where in the token of PF_OP_SENDTO is what is different for this datagram; 0: nothing is. */
@@ -82,8 +90,10 @@ enum pf_close_flags {
     PF_CLOSE_SHARED = 2 /* only once no process holds the mirror descriptor any more */
 };
 
-/* More completions of the same operation follow. */
-enum pf_cqe_flags { PF_CQE_MORE = 1 };
+enum pf_cqe_flags {
+    PF_CQE_MORE = 1,    /* more completions of the same operation follow */
+    PF_CQE_DEADLINE = 2 /* -ETIMEDOUT is because of the deadline that the client set */
+};
 
 enum pf_option {
     PF_OPT_NODELAY = 1,         /* 0 or 1; 1 unless set */
@@ -108,7 +118,8 @@ enum pf_option {
     PF_OPT_DEFER_ACCEPT = 20,   /* seconds; 0: off */
     PF_OPT_QUICKACK = 21,       /* 0 or 1 */
     PF_OPT_SYNCNT = 22,         /* retransmissions of a SYN; 0: the stack's own limit */
-    PF_OPT_BINDTODEVICE = 23    /* addr.ip: the name of the link, padded with zeros; empty: any */
+    PF_OPT_BINDTODEVICE = 23,   /* addr.ip: the name of the link, padded with zeros; empty: any */
+    PF_OPT_ICMP_FILTER = 32     /* raw; ... + 3: bits of the types not to receive, 64 in each */
 };
 
 #define PF_RCVBUF_MIN 1152
@@ -165,7 +176,8 @@ enum pf_socket_state {
                                 has something */
     PF_STATE_MOVING = 8192,  /* the socket is on its way to another slot: wait for MOVED */
     PF_STATE_DATAGRAM = 32768, /* of a claimed socket: it is one of datagrams */
-    PF_STATE_MOVED = 16384     /* it is gone; moved_rx and moved_sq tell what still counted here */
+    PF_STATE_MOVED = 16384,    /* it is gone; moved_rx and moved_sq tell what still counted here */
+    PF_STATE_RAW = 65536       /* a raw socket */
 };
 
 /* Why a client was ended: pf_b2c_control.ended. */
@@ -187,14 +199,15 @@ struct pf_addr {
 struct pf_sqe {
     uint8_t opcode;
     uint8_t flags;
-    uint16_t reserved0;
+    uint16_t general;    /* enum pf_sqe_general */
     uint32_t generation; /* of the socket in this slot */
     uint64_t op_id;
     uint64_t token;
     uint32_t offset;
     uint32_t length;
     struct pf_addr addr;
-    uint64_t reserved1;
+    uint64_t
+        deadline_ns; /* CLOCK_MONOTONIC: it ends then, as far as it can be taken back; 0: none */
 };
 
 struct pf_cqe {
@@ -206,7 +219,9 @@ struct pf_cqe {
     uint64_t token; /* accept: hand it to PF_OP_ADOPT; else: pf_hints_taken */
     uint64_t completed_ns; /* CLOCK_MONOTONIC: start of the backend's step that completed it */
     uint64_t picked_ns;  /* CLOCK_MONOTONIC: start of the backend's step that took the submission */
-    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
+    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender; write: of no
+                            family, and in the first 8 bytes of ip when the last byte was handed
+                            to the stack, CLOCK_MONOTONIC */
 };
 
 /* What stands before each datagram in the receive ring; the next one follows at a multiple of
@@ -230,7 +245,8 @@ struct pf_c2b_control {
     uint32_t pad0;
     uint32_t event_head[3]; /* consumed position of each event ring of B2C */
     uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
-    uint32_t pad1[12];
+    uint32_t bell_arm;      /* bumped when the client waits for completions by its bell */
+    uint32_t pad1[11];
 };
 
 /* C2B: one per socket slot. */

@@ -9,7 +9,7 @@ enum {
     TAG_INSIDE = 0, /* not the start of a block */
     TAG_FREE = 0x40,
     TAG_USED = 0x80,
-    TAG_ORDER = 0x1f,
+    TAG_ORDER = 0x0f,
 };
 
 static uint32_t order_units(unsigned order) { return UINT32_C(1) << order; }
@@ -76,6 +76,15 @@ void pf_arena_destroy(struct pf_arena *arena) {
     free(arena->next);
     free(arena->prev);
     memset(arena, 0, sizeof(*arena));
+}
+
+uint8_t pf_arena_marks(const struct pf_arena *arena, uint32_t offset) {
+    return arena->tag[offset >> PF_ARENA_MIN_ORDER] & (PF_ARENA_BUSY | PF_ARENA_LET_GO);
+}
+
+void pf_arena_mark(struct pf_arena *arena, uint32_t offset, uint8_t marks) {
+    uint8_t *tag = &arena->tag[offset >> PF_ARENA_MIN_ORDER];
+    *tag = (uint8_t)((*tag & ~(PF_ARENA_BUSY | PF_ARENA_LET_GO)) | marks);
 }
 
 static unsigned order_for(uint32_t bytes) {

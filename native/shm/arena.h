@@ -33,4 +33,10 @@ uint32_t pf_arena_block_bytes(uint32_t bytes);
 /* -EINVAL when no allocated block starts at `offset`. */
 int pf_arena_free(struct pf_arena *arena, uint32_t offset);
 
+/* Marks of an allocated block, for its owner; 0 at first. */
+#define PF_ARENA_BUSY 0x20
+#define PF_ARENA_LET_GO 0x10
+uint8_t pf_arena_marks(const struct pf_arena *arena, uint32_t offset);
+void pf_arena_mark(struct pf_arena *arena, uint32_t offset, uint8_t marks);
+
 #endif

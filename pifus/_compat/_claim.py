@@ -145,7 +145,7 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
         is_v6 = state.local.family == lib.PF_FAMILY_IPV6
         endpoint.family = int(_names.AF_INET6 if is_v6 else _names.AF_INET)
     if bits & lib.PF_STATE_DATAGRAM and not endpoint.datagram:
-        endpoint.become_datagram()
+        endpoint.become_datagram(bool(bits & lib.PF_STATE_RAW))
     endpoint.attached = True
     endpoint.settled = True
     endpoint.armed = True

@@ -91,7 +91,7 @@ def getpeername(endpoint: Endpoint) -> _address.Address:
         name = endpoint.peer or _address.from_native(state.peer, endpoint.family)
     finally:
         endpoint.leave()
-    if name is None:
+    if name is None or name[1] == 0:  # to the kernel, too, a peer without a port is none
         raise _errors.os_error(errno.ENOTCONN)
     return name
 

@@ -25,6 +25,7 @@ MSG_DONTWAIT: Final = int(_names.MSG_DONTWAIT)
 MSG_ERRQUEUE: Final = int(_names.MSG_ERRQUEUE)
 
 _DATAGRAM_MAX: Final = 65535
+_UDP: Final = (0, int(_names.IPPROTO_UDP))
 # Datagrams that are longer are waited for: how long one may be depends on the family.
 _SURE_MAX: Final = 60000
 _REACHED_MAX: Final = 64
@@ -286,7 +287,8 @@ def sendto(
     """`socket.sendto`; `to` None: to the peer; `how`: enum pf_send_bits.
 
     The first datagram to a destination is waited for until it has left, so that the program gets
-    the errno if it cannot; later ones are only queued.
+    the errno if it cannot; later ones are only queued. ICMP messages are always waited for: whether
+    one can be sent depends on what it says.
 
     Raises:
         TimeoutError, BlockingIOError: no room (in time).
@@ -298,10 +300,11 @@ def sendto(
     size = len(native)
     if to is None and not endpoint.connected:
         raise _errors.os_error(errno.EDESTADDRREQ)
-    if size > lib.PF_MAX_DATAGRAM_BYTES:
+    udp = endpoint.proto in _UDP
+    if size > (lib.PF_MAX_DATAGRAM_BYTES if udp else lib.PF_MAX_ICMP_BYTES):
         raise _errors.os_error(errno.EMSGSIZE)
     key = b"" if to is None else ffi.buffer(to)[:]
-    sure = key in endpoint.reached and size <= _SURE_MAX and not how
+    sure = udp and key in endpoint.reached and size <= _SURE_MAX and not how
     delivery = lib.PF_DELIVER_NONE if sure else lib.PF_DELIVER_CALL
     nowait = _nowait(flags, timeout)
     end = None if nowait else deadline(timeout)

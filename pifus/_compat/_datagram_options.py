@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _ancillary, _connecting, _multicast
+from pifus._compat import _ancillary, _connecting, _icmp_filter, _multicast
 from pifus._core import _errors
 from pifus._core._client import lib
 
@@ -121,6 +121,8 @@ def getsockopt(endpoint: Endpoint, level: int, name: int, size: int) -> int | by
         return raw[:size] if size else endpoint.lingers[0]
     if endpoint.datagram and key in _multicast.KEYS:
         return _multicast.getsockopt(endpoint, key, size)
+    if _icmp_filter.concerns(endpoint, key):
+        return _icmp_filter.getsockopt(endpoint, name, size)
     if key in _READ_ONLY:
         value = _ask(endpoint, name)
     else:
@@ -161,6 +163,9 @@ def setsockopt(
     key = (level, name)
     if endpoint.datagram and key in _multicast.KEYS:
         _multicast.setsockopt(endpoint, key, value)
+        return
+    if _icmp_filter.concerns(endpoint, key):
+        _icmp_filter.setsockopt(endpoint, name, value)
         return
     handle = endpoint.enter()
     try:

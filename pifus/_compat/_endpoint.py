@@ -80,7 +80,7 @@ class Endpoint(Sharing):
         device: SO_BINDTODEVICE.
         wants_kernel: it is bound to a device of the kernel's.
         priority_chosen: the program has set SO_PRIORITY itself.
-        datagram: it is a UDP socket.
+        datagram: it is a socket of datagrams: UDP, ping or raw.
         io: the module that sends and receives: _stream or _datagram.
         reached: destinations to which a datagram left, as the bytes of a `struct pf_addr`.
         shared: a listener from which other processes accept, too.
@@ -144,7 +144,7 @@ class Endpoint(Sharing):
         self.device = b""
         self.wants_kernel = False
         self.priority_chosen = False
-        self.datagram = kind == _names.SOCK_DGRAM
+        self.datagram = kind in (_names.SOCK_DGRAM, _names.SOCK_RAW)
         self.reached: set[bytes] = set()
         self.io: Io = _io(self.datagram)
 
@@ -162,12 +162,15 @@ class Endpoint(Sharing):
     def replay(self) -> list[tuple[tuple[int, int], int | bytes]]:
         """Options and what they were set to, in order."""
         if self.datagram:
-            return [*self.options.items()]
+            return [*self.options.items(), *self.requested.items()]
         return [*self.requested.items()]
 
-    def become_datagram(self) -> None:
+    def become_datagram(self, raw: bool) -> None:
         """The descriptor came from another process: only its claim told what it is."""
-        self.type = int(_names.SOCK_DGRAM)
+        self.type = int(_names.SOCK_RAW if raw else _names.SOCK_DGRAM)
+        if raw:
+            four = self.family == _names.AF_INET
+            self.proto = int(_names.IPPROTO_ICMP if four else _names.IPPROTO_ICMPV6)
         self.datagram = True
         self.io = _io(self.datagram)
 

@@ -10,13 +10,13 @@ _PROTOCOLS = {
     int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
     int(_c.SOCK_DGRAM): (0, _c.IPPROTO_UDP),
 }
-# Datagrams that are ICMP echo requests and replies.
-_PINGS = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
+# Datagrams that are ICMP messages: echo requests and replies, or raw, all of them.
+_ICMP = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
 
 
 def is_for_stack(family: int, kind: int, proto: int) -> bool:
-    """True for TCP, UDP and ping sockets over IPv4 or IPv6."""
+    """True for TCP, UDP, ping and raw ICMP sockets over IPv4 or IPv6."""
     kind &= ~_TYPE_FLAGS
-    if kind == _c.SOCK_DGRAM and proto == _PINGS.get(family):
+    if kind in (_c.SOCK_DGRAM, _c.SOCK_RAW) and proto == _ICMP.get(family):
         return True
     return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind, ())

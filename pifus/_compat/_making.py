@@ -15,7 +15,8 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     """A new socket of the stack: its descriptor, which is the caller's, and itself.
 
     Raises:
-        OSError: no backend, or no socket or descriptor left (EMFILE).
+        OSError: no backend, or no socket or descriptor left (EMFILE); EPERM: the backend does not
+            let this process have a raw socket.
     """
     owner = _current.session()
     handle = owner.handle
@@ -28,6 +29,8 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     if kind == _names.SOCK_DGRAM:
         ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)
         open_socket = lib.pf_ping_open if ping else lib.pf_datagram_open
+    elif kind == _names.SOCK_RAW:
+        open_socket = lib.pf_raw_open
     slot = open_socket(handle, _address.native_family(family), priority, 0)
     if slot < 0:
         os.close(fd)
@@ -35,5 +38,23 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     endpoint = Endpoint(owner, slot, family, kind, proto)
     endpoint.priority = priority
     endpoint.mirror_id = mirror_id
+    if kind == _names.SOCK_RAW:
+        _await_permission(endpoint, fd)
     _table.register(fd, endpoint)
     return fd, endpoint
+
+
+def _await_permission(endpoint: Endpoint, fd: int) -> None:
+    """All other sockets are known to be granted; of a raw one only the backend can tell."""
+    handle = endpoint.enter()
+    try:
+        endpoint.call(handle, lib.PF_OP_NOP)  # it comes after the open
+        error = endpoint.state(handle).error
+        if error:
+            raise _errors.os_error(error)
+    except BaseException:
+        lib.pf_socket_release(handle, endpoint.slot, 0)
+        os.close(fd)
+        raise
+    finally:
+        endpoint.leave()

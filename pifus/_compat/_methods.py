@@ -1,4 +1,4 @@
-"""The socket class at the level of `_socket`: TCP and UDP of the stack, all else of the kernel.
+"""The socket class at the level of `_socket`: TCP, UDP, ICMP of the stack, the rest of the kernel.
 
 The methods find the stack's side of a socket by its descriptor, not by an attribute: so the same
 functions serve a subclass of the C class and, put there by `pifus.monkey`, the interpreter's own
@@ -44,11 +44,13 @@ _gettimeout = _C.gettimeout
 
 _TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 
+_USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
+
 
 class socket(_C):  # noqa: N801 - as the class it stands for
     """socket(family=AF_INET, type=SOCK_STREAM, proto=0) -> a socket of the stack or the kernel.
 
-    TCP and UDP over IPv4 and IPv6 go to the user-space stack; all else is the kernel's as always.
+    TCP, UDP and ICMP go to the user-space stack; all else is the kernel's as always.
     The descriptor of a stack socket shows readiness only: data do not go through it.
     """
 
@@ -70,7 +72,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
                 if proto == -1:
-                    proto = _c.IPPROTO_UDP if endpoint.datagram else _c.IPPROTO_TCP
+                    proto = endpoint.proto or _USUAL[endpoint.datagram]
             _C.__init__(self, family, kind, proto, fileno)
             if endpoint is None:
                 _know(self)

@@ -90,7 +90,7 @@ _IP = (
         "IP_HDRINCL",
         3,
         REFUSED,
-        "for raw sockets",
+        "the stack makes the header, also of raw sockets",
         set_errno=_PROTO,
         size=0,
         null_errno=errno.EFAULT,

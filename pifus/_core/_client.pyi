@@ -52,6 +52,7 @@ class _Constants(Protocol):
     PF_MAX_ARENA_BYTES: int
     PF_MAX_WRITE_BYTES: int
     PF_MAX_DATAGRAM_BYTES: int
+    PF_MAX_ICMP_BYTES: int
     PF_PRIORITY_HIGH: int
     PF_PRIORITY_MEDIUM: int
     PF_PRIORITY_LOW: int
@@ -79,18 +80,22 @@ class _Constants(Protocol):
     PF_SEND_INTERFACE: int
     PF_SEND_SOURCE4: int
     PF_GROUP_LEAVE: int
+    PF_OP_DRAIN: int
     PF_OP_COUNT: int
     PF_FAMILY_NONE: int
     PF_FAMILY_IPV4: int
     PF_FAMILY_IPV6: int
     PF_SQE_MULTISHOT: int
     PF_SQE_NOWAIT: int
+    PF_SQE_ALL: int
+    PF_SQE_LINK: int
     PF_SHUT_READ: int
     PF_SHUT_WRITE: int
     PF_CLOSE_GRACEFUL: int
     PF_CLOSE_ABORT: int
     PF_CLOSE_SHARED: int
     PF_CQE_MORE: int
+    PF_CQE_DEADLINE: int
     PF_OPT_NODELAY: int
     PF_OPT_KEEPALIVE: int
     PF_OPT_KEEPIDLE: int
@@ -110,6 +115,7 @@ class _Constants(Protocol):
     PF_OPT_QUICKACK: int
     PF_OPT_SYNCNT: int
     PF_OPT_BINDTODEVICE: int
+    PF_OPT_ICMP_FILTER: int
     PF_QUERY_LISTENERS: int
     PF_QUERY_INFO: int
     PF_OPT_BROADCAST: int
@@ -126,6 +132,7 @@ class _Constants(Protocol):
     PF_STATE_SHARED: int
     PF_STATE_MOVED: int
     PF_STATE_DATAGRAM: int
+    PF_STATE_RAW: int
     PF_ENDED_NOT: int
     PF_ENDED_CLOSED: int
     PF_ENDED_VIOLATION: int
@@ -164,6 +171,7 @@ class _Lib(_Constants, Protocol):
         self, client: CData, family: int, priority: int, rx_bytes: int, /
     ) -> int: ...
     def pf_ping_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
+    def pf_raw_open(self, client: CData, family: int, priority: int, rx_bytes: int, /) -> int: ...
     def pf_socket_adopt(self, client: CData, token: int, priority: int, /) -> int: ...
     def pf_accept_adopt(
         self, client: CData, listener: int, token: int, priority: int, /
@@ -195,11 +203,38 @@ class _Lib(_Constants, Protocol):
     def pf_write(
         self, client: CData, slot: int, data: CData | bytes, length: int, delivery: int, /
     ) -> int: ...
+    def pf_submit_sqe(self, client: CData, slot: int, sqe: CData, delivery: int, /) -> int: ...
+    def pf_submit_block(
+        self,
+        client: CData,
+        slot: int,
+        sqe: CData,
+        data: CData | bytes,
+        length: int,
+        delivery: int,
+        /,
+    ) -> int: ...
+    def pf_block_register(self, client: CData, bytes_: int, /) -> int: ...
+    def pf_block_data(self, client: CData, block: int, /) -> CData: ...
+    def pf_block_busy(self, client: CData, block: int, /) -> int: ...
+    def pf_block_release(self, client: CData, block: int, /) -> int: ...
+    def pf_block_write(
+        self,
+        client: CData,
+        slot: int,
+        block: int,
+        length: int,
+        general: int,
+        deadline_ns: int,
+        delivery: int,
+        /,
+    ) -> int: ...
     def pf_nop(self, client: CData, slot: int, /) -> int: ...
     def pf_poll(self, client: CData, slot: int, out: CData, /) -> int: ...
     def pf_wait(self, client: CData, slot: int, timeout_ns: int, out: CData, /) -> int: ...
     def pf_poll_any(self, client: CData, out: CData, /) -> int: ...
     def pf_wait_any(self, client: CData, timeout_ns: int, out: CData, /) -> int: ...
+    def pf_bell_arm(self, client: CData, /) -> int: ...
     def pf_wake_any(self, client: CData, /) -> None: ...
     def pf_await(
         self, client: CData, slot: int, op_id: int, timeout_ns: int, out: CData, /

@@ -3,7 +3,14 @@
 import errno as _errno
 import os
 
-from pifus.errors import ArenaFull, BackendGone, ClientClosed, QueueFull
+from pifus.errors import (
+    ArenaFull,
+    BackendGone,
+    BlockBusy,
+    ClientClosed,
+    DeadlineMissed,
+    QueueFull,
+)
 
 # Why a session ended: enum pf_ended of native/shm/abi.h.
 ENDED_REASONS = {
@@ -44,6 +51,20 @@ def arena_full(wanted: int, free: int) -> ArenaFull:
         f"no room for {wanted} bytes in the send arena ({free} bytes are free, and one socket may "
         "hold a share only): take completions of writes first",
     )
+
+
+def block_busy() -> BlockBusy:
+    """For a registered block whose previous write is under way."""
+    return BlockBusy(
+        _errno.EBUSY,
+        "a write of this block is under way, or its completion was not taken: take it first, or "
+        "register a second block and use them in turn",
+    )
+
+
+def deadline_missed() -> DeadlineMissed:
+    """For an operation that ended because of its time-out or deadline."""
+    return DeadlineMissed(_errno.ETIMEDOUT, "the operation was not done by its deadline")
 
 
 def backend_gone(reason: int) -> BackendGone:

@@ -12,6 +12,7 @@ from pifus._core import _address, _errors
 from pifus._core._client import lib
 
 if TYPE_CHECKING:
+    from pifus._core._lease import Held
     from pifus._core._socket import Socket
 
 
@@ -39,6 +40,7 @@ class Opcode(IntEnum):
     SETOPT = lib.PF_OP_SETOPT
     SENDTO = lib.PF_OP_SENDTO
     GROUP = lib.PF_OP_GROUP
+    DRAIN = lib.PF_OP_DRAIN
 
 
 class Protocol(IntEnum):
@@ -104,6 +106,7 @@ _SUBMITTED_AT = 32
 _PICKED_AT = 40
 _COMPLETED_AT = 48
 _ADDR_AT = 56
+_HANDED_AT = 64
 
 # One C call waits at most so long, so that signal handlers run even when a signal came just before
 # the thread slept.
@@ -133,6 +136,23 @@ def deadline_ns(timeout: float) -> int:
     return time.monotonic_ns() + timeout_ns(timeout)
 
 
+def latest_ns(timeout: float | None, deadline: float | None) -> int:
+    """When an operation has to be done, in nanoseconds of CLOCK_MONOTONIC; 0: whenever.
+
+    Raises:
+        ValueError: both are given, or one is no number that a time can be.
+    """
+    if timeout is not None:
+        if deadline is not None:
+            raise ValueError("give timeout or deadline, not both")
+        return deadline_ns(timeout)
+    if deadline is None:
+        return 0
+    if not -_FOREVER_NS < deadline * 1e9 < _FOREVER_NS:
+        raise ValueError("deadline must be a time of time.monotonic(), in seconds")
+    return max(int(deadline * 1e9), 1)
+
+
 class Completion:
     """The end of one operation (or, of a multi-shot accept, one of its results). Read only.
 
@@ -141,12 +161,13 @@ class Completion:
     `__init__`, and the last two slots are filled only where they mean something.
     """
 
-    __slots__ = ("_accepted", "_data", "_raw", "_sock")
+    __slots__ = ("_accepted", "_data", "_held", "_raw", "_sock")
 
     _raw: bytes
     _sock: Socket
     _data: bytes | None
     _accepted: Socket | None
+    _held: Held | None
 
     @property
     def op(self) -> int:
@@ -189,6 +210,19 @@ class Completion:
         return number
 
     @property
+    def handed_ns(self) -> int:
+        """Of a write: when the TCP stack had all of its bytes; 0: not known."""
+        if self._raw[OPCODE_AT] != Opcode.WRITE:
+            return 0
+        number: int = _u64(self._raw, _HANDED_AT)[0]
+        return number
+
+    @property
+    def late(self) -> bool:
+        """True: it ended because of its time-out or deadline."""
+        return bool(self._raw[_FLAGS_AT] & lib.PF_CQE_DEADLINE)
+
+    @property
     def completed_ns(self) -> int:
         """When the backend was done with it."""
         number: int = _u64(self._raw, _COMPLETED_AT)[0]
@@ -201,7 +235,10 @@ class Completion:
 
     @property
     def data(self) -> bytes | None:
-        """Of recv: the bytes; b"" at the end of the stream, or of an empty datagram. Else None."""
+        """Of recv: the bytes; b"" at the end of the stream, or of an empty datagram. Else None.
+
+        Of a receive with `lease`: None; see `Socket.lease`.
+        """
         return getattr(self, "_data", None)
 
     @property
@@ -218,10 +255,13 @@ class Completion:
         """Returns itself if the operation succeeded.
 
         Raises:
+            DeadlineMissed: it ended because of its time-out or deadline.
             OSError: it failed; the subclass and the errno are those of the kernel's sockets.
         """
         result = self.result
         if result < 0:
+            if self.late:
+                raise _errors.deadline_missed()
             raise _errors.os_error(-result)
         return self
 
@@ -251,6 +291,12 @@ def token_of(raw: bytes) -> int:
 def has_address(raw: bytes) -> bool:
     """True when the `struct pf_done` in `raw` names a peer or a sender."""
     return raw[_ADDR_AT : _ADDR_AT + 2] != b"\0\0"
+
+
+def op_of(raw: bytes) -> int:
+    """The number of the operation in the `struct pf_done` in `raw`."""
+    number: int = _u64(raw)[0]
+    return number
 
 
 def slot_of(raw: bytes) -> tuple[int, int]:

@@ -8,6 +8,9 @@ backend answers each request with exactly one message, in order:
         -> {"type": "attached", "session": 3} with four descriptors: c2b, b2c, public, doorbell
     {"type": "mirrors", "count": 16}
         -> {"type": "mirrors", "first": 40, "count": 16} with `count` descriptors
+    {"type": "bell"}
+        -> {"type": "bell"} with one descriptor: readable when completions came for a client that
+           waits for them by it, at its end when the session has ended
     {"type": "show"} with one descriptor, a mirror that some process got for one of its sockets
         -> {"type": "shown", "ticket": 5}: by which its socket can be adopted
     {"type": "status", "after": 0}
@@ -29,7 +32,7 @@ from typing import Any, ClassVar, Final
 
 from pifus.errors import ProtocolError
 
-ABI_VERSION: Final = 4
+ABI_VERSION: Final = 5
 MESSAGE_BYTES_MAX: Final = 65536
 MIRRORS_MAX: Final = 64
 ATTACH_FDS: Final = 4
@@ -146,6 +149,13 @@ class Mirrors:
 
 
 @dataclass(frozen=True, slots=True)
+class Bell:
+    """The request for the descriptor by which completions are waited for."""
+
+    type: ClassVar[str] = "bell"
+
+
+@dataclass(frozen=True, slots=True)
 class Show:
     """Shows the one descriptor that comes with it: whoever holds a mirror may have its socket."""
 
@@ -171,11 +181,14 @@ class Detach:
     type: ClassVar[str] = "detach"
 
 
-Request = Attach | Mirrors | Show | Status | Detach
+Request = Attach | Mirrors | Bell | Show | Status | Detach
 
 _REQUESTS: Final[
-    dict[str, type[Attach] | type[Mirrors] | type[Show] | type[Status] | type[Detach]]
-] = {kind.type: kind for kind in (Attach, Mirrors, Show, Status, Detach)}
+    dict[
+        str,
+        type[Attach] | type[Mirrors] | type[Bell] | type[Show] | type[Status] | type[Detach],
+    ]
+] = {kind.type: kind for kind in (Attach, Mirrors, Bell, Show, Status, Detach)}
 
 
 def encode(message: Message) -> bytes:

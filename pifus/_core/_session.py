@@ -218,6 +218,21 @@ class Session:
             number, fd = self._mirrors.pop()
             return number, _lowest(fd)
 
+    def take_bell(self) -> int:
+        """The bell: one descriptor for the completions of all sockets, which is the caller's.
+
+        An earlier one hangs up. How to wait by it: pf_bell_arm of native/client/client.h.
+
+        Raises:
+            OSError: no descriptors are left, or the backend is gone.
+        """
+        if self.handle is None:
+            raise self.failure()
+        _, fds = self._channel.request(_protocol.Bell(), "bell", 1)
+        if len(fds) != 1:
+            raise BackendUnavailable(errno.EPROTO, "the backend sent no bell")
+        return fds[0]
+
     def show(self, fd: int) -> int:
         """Shows the backend a mirror descriptor: the ticket by which its socket can be claimed.
 

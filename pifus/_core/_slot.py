@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import threading
 from typing import TYPE_CHECKING, Final
 
 from pifus._core import _address, _errors, _ops
 from pifus._core._client import ffi, lib
+from pifus._core._lease import ReceiveBook
 from pifus._core._ops import Priority, Protocol, SocketState
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class SocketBase:
 
     __slots__ = (
         "__weakref__",
+        "_book",
         "_client",
         "_family",
         "_generation",
@@ -45,7 +46,6 @@ class SocketBase:
         "_priority",
         "_protocol",
         "_reap_handle",
-        "_rx_lock",
         "_slates",
         "_slot",
     )
@@ -66,7 +66,7 @@ class SocketBase:
         self._family = family
         self._priority = prio
         self._protocol = protocol
-        self._rx_lock = threading.Lock()
+        self._book = ReceiveBook()
         # No operation was submitted yet whose completion leaves something to do on this side.
         self._plain = True
         self._slates: list[Slate] = [new_slate()]
@@ -158,11 +158,22 @@ class SocketBase:
         offset: int = 0,
         length: int = 0,
         addr: CData = _NULL,
+        link: bool = False,
+        latest_ns: int = 0,
     ) -> int:
         handle = self._handle
         if handle is None:
             raise self._closed_error()
-        op = _submit(handle, self._slot, opcode, flags, token, offset, length, addr, _QUEUE)
+        if link or latest_ns:
+            sqe = ffi.new("struct pf_sqe *")
+            sqe.opcode, sqe.flags, sqe.general = opcode, flags, lib.PF_SQE_LINK if link else 0
+            sqe.token, sqe.offset, sqe.length = token, offset, length
+            sqe.deadline_ns = latest_ns
+            if addr:
+                sqe.addr = addr[0]
+            op = lib.pf_submit_sqe(handle, self._slot, sqe, _QUEUE)
+        else:
+            op = _submit(handle, self._slot, opcode, flags, token, offset, length, addr, _QUEUE)
         if op > 0:
             return op
         raise self._refusal(op)

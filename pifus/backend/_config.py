@@ -18,6 +18,8 @@ from pifus._core import _paths, _protocol
 DRIVERS = ("loopback", "tap")
 # How long the idle stack thread, and a waiting client, look for news before they sleep.
 SPIN_NS = {"latency": 50_000, "balanced": 20_000, "powersave": 0}
+# Who may have raw sockets; each includes those before it: the owner is the backend's own user.
+RAW = ("nobody", "root", "owner", "users")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -50,6 +52,7 @@ class Config:
     max_pcbs: int = 10000
     max_client_bytes: int = 1 << 33
     best_priority: str = "high"
+    raw: str = "owner"
     mode: int = 0o600
     group: str = ""
     log_level: str = "info"
@@ -80,6 +83,11 @@ class Config:
     def socket_path(self) -> Path:
         """Where the backend listens."""
         return _paths.check_path(self.socket) if self.socket else _paths.socket_path(self.name)
+
+    def may_have_raw(self, uid: int) -> bool:
+        """True when clients of this user may have raw sockets."""
+        needed = "root" if uid == 0 else "owner" if uid == os.geteuid() else "users"
+        return RAW.index(self.raw) >= RAW.index(needed)
 
     @property
     def spin_ns(self) -> int:
@@ -247,6 +255,7 @@ OPTIONS: tuple[Option, ...] = (
         "the best priority that clients get",
         "PRIO",
     ),
+    Option("raw", _choice(*RAW), "who may have raw sockets: nobody, root, owner, users", "WHO"),
     Option("mode", _mode, "who may connect: mode of the socket, such as 0660", "MODE"),
     Option("group", _group, "group of the socket", "GROUP"),
     Option("log-level", _choice(*LOG_LEVELS), "debug, info, warning, error", "LEVEL"),

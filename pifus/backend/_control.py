@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from pifus._core import _errors, _protocol
-from pifus._core._protocol import Attach, Detach, InvalidMessage, Mirrors, Show, Status
+from pifus._core._protocol import Attach, Bell, Detach, InvalidMessage, Mirrors, Show, Status
 from pifus.backend import _core
 from pifus.backend import _shown as shown
 from pifus.backend._config import Config
@@ -226,6 +226,8 @@ class ControlPlane:
             return self._attach(connection, request)
         if isinstance(request, Mirrors):
             return self._mirrors(connection, request)
+        if isinstance(request, Bell):
+            return self._bell(connection)
         if isinstance(request, Show):
             return self._show(connection, fds)
         if isinstance(request, Status):
@@ -242,7 +244,9 @@ class ControlPlane:
             )
         priority = self._sessions.check(request, connection.peer)
         best = _protocol.PRIORITIES.index(priority)
-        number, fds = self._core.create(request, best, connection.peer.uid, connection.peer.pid)
+        peer = connection.peer
+        raw = self._config.may_have_raw(peer.uid)
+        number, fds = self._core.create(request, best, peer.uid, peer.pid, raw)
         record = self._sessions.add(number, connection.peer, request, priority)
         connection.record = record
         log.info(
@@ -261,6 +265,13 @@ class ControlPlane:
         first, fds = self._core.mirrors(record.number, request.count)
         reply = {"type": "mirrors", "first": first, "count": len(fds)}
         return send_and_close(connection, _protocol.encode(reply), fds)
+
+    def _bell(self, connection: Connection) -> bool:
+        record = connection.record
+        if record is None or not record.attached:
+            raise InvalidMessage("a bell is for an attached client: attach first", errno.ENOTCONN)
+        fd = self._core.bell(record.number)
+        return send_and_close(connection, _protocol.encode({"type": "bell"}), [fd])
 
     def _show(self, connection: Connection, fds: list[int]) -> bool:
         record = connection.record

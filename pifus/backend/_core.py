@@ -109,7 +109,7 @@ class Core:
         lib.pf_backend_free(self._backend)
 
     def create(
-        self, wanted: _protocol.Attach, best: int, uid: int, pid: int
+        self, wanted: _protocol.Attach, best: int, uid: int, pid: int, raw: bool
     ) -> tuple[int, list[int]]:
         """Makes a session.
 
@@ -118,6 +118,7 @@ class Core:
             best: the best priority granted, an enum pf_priority.
             uid: of the client, as the kernel says.
             pid: likewise.
+            raw: whether it may have raw sockets.
 
         Returns:
             The number of the session, and the descriptors c2b, b2c, public, doorbell to be sent to
@@ -134,6 +135,7 @@ class Core:
         request.best_priority = best
         request.uid = uid
         request.pid = pid
+        request.raw = raw
         fds = ffi.new("struct pf_session_fds *")
         number = self._check(
             lib.pf_session_create(self._backend, request, fds, self._error, _ERROR_BYTES)
@@ -161,6 +163,18 @@ class Core:
         if result < 0:
             raise CoreError("no mirror descriptors left", -result)
         return first[0], [fds[i] for i in range(count)]
+
+    def bell(self, session: int) -> int:
+        """Makes the bell of a session: the client's end.
+
+        Raises:
+            CoreError: no descriptors left.
+        """
+        fd = ffi.new("int32_t *")
+        result = lib.pf_session_bell(self._backend, session, fd)
+        if result < 0:
+            raise CoreError("no descriptors left for a bell", -result)
+        return int(fd[0])
 
     def show(self, session: int, fd: int) -> int:
         """Takes note that the client of a session holds a mirror descriptor; a ticket for it.

@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 
 from pifus import bench
-from pifus.bench import _netconn, _run, churn, compat, nop, priority, sockets, tcp, wire
+from pifus.bench import (
+    _netconn,
+    _run,
+    churn,
+    compat,
+    nop,
+    periodic,
+    priority,
+    sockets,
+    tcp,
+    wire,
+)
 from pifus.bench._stats import STATISTICS
 
 NO_TAP = _run.privilege_missing()
@@ -72,6 +83,14 @@ def test_nop(run_bench: Bench) -> None:
 def test_priority(run_bench: Bench) -> None:
     found = run_bench("priority")
     assert names(found) == list(priority.ROWS)
+
+
+def test_periodic(run_bench: Bench) -> None:
+    found = run_bench("periodic")
+    assert names(found) == list(periodic.ROWS)
+    grown = {row["name"]: row["max"] for row in found["rows"] if row["unit"] == "bytes"}
+    assert max(grown.values()) < 4096
+    assert left_behind(os.getpid()) == []
 
 
 @needs_tap

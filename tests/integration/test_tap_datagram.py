@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -308,3 +309,82 @@ def test_we_ping_the_kernel(drop_in: Callable[..., Any], tap: Tap, version: int)
             reply, sender = sock.recvfrom(10000)
             assert sender[0] == (tap.host4 if version == 4 else tap.host6)
             assert reply[6:] == data[6:]
+
+
+@pytest.fixture
+def raw(drop_in: Callable[..., Any], tap: Tap) -> Iterator[Callable[[int], Any]]:
+    """Makes raw sockets over the device."""
+    import pifus.compat.socket as over
+
+    drop_in()  # the session
+    with contextlib.ExitStack() as stack:
+
+        def make(version: int) -> Any:
+            protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+            sock = stack.enter_context(over.socket(family_of(version), socket.SOCK_RAW, protocol))
+            sock.settimeout(SECONDS)
+            return sock
+
+        yield make
+
+
+def await_message(sock: Any, version: int, kind: int, number: int) -> tuple[bytes, str]:
+    """The message behind its header, and who sent it; others may come before."""
+    while True:
+        packet, sender = sock.recvfrom(65535)
+        icmp = packet[20:] if version == 4 else packet
+        if icmp[:1] + icmp[6:8] == struct.pack("!BH", kind, number):
+            return icmp, sender[0]
+
+
+@VERSIONS
+def test_we_ping_the_kernel_by_hand(raw: Callable[[int], Any], tap: Tap, version: int) -> None:
+    sock = raw(version)
+    host = tap.host4 if version == 4 else tap.host6
+    for size in (56, 5000):  # the second one in fragments
+        data = bytearray(struct.pack("!BBHHH", 8 if version == 4 else 128, 0, 0, 77, size))
+        data += bytes(size)
+        if version == 4:
+            total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+            data[2:4] = struct.pack("!H", ~(total % 0xFFFF) & 0xFFFF)
+        sock.sendto(data, (host, 0))
+        reply, sender = await_message(sock, version, 0 if version == 4 else 129, size)
+        assert (sender, reply[4:]) == (host, data[4:])
+
+
+@VERSIONS
+def test_the_requests_of_the_kernel_are_seen(
+    raw: Callable[[int], Any], tap: Tap, version: int
+) -> None:
+    sock = raw(version)
+    protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+    request, reply = (8, 0) if version == 4 else (128, 129)
+    with socket.socket(family_of(version), socket.SOCK_RAW, protocol) as theirs:
+        theirs.settimeout(SECONDS)
+        data = struct.pack("!BBHHH", request, 0, 0, 1, 4711)
+        if version == 4:
+            data = struct.pack("!BBHHH", request, 0, ~(0x800 + 1 + 4711) & 0xFFFF, 1, 4711)
+        theirs.sendto(data, (tap.stack4 if version == 4 else tap.stack6, 0))
+        seen, sender = await_message(sock, version, request, 4711)
+        assert (sender, seen[4:]) == (tap.host4 if version == 4 else tap.host6, data[4:])
+        # And the stack has answered, as always.
+        answer, sender = await_message(theirs, version, reply, 4711)
+        assert (sender, answer[4:]) == (tap.stack4 if version == 4 else tap.stack6, data[4:])
+
+
+def test_a_raw_socket_cannot_take_our_address(raw: Callable[[int], Any], tap: Tap) -> None:
+    """By advertising it as somebody else's."""
+    sock = raw(6)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    sock.bind((tap.stack6, 0))
+    ours = socket.inet_pton(socket.AF_INET6, tap.stack6)
+    theft = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + ours + b"\x02\x01\x02\0\0\0\0\x09"
+    index = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF)
+    sock.sendto(theft, ("ff02::1", 0, 0, index))
+    sock.sendto(theft, (tap.stack6, 0))
+    data = struct.pack("!BBHHH", 128, 0, 0, 1, 99)
+    sock.sendto(data, (tap.stack6, 0))
+    await_message(sock, 6, 129, 99)
+    sock.sendto(data, (tap.host6, 0))
+    assert await_message(sock, 6, 129, 99)[1] == tap.host6

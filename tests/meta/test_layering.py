@@ -86,6 +86,12 @@ def test_python_imports_follow_the_layers(path: Path) -> None:
             assert relative.startswith(("_core/", "_compat/", "bench/", "completion.py")), (
                 f"{relative}: only _core, _compat and completion.py touch the C client"
             )
+        if name.split(".")[0] in {"trio", "asyncio"}:
+            assert not relative.startswith(("_core/", "_async/")), f"{relative}: no event loop here"
+        if relative.startswith("_async/") and name.startswith("pifus."):
+            assert name.startswith(("pifus._async", "pifus._core")), (
+                f"{relative}: may use _core only"
+            )
         if in_backend:
             assert not name.startswith(("pifus.compat", "pifus.completion", "pifus.monkey")), (
                 f"{relative}: the backend knows nothing of the client's API"

@@ -80,7 +80,7 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
             sqe.opcode == PF_OP_OPEN ? fuzz_random(fuzz, 3) : fuzz->tokens[fuzz_random(fuzz, 8)];
         sqe.length = fuzz_random(fuzz, 2) ? 4096 : 0;
         if (sqe.opcode == PF_OP_OPEN) {
-            sqe.offset = fuzz_random(fuzz, PF_KIND_PING + 1);
+            sqe.offset = fuzz_random(fuzz, PF_KIND_RAW + 2);
         }
     } else if (sqe.opcode == PF_OP_CLOSE) {
         if (fuzz_random(fuzz, 3)) {
@@ -106,14 +106,22 @@ static inline struct pf_sqe fuzz_valid(struct fuzz *fuzz, uint32_t slot) {
         memcpy(sqe.addr.ip, sqe.addr.family == PF_FAMILY_IPV4 ? "\xe0" : "\xff\x02", 2);
         sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_SETOPT) {
-        sqe.offset = fuzz_random(fuzz, PF_OPT_MULTICAST_IF + 2);
+        sqe.offset = fuzz_random(fuzz, 8) ? fuzz_random(fuzz, PF_OPT_MULTICAST_IF + 2)
+                                          : PF_OPT_ICMP_FILTER + fuzz_random(fuzz, 5);
         sqe.token = fuzz_random(fuzz, 3);
     } else if (sqe.opcode == PF_OP_CANCEL) {
         sqe.token = fuzz->raw.next_op - fuzz_random(fuzz, 16);
+        sqe.flags = fuzz_random(fuzz, 4) ? 0 : PF_SQE_ALL;
     } else {
         sqe.flags = (uint8_t)fuzz_random(fuzz, sqe.opcode == PF_OP_SHUTDOWN ? 4 : 2);
         sqe.length = 1 + fuzz_random(fuzz, 5000);
         sqe.addr = fuzz_addr(fuzz);
+    }
+    if (fuzz_random(fuzz, 4) == 0) {
+        sqe.general = PF_SQE_LINK;
+    }
+    if (fuzz_random(fuzz, 4) == 0) { /* up to a millisecond ago, or ahead */
+        sqe.deadline_ns = pf_now_ns() + fuzz_random(fuzz, 2000000) - 1000000;
     }
     sqe.generation = own->generation;
     sqe.op_id = ++fuzz->raw.next_op;
@@ -147,8 +155,8 @@ static inline void fuzz_mutate(struct fuzz *fuzz, struct pf_sqe *sqe) {
         sqe->length = fuzz_edge(fuzz);
         break;
     case 7:
-        sqe->reserved0 = (uint16_t)any;
-        sqe->reserved1 = any;
+        sqe->general = (uint16_t)any;
+        sqe->deadline_ns = any;
         break;
     case 8:
         memcpy(&sqe->addr, &any, sizeof(any));
@@ -196,7 +204,8 @@ static inline void fuzz_attach(struct fuzz *fuzz) {
                                          .queue_depth = 8,
                                          .rx_bytes = fuzz_random(fuzz, 2) ? 4096 : 65536,
                                          .best_priority = fuzz_random(fuzz, PF_PRIORITIES),
-                                         .arena_bytes = 131072};
+                                         .arena_bytes = 131072,
+                                         .raw = fuzz_random(fuzz, 4) != 0};
     raw_attach(fuzz->rig, &fuzz->raw, &request);
     memset(fuzz->open, 0, sizeof(fuzz->open));
     fuzz->sessions++;

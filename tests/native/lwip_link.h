@@ -200,11 +200,11 @@ static void append32(struct frame *frame, uint32_t value) {
     append16(frame, value & 0xffff);
 }
 
-static uint32_t get16(size_t offset) {
+static inline uint32_t get16(size_t offset) {
     return (uint32_t)sent_frame[offset] << 8 | sent_frame[offset + 1];
 }
 
-static uint32_t get32(size_t offset) { return get16(offset) << 16 | get16(offset + 2); }
+static inline uint32_t get32(size_t offset) { return get16(offset) << 16 | get16(offset + 2); }
 
 static void ethernet_header(struct frame *frame, unsigned type) {
     frame->length = 0;
@@ -213,7 +213,7 @@ static void ethernet_header(struct frame *frame, unsigned type) {
     append16(frame, type);
 }
 
-static void arp_request(struct frame *frame) {
+static inline void arp_request(struct frame *frame) {
     ethernet_header(frame, 0x0806);
     append16(frame, 1);
     append16(frame, 0x0800);
@@ -226,7 +226,7 @@ static void arp_request(struct frame *frame) {
     append(frame, OUR_IPV4, sizeof(OUR_IPV4));
 }
 
-static void learn_peer(void) {
+static inline void learn_peer(void) {
     struct frame frame;
     arp_request(&frame);
     receive(&frame);
@@ -244,7 +244,7 @@ struct segment {
     const uint8_t *to;      /* NULL: OUR_IPV4 */
 };
 
-static void receive_segment(const struct segment *segment) {
+static inline void receive_segment(const struct segment *segment) {
     struct frame frame;
     const unsigned header = 20U + segment->options_length;
     ethernet_header(&frame, 0x0800);

@@ -210,8 +210,8 @@ static void test_opcodes(void) {
     sqe = sqe_of(PF_OP_NOP);
     memset(&sqe.addr, 0xff, sizeof(sqe.addr));
     sqe.flags = 0xff;
-    sqe.reserved0 = 0xffff;
-    sqe.reserved1 = UINT64_MAX;
+    sqe.general = 0xffff;
+    sqe.deadline_ns = UINT64_MAX;
     sqe.token = UINT64_MAX;
     sqe.offset = UINT32_MAX;
     sqe.length = UINT32_MAX;

@@ -54,7 +54,7 @@ static void fill(struct pf_sqe *entry, uint64_t number) {
     entry->length = (uint32_t)mix(number + 3);
     entry->addr.port = (uint16_t)number;
     memcpy(entry->addr.ip, &entry->token, sizeof(entry->token));
-    entry->reserved1 = mix(number + 4);
+    entry->deadline_ns = mix(number + 4);
 }
 
 static void check_entry(const struct pf_sqe *entry, uint64_t number) {

@@ -65,6 +65,7 @@ PROGRAMS = (
     Program("rpyc_classic", ("rpyc",)),
     Program("pyro_objects", ("Pyro5",)),
     Program("dns_queries", ("dnspython",)),
+    Program("icmp_pings", ("icmplib", "ping3")),
     Program("smtp_server", ("aiosmtpd",)),
     Program("ftp_server", ("pyftpdlib", "pyOpenSSL")),
     Program("managers", (), quick=True),

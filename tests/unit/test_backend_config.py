@@ -27,7 +27,8 @@ LINE = """--name x --driver tap --tap-name t0 --tap-ipv4 192.168.77.2/24
     --tap-host-ipv4 192.168.77.1/24 --tap-ipv6 fd00::2/64 --tap-host-ipv6 fd00::1/64
     --tap-mtu 9000 --no-offload --gateway4 192.168.77.1 --gateway6 fd00::1 --profile latency
     --min-share-low 5 --min-share-medium 10 --cpu 1 --realtime 50 --mlock --max-clients 9
-    --max-clients-per-user 8 --max-sockets 7 --max-pcbs 6 --mode 0660 --best-priority low"""
+    --max-clients-per-user 8 --max-sockets 7 --max-pcbs 6 --mode 0660 --best-priority low
+    --raw root"""
 FILE = """
 name = "x"
 driver = ["tap"]
@@ -52,6 +53,7 @@ max-sockets = 7
 max-pcbs = 6
 mode = 0o660
 best-priority = "low"
+raw = "root"
 """
 
 

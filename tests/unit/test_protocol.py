@@ -46,6 +46,7 @@ def test_ranges_are_those_of_the_abi() -> None:
     [
         Attach(_protocol.ABI_VERSION, 7, "app", 16, 64, 65536, 1 << 20, "low"),
         _protocol.Mirrors(64),
+        _protocol.Bell(),
         _protocol.Show(),
         _protocol.Status(3),
         _protocol.Detach(),

@@ -1,7 +1,10 @@
 /* Model of native/futex/doorbell.h: no wake-up is lost.
  *
- * Two protocols, chosen by -D:
+ * Three protocols, chosen by -D:
  *   (default)  the backend's: one sleeper with a flag and an eventfd, two ringers (two clients);
+ *   -DBELL     a client's event loop (pf_bell_arm, pf_bell_ring): one sleeper that counts its
+ *              armings and waits for a descriptor; the ringer rings once for each arming. (There
+ *              is one, the stack thread; two are the harder case.)
  *   -DCLIENT   the clients': two sleeping threads that count themselves and wait on a futex word,
  *              one ringer (the backend).
  * Sleepers end when they have seen all news. A lost wake-up leaves a sleeper asleep for ever while
@@ -17,7 +20,7 @@
  *   spin -a doorbell.pml && gcc -O2 -o pan pan.c && ./pan              no errors
  *   spin -a -DCLIENT doorbell.pml && gcc -O2 -o pan pan.c && ./pan     no errors
  *
- * also: -DCLIENT
+ * also: -DCLIENT -DBELL
  *
  * Variants that must FAIL, with and without -DCLIENT unless said otherwise:
  *   NO_FENCE           no side has a fence between its write and its look
@@ -25,6 +28,7 @@
  *                      locked addition and the kernel's: the variant has neither of them
  *   NO_RECHECK         backend: sleeps without a second look
  *   LATE_WORD          -DCLIENT: takes the futex word after the look instead of before
+ *   SAME_ARM           -DBELL: arms with the same number each time
  *   NO_BUMP            -DCLIENT: rings without changing the futex word
  *   WAKE_ONE           -DCLIENT: wakes one sleeper instead of all
  */
@@ -114,7 +118,7 @@ bool eventfd;
 byte spurious = 1;
 
 proctype sleeper() {
-    byte seen0, seen1, news0, news1;
+    byte seen0, seen1, news0, news1, arm;
     do
     :: load(SLEEPER, NEWS(0), news0);
         load(SLEEPER, NEWS(1), news1);
@@ -127,11 +131,16 @@ proctype sleeper() {
             :: seen0 == CHANGES && seen1 == CHANGES -> break
             :: else
             fi;
-            /* pf_doorbell_announce */
-#ifdef NO_FENCE_SLEEPER
-            store_release(SLEEPER, SLEEPING, 1);
+            /* pf_doorbell_announce; BELL: pf_bell_arm */
+#if defined(BELL) && !defined(SAME_ARM)
+            arm++;
 #else
-            store_fence(SLEEPER, SLEEPING, 1);
+            arm = 1;
+#endif
+#ifdef NO_FENCE_SLEEPER
+            store_release(SLEEPER, SLEEPING, arm);
+#else
+            store_fence(SLEEPER, SLEEPING, arm);
 #endif
 #ifndef NO_RECHECK
             load(SLEEPER, NEWS(0), news0);
@@ -147,14 +156,18 @@ proctype sleeper() {
                     fi
                 }
             fi;
+#ifdef BELL
+            skip /* the arming counts as long as it was not answered */
+#else
             /* pf_doorbell_awake */
             store_relaxed(SLEEPER, SLEEPING, 0)
+#endif
         fi
     od
 }
 
 proctype ringer(byte who) {
-    byte news, sleeping;
+    byte news, sleeping, answered;
     do
     :: news < CHANGES ->
         news++;
@@ -165,7 +178,13 @@ proctype ringer(byte who) {
 #endif
         load(who, SLEEPING, sleeping);
         if
+#ifdef BELL
+        :: sleeping != answered -> /* pf_bell_ring */
+            answered = sleeping;
+            eventfd = true
+#else
         :: sleeping -> eventfd = true
+#endif
         :: else
         fi
     :: else -> break

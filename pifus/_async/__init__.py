@@ -1,0 +1,1 @@
+"""Sockets of the completion API for event loops: what pifus.trio and pifus.aio have in common."""

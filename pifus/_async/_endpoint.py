@@ -1,0 +1,312 @@
+"""A socket for tasks: completions in, awaitable calls out; the same for every event-loop library.
+
+A call that is cancelled while it waits has had no effect, and needs none undone: bytes and
+connections stay where they are until a call takes them, in the same step in which it returns. The
+operation by which the call waited goes on, and serves the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from pifus._async._loop import Loop, Side, Signal
+from pifus._core import _errors, _now, _ops
+from pifus._core._ops import Option
+
+if TYPE_CHECKING:
+    from pifus._core._address import Address
+    from pifus._core._socket import Socket
+
+# A write completes when its bytes were acknowledged; so many may wait for that.
+UNACKED_MAX: Final = 262_144
+_PIECE: Final = 65_536
+# Operations that are not writes have room in the queue at all times.
+_RESERVED: Final = 4
+
+
+class Endpoint:
+    """A socket of the stack, for one task that receives or accepts and one that sends.
+
+    Args:
+        loop: where its completions come.
+        sock: in poll mode, its completions not taken by anybody else.
+    """
+
+    def __init__(self, loop: Loop, sock: Socket) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.closed = False
+        self.eof_sent = False
+        self._reading = Side(loop, "receiving from")
+        self._writing = Side(loop, "sending to")
+        self._asked = False
+        self._error = 0
+        self._accepted: deque[bytes] = deque()
+        self._unacked = 0
+        self._writes = 0
+        self._writes_max = max(sock.client.queue_depth - _RESERVED, 1)
+        self._broken = 0
+        self._ended = False
+        self._others: set[Signal] = set()
+
+    # ---- receiving ----
+
+    async def receive(self, limit: int) -> bytes:
+        """Up to `limit` bytes of a stream, at least one; b"" at its end."""
+        with self._reading:
+            await self.loop.before()
+            data = _now.read(self._open(), limit)
+            if data is not None:
+                await self.loop.after()
+            while data is None:
+                await self._arrival()
+                data = _now.read(self._open(), limit)
+            return data
+
+    async def receive_from(self, limit: int) -> tuple[bytes, Address | None]:
+        """A datagram, cut to `limit` bytes, and its sender."""
+        with self._reading:
+            await self.loop.before()
+            while (got := _now.read_datagram(self._open(), limit)) is None:
+                await self._arrival()
+            await self.loop.after()
+            return got
+
+    async def _arrival(self) -> None:
+        """Waits until there may be something to receive."""
+        self._tell_error()
+        if not self._asked:
+            self._asked = self.loop.hub.expect(self.sock, self.sock.recv(1), self._answered)
+        if self._asked:
+            await self.loop.park(self._reading.signal)
+
+    def _tell_error(self) -> None:
+        if self._error:
+            error, self._error = self._error, 0
+            raise _errors.os_error(error)
+
+    def _answered(self, raw: bytes | None) -> None:
+        self._asked = False
+        if raw is not None:
+            self._error = max(-_ops.result_of(raw), 0)
+        self._reading.signal.fire()
+
+    # ---- accepting ----
+
+    async def accept(self) -> tuple[Endpoint, Address | None]:
+        """A connection to this listener, and its peer."""
+        with self._reading:
+            await self.loop.before()
+            while not self._accepted:
+                self._open()
+                self._tell_error()
+                if not self._asked:
+                    op = self.sock.accept()
+                    self._asked = self.loop.hub.expect(self.sock, op, self._arrived)
+                if self._asked:
+                    await self.loop.park(self._reading.signal)
+            sock, peer = _now.adopt(self._open(), self._accepted.popleft())
+            await self.loop.after()
+            return Endpoint(self.loop, sock), peer
+
+    def _arrived(self, raw: bytes | None) -> None:
+        if raw is not None and _ops.result_of(raw) >= 0:
+            self._accepted.append(raw)
+            raw = None
+        self._answered(raw)
+
+    # ---- sending ----
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all of `data`: returns when the last bytes are in the send arena."""
+        octets = memoryview(data).cast("B")
+        with self._writing:
+            self._sendable()
+            await self.loop.before()
+            sent = 0
+            while (sent := sent + self._push(octets[sent:])) < len(octets):
+                await self._room()
+            await self.loop.after()
+
+    async def send_some(self, data: bytes | bytearray | memoryview) -> int:
+        """Sends as much as there is room for, at least one byte; returns how much."""
+        octets = memoryview(data).cast("B")
+        with self._writing:
+            self._sendable()
+            await self.loop.before()
+            while not (sent := self._push(octets)) and octets:
+                await self._room()
+            await self.loop.after()
+            return sent
+
+    async def wait_writable(self) -> None:
+        """Waits until there is room for more bytes."""
+        with self._writing:
+            self._writable()
+            await self.loop.before()
+            while self._unacked >= UNACKED_MAX or self._writes >= self._writes_max:
+                await self.loop.park(self._writing.signal)
+                self._writable()
+            await self.loop.after()
+
+    async def flush(self) -> None:
+        """Waits until the peer has acknowledged everything that was sent."""
+        with self._writing:
+            self._writable()
+            await self.loop.before()
+            while self._writes:
+                await self.loop.park(self._writing.signal)
+                self._writable()
+            await self.loop.after()
+
+    async def send_to(self, data: bytes | bytearray | memoryview, address: Address | None) -> int:
+        """Sends a datagram; its length, when it has been handed to the network."""
+        with self._writing:
+            await self.loop.before()
+            while True:
+                try:
+                    op = self._open().sendto(data, address)
+                except BlockingIOError:
+                    await self.loop.nap()
+                else:
+                    return await self._finish(op)
+
+    async def send_eof(self) -> None:
+        """Ends the sending direction, behind what was sent. Twice is no error."""
+        with self._writing:
+            await self.loop.before()
+            if not self.eof_sent:
+                self.shut(1)
+            await self.loop.after()
+
+    def shut(self, how: int) -> None:
+        """Ends one direction or both, at once: socket.SHUT_RD, SHUT_WR or SHUT_RDWR."""
+        _now.shutdown(self._open(), how)
+        self.eof_sent = self.eof_sent or how != 0
+
+    def _writable(self) -> None:
+        self._open()
+        if self._ended:
+            raise _now.ended(self.sock)
+        if self._broken:
+            raise _errors.os_error(self._broken)
+
+    def _sendable(self) -> None:
+        self._writable()
+        if self.eof_sent:
+            raise _errors.os_error(errno.EPIPE)
+
+    def _push(self, octets: memoryview) -> int:
+        """Submits writes of what there is room for now; returns how many bytes."""
+        sent = 0
+        while (
+            sent < len(octets) and self._unacked < UNACKED_MAX and self._writes < self._writes_max
+        ):
+            piece = octets[sent : sent + _PIECE]
+            size = len(piece)
+            op = _now.write(self.sock, piece)
+            if op is None:
+                break
+            self._unacked += size
+            self._writes += 1
+            sent += size
+            self.loop.hub.expect(self.sock, op, partial(self._written, size))
+        return sent
+
+    def _written(self, size: int, raw: bytes | None) -> None:
+        self._unacked -= size
+        self._writes -= 1
+        if raw is None:
+            self._ended = True
+        elif _ops.result_of(raw) < 0:
+            self._broken = self._broken or -_ops.result_of(raw)
+        self._writing.signal.fire()
+
+    async def _room(self) -> None:
+        """Waits until there may be room for more bytes."""
+        if self._writes:
+            await self.loop.park(self._writing.signal)
+        else:
+            await self.loop.nap()  # the arena is full of what others sent
+        self._writable()
+
+    # ---- the rest ----
+
+    async def bind(self, address: Address) -> None:
+        """Binds to a local address."""
+        await self.loop.before()
+        await self._finish(self._open().bind(address))
+
+    def listen(self, backlog: int) -> None:
+        """Listens, at once."""
+        _now.listen(self._open(), backlog)
+
+    def setopt(self, option: Option, value: int) -> None:
+        """Sets an option, at once."""
+        _now.setopt(self._open(), option, value)
+
+    async def connect(self, address: Address) -> None:
+        """Connects. Cancelled, the socket is closed."""
+        try:
+            await self.loop.before()
+            await self._finish(self._open().connect(address))
+        except OSError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    async def reconnect(self, address: Address | None) -> None:
+        """Chooses the peer of a datagram socket; None: any."""
+        await self.loop.before()
+        await self._finish(self._open().connect(address))
+
+    def is_readable(self) -> bool:
+        """True: a receive or an accept would not wait."""
+        return bool(self._accepted) or _now.readable(self._open())
+
+    def close(self) -> None:
+        """Lets go of the socket: bytes sent before still reach the peer. Wakes who waits."""
+        if self.closed:
+            return
+        self.closed = True
+        for raw in self._accepted:
+            _now.reject(self.sock, raw)
+        self._accepted.clear()
+        self.loop.hub.drop(self.sock)
+        self.sock.release()
+        for signal in (self._reading.signal, self._writing.signal, *self._others):
+            signal.fire()
+
+    def _open(self) -> Socket:
+        if self.closed:
+            raise self.loop.closed("this socket was closed")
+        return self.sock
+
+    async def _finish(self, op: int) -> int:
+        """Waits for the end of an operation; its result."""
+        signal = Signal()
+        outcome: list[bytes | None] = []
+
+        def deliver(raw: bytes | None) -> None:
+            outcome.append(raw)
+            signal.fire()
+
+        self.loop.hub.expect(self.sock, op, deliver)
+        self._others.add(signal)
+        try:
+            while not outcome:
+                await self.loop.park(signal)
+                self._open()
+        finally:
+            self._others.discard(signal)
+        raw = outcome[0]
+        if raw is None:
+            raise _now.ended(self.sock)
+        result = _ops.result_of(raw)
+        if result < 0:
+            raise _errors.os_error(-result)
+        return result

@@ -1,0 +1,176 @@
+"""A client in an event loop: one descriptor to wait for, each completion to its owner."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from pifus._core import _ops
+from pifus._core._client import lib
+from pifus._core._slot import new_slate
+
+if TYPE_CHECKING:
+    from pifus._core._client import CData
+    from pifus._core._socket import Socket
+    from pifus.completion import Client
+
+# So many completions are handed out before other work of the event loop has its turn.
+_BATCH: Final = 256
+_BELL_BYTES: Final = 64
+
+# Gets the `struct pf_done` of its operation, or None: the session has ended.
+Deliver = Callable[[bytes | None], None]
+
+
+class _Entry:
+    """What is known of the operations of one socket.
+
+    Attributes:
+        generation: of its slot.
+        expected: who gets the completion of an operation.
+        unclaimed: completions that came before anybody asked for them.
+    """
+
+    __slots__ = ("expected", "generation", "unclaimed")
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.expected: dict[int, Deliver] = {}
+        self.unclaimed: dict[int, deque[bytes]] = {}
+
+
+class Hub:
+    """Takes all completions of a client, in one thread, for an event loop.
+
+    The loop waits until `fileno` is readable, calls `drain` and then `dispatch`; it calls
+    `dispatch` again, without waiting, as long as that returns True.
+
+    Args:
+        client: in poll mode; nobody else may take its completions while this hub is there.
+
+    Raises:
+        RuntimeError: the client has a callback, which gets them.
+        BackendGone, ClientClosed, OSError: see `Session.take_bell`.
+    """
+
+    def __init__(self, client: Client) -> None:
+        client._refuse_in_callback_mode()
+        self._handle: CData | None = client._require()
+        self.client = client
+        self._bell = client._session.take_bell()
+        client._session.add_owner(self)
+        self._slate = new_slate()
+        self._entries: dict[int, _Entry] = {}
+
+    def _session_ended(self) -> None:
+        self._handle = None
+
+    def fileno(self) -> int:
+        """The bell; -1 after close."""
+        return self._bell
+
+    @property
+    def ended(self) -> bool:
+        """True: nothing comes any more, because the client was closed or the backend is gone."""
+        return self._bell < 0 or self._handle is None or bool(lib.pf_client_ended(self._handle))
+
+    def expect(self, sock: Socket, op: int, deliver: Deliver) -> bool:
+        """Has the next completion of an operation delivered. False: that has happened already."""
+        entry = self._entry(sock._slot, sock._generation)
+        kept = entry.unclaimed.get(op)
+        if kept:
+            raw = kept.popleft()
+            if not kept:
+                del entry.unclaimed[op]
+            deliver(raw)
+            return False
+        if self.ended:
+            deliver(None)
+            return False
+        entry.expected[op] = deliver
+        return True
+
+    def forget(self, sock: Socket, op: int) -> None:
+        """Nobody waits for it any more; its completion is kept until it is expected again."""
+        self._entry(sock._slot, sock._generation).expected.pop(op, None)
+
+    def give_back(self, sock: Socket, raw: bytes) -> None:
+        """Keeps a completion that was delivered and not used."""
+        entry = self._entry(sock._slot, sock._generation)
+        entry.unclaimed.setdefault(_ops.op_of(raw), deque()).appendleft(raw)
+
+    def drop(self, sock: Socket) -> None:
+        """The socket was released: none of its completions comes any more."""
+        entry = self._entries.get(sock._slot)
+        if entry is not None and entry.generation == sock._generation:
+            del self._entries[sock._slot]
+
+    def _entry(self, slot: int, generation: int) -> _Entry:
+        entry = self._entries.get(slot)
+        if entry is None or entry.generation != generation:
+            entry = self._entries[slot] = _Entry(generation)
+        return entry
+
+    def drain(self) -> None:
+        """Takes the rings out of the bell; notices the end of the session."""
+        try:
+            rung = os.read(self._bell, _BELL_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            rung = b""
+        if not rung and self._handle is not None:
+            # The stack thread is gone, or says that it is done with us.
+            lib.pf_client_abandon(self._handle)
+
+    def dispatch(self) -> bool:
+        """Hands out completions, a batch at most, the most urgent first.
+
+        Returns:
+            False: there are no more now, and the bell rings when there are (unless `ended`).
+        """
+        handle = self._handle
+        if handle is None or self._bell < 0:
+            self._fail()
+            return False
+        done, copy = self._slate
+        for _ in range(_BATCH):
+            got = lib.pf_poll_any(handle, done)
+            if got != 1:
+                break
+            self._hand_out(copy())
+        else:
+            return True
+        if got == 0:
+            got = lib.pf_bell_arm(handle)
+        if got < 0:
+            self._fail()
+        return got == 1
+
+    def _hand_out(self, raw: bytes) -> None:
+        slot, generation = _ops.slot_of(raw)
+        sock = self.client._sockets.get(slot)
+        if sock is None or sock._generation != generation:
+            return  # released meanwhile
+        op = _ops.op_of(raw)
+        entry = self._entry(slot, generation)
+        deliver = entry.expected.pop(op, None)
+        if deliver is not None:
+            deliver(raw)
+        else:
+            entry.unclaimed.setdefault(op, deque()).append(raw)
+
+    def _fail(self) -> None:
+        entries, self._entries = self._entries, {}
+        for entry in entries.values():
+            for deliver in entry.expected.values():
+                deliver(None)
+
+    def close(self) -> None:
+        """Lets go of the client's completions; who waits for one is told that there is none."""
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
+            self._fail()

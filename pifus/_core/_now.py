@@ -1,0 +1,187 @@
+"""What can be done with a socket here and now: nothing in this module waits for the network."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from pifus._core import _address, _errors, _ops
+from pifus._core._client import ffi, lib
+from pifus.errors import ArenaFull, QueueFull
+
+if TYPE_CHECKING:
+    from pifus._core._address import Address
+    from pifus._core._client import CData
+    from pifus._core._ops import Completion
+    from pifus._core._socket import Socket
+
+_AGAIN: Final = -errno.EAGAIN
+_NULL: Final = ffi.NULL
+
+
+def read(sock: Socket, limit: int) -> bytes | None:
+    """Takes up to `limit` received bytes; b"" at the end of the stream; None: none are here now.
+
+    Raises:
+        OSError: what ended the connection; EBADF after close.
+        BackendGone, ClientClosed: the backend or the client has ended.
+    """
+    handle = _handle(sock)
+    with sock._rx_lock:
+        spans = ffi.new("struct pf_span[2]")
+        pieces = lib.pf_rx_spans(handle, sock._slot, limit, spans)
+        if pieces > 0:
+            data = b"".join(ffi.buffer(spans[i].data, spans[i].length)[:] for i in range(pieces))
+            lib.pf_rx_consume(handle, sock._slot, len(data))
+            return data
+        # Nothing there: for the reason. Bytes may have come meanwhile.
+        byte = ffi.new("char[]", 1)
+        got = lib.pf_rx_read(handle, sock._slot, byte, 1, 0)
+    if got > 0:
+        return ffi.buffer(byte, 1)[:]
+    if got == 0:
+        return b""
+    _check_nothing(sock, got)
+    return None
+
+
+def read_datagram(sock: Socket, limit: int) -> tuple[bytes, Address | None] | None:
+    """Takes the next datagram, cut to `limit` bytes, and its sender; None: none is here now.
+
+    Raises:
+        OSError: what the network reported; EBADF after close.
+        BackendGone, ClientClosed: the backend or the client has ended.
+    """
+    handle = _handle(sock)
+    code = lib.pf_datagram_error(handle, sock._slot)
+    if code > 0:
+        raise _errors.os_error(code)
+    limit = min(max(limit, 0), lib.PF_MAX_DATAGRAM_BYTES)
+    buffer = ffi.new("char[]", max(limit, 1))
+    info = ffi.new("struct pf_datagram *")
+    got = lib.pf_recvfrom(handle, sock._slot, buffer, limit, 0, 0, info)
+    if got < 0:
+        _check_nothing(sock, got)
+        return None
+    return ffi.buffer(buffer, got)[:], _address.from_native(info.source, sock.family)
+
+
+def readable(sock: Socket) -> bool:
+    """True: bytes, a datagram or an end is there.
+
+    Raises:
+        OSError: EOPNOTSUPP, a listener: only an accept can tell; EBADF after close.
+    """
+    snapshot = sock._snapshot()
+    ends = lib.PF_STATE_EOF | lib.PF_STATE_ERROR
+    if snapshot.state & lib.PF_STATE_LISTENING:
+        raise _errors.os_error(errno.EOPNOTSUPP)
+    return bool(snapshot.state & ends) or (
+        lib.pf_rx_spans(_handle(sock), sock._slot, 1, ffi.new("struct pf_span[2]")) > 0
+    )
+
+
+def write(sock: Socket, data: memoryview) -> int | None:
+    """Submits a write; the operation, or None: there is no room for it now.
+
+    Raises:
+        as `Socket.write`.
+    """
+    try:
+        return sock.write(data)
+    except (ArenaFull, QueueFull):
+        return None
+
+
+def call(
+    sock: Socket,
+    opcode: int,
+    *,
+    flags: int = 0,
+    token: int = 0,
+    offset: int = 0,
+    length: int = 0,
+    addr: CData = _NULL,
+) -> None:
+    """One of the operations that complete at once, and its end: a few microseconds.
+
+    Raises:
+        OSError: it failed.
+        BackendGone, ClientClosed: the backend or the client has ended.
+    """
+    handle = _handle(sock)
+    slot = sock._slot
+    op = lib.pf_submit(
+        handle, slot, opcode, flags, token, offset, length, addr, lib.PF_DELIVER_CALL
+    )
+    if op < 0:
+        raise sock._refusal(op)
+    done = ffi.new("struct pf_done *")
+    got = 0
+    while got in (0, -errno.EINTR):
+        got = lib.pf_await(handle, slot, op, _ops.SLICE_NS, done)
+    if got < 0:
+        raise sock._refusal(got)
+    if done.result < 0:
+        raise _errors.os_error(-done.result)
+
+
+def listen(sock: Socket, backlog: int) -> None:
+    """Listens, at once. Raises: as `call`."""
+    call(sock, lib.PF_OP_LISTEN, length=max(backlog, 0))
+
+
+def shutdown(sock: Socket, how: int) -> None:
+    """Ends one direction or both, at once. Raises: as `call`; EINVAL: `how` is no such value."""
+    if how not in (0, 1, 2):
+        raise _errors.os_error(errno.EINVAL)
+    call(sock, lib.PF_OP_SHUTDOWN, flags=how + 1)
+
+
+def setopt(sock: Socket, option: int, value: int) -> None:
+    """Sets an option, at once. Raises: as `call`."""
+    call(sock, lib.PF_OP_SETOPT, offset=option, token=value)
+
+
+def adopt(sock: Socket, raw: bytes) -> tuple[Socket, Address | None]:
+    """The socket of the connection that an accept of this listener brought, and its peer.
+
+    Raises:
+        OSError: EMFILE, all sockets of the client are in use; the connection was reset.
+    """
+    done = completion(sock, raw).check()
+    assert done.accepted is not None
+    return done.accepted, done.peer
+
+
+def completion(sock: Socket, raw: bytes) -> Completion:
+    """The completion that the C core wrote, with what belongs to it: bytes, a new socket.
+
+    Raises:
+        BackendGone, ClientClosed, OSError: the client or the socket is closed.
+    """
+    return sock._completion(_handle(sock), raw)
+
+
+def ended(sock: Socket) -> Exception:
+    """Why no completion comes any more."""
+    return sock._refusal(-errno.EPIPE)
+
+
+def reject(sock: Socket, raw: bytes) -> None:
+    """Resets the connection that an accept of this listener brought and nobody will have."""
+    handle = sock._handle
+    if handle is not None:
+        lib.pf_accept_reject(handle, sock._slot, _ops.token_of(raw))
+
+
+def _handle(sock: Socket) -> CData:
+    handle = sock._handle
+    if handle is None:
+        raise sock._closed_error()
+    return handle
+
+
+def _check_nothing(sock: Socket, result: int) -> None:
+    if result != _AGAIN:
+        raise sock._refusal(result)

@@ -1,0 +1,98 @@
+"""The hub of a client in a loop of asyncio, which watches its bell."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Final
+
+from pifus._async._loop import Loop, Signal
+from pifus._core._hub import Hub
+from pifus.completion import Client
+
+_NAP_SECONDS: Final = 0.01
+# Of clients made here, for whole programs.
+_QUEUE_DEPTH: Final = 256
+_MAX_SOCKETS: Final = 4096
+
+_loops: dict[asyncio.AbstractEventLoop, dict[Client | None, AioLoop]] = {}
+_lock = threading.Lock()
+
+
+class AioLoop(Loop):
+    """See Loop. `ours`: the client ends with the event loop."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, ours: bool) -> None:
+        super().__init__(hub)
+        self._loop = loop
+        self._ours = ours
+        loop.add_reader(hub.fileno(), self._rung)
+        self._pump()
+
+    async def before(self) -> None:
+        await asyncio.sleep(0)
+
+    async def after(self) -> None:
+        # Nothing: what is awaited here could be cancelled.
+        return
+
+    async def park(self, signal: Signal) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def wake() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        signal.wake = wake
+        try:
+            await future
+        finally:
+            if signal.wake is wake:
+                signal.wake = None
+
+    async def nap(self) -> None:
+        await asyncio.sleep(_NAP_SECONDS)
+
+    def busy(self, text: str) -> Exception:
+        return RuntimeError(text)
+
+    def closed(self, text: str) -> Exception:
+        return ConnectionAbortedError(text)
+
+    def _rung(self) -> None:
+        self.hub.drain()
+        self._pump()
+
+    def _pump(self) -> None:
+        if self.hub.dispatch():
+            self._loop.call_soon(self._pump)
+        elif self.hub.ended:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the client. Twice is no error."""
+        if not self._loop.is_closed() and self.hub.fileno() >= 0:
+            self._loop.remove_reader(self.hub.fileno())
+        self.hub.close()
+        if self._ours:
+            self.hub.client.close()
+
+
+def loop_of(client: Client | None) -> AioLoop:
+    """The loop for a client in the running event loop; None: a client of the event loop's own.
+
+    Raises:
+        RuntimeError: no event loop is running; the client has a callback.
+        BackendUnavailable, BackendGone, ClientClosed, OSError: see `Client`.
+    """
+    running = asyncio.get_running_loop()
+    with _lock:
+        for closed in [one for one in _loops if one.is_closed()]:
+            for loop in _loops.pop(closed).values():
+                loop.close()
+        loops = _loops.setdefault(running, {})
+        current = loops.get(client)
+        if current is None or current.hub.ended:
+            used = client or Client(max_sockets=_MAX_SOCKETS, queue_depth=_QUEUE_DEPTH)
+            current = loops[client] = AioLoop(Hub(used), running, client is None)
+        return current

@@ -1,0 +1,375 @@
+"""Streams, servers and datagram sockets for asyncio, on completion queues."""
+
+from __future__ import annotations
+
+import asyncio
+import socket as _socket
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final, Self
+
+from pifus._async._completed import completed as _completed
+from pifus._async._endpoint import Endpoint
+from pifus._core._ops import Completion, Option, Priority, Protocol
+from pifus._core._socket import Address, Socket
+from pifus.aio._loop import AioLoop, loop_of
+from pifus.completion import Client
+
+_BACKLOG: Final = 1024
+_DATAGRAM_BYTES: Final = 65507
+_READ_BYTES: Final = 65536
+
+
+class _Closing:
+    """What is true of every socket here; `async with` closes it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __repr__(self) -> str:
+        return f"<pifus.aio.{type(self).__name__} {self._endpoint.sock!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def socket(self) -> Socket:
+        """The socket of the completion API. Its completions are taken here: submit nothing."""
+        return self._endpoint.sock
+
+    @property
+    def local_address(self) -> Address | None:
+        """The local address.
+
+        Raises:
+            OSError: EBADF after close.
+        """
+        return self._endpoint.sock.local_address
+
+    def set_priority(self, priority: Priority) -> None:
+        """Changes the priority, for what is sent or received from now on."""
+        self.setopt(Option.PRIORITY, Priority(priority))
+
+    def setopt(self, option: Option, value: int) -> None:
+        """Sets an option, at once.
+
+        Raises:
+            OSError: the value is none for it; EBADF after close.
+        """
+        self._endpoint.setopt(Option(option), value)
+
+    def close(self) -> None:
+        """Closes the socket: tasks that wait in it get ConnectionAbortedError.
+
+        What was written before still reaches the peer; nothing is waited for.
+        """
+        self._endpoint.close()
+
+
+class Stream(_Closing):
+    """A TCP connection over the stack.
+
+    Raised by its methods:
+        RuntimeError: another task is in a call of the same direction.
+        ConnectionAbortedError: this side has closed it, before the call or during it.
+        OSError: what broke the connection, as of the kernel's sockets; BackendGone.
+
+    **Cancellation.** A read that is cancelled has taken nothing: every byte that has come, or comes
+    later, goes to the next one. `write` that is cancelled has written some first part of its bytes,
+    and nobody knows how much: afterwards the stream can only be read from and closed, unless the
+    protocol can live with that. All other calls have their effect or not, and not both.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._buffer = bytearray()
+
+    @property
+    def peer_address(self) -> Address | None:
+        """The address of the peer."""
+        return self._endpoint.sock.peer_address
+
+    async def read(self, limit: int = _READ_BYTES) -> bytes:
+        """Reads at least one byte and at most `limit`; b"" at the end of the stream.
+
+        Raises:
+            ValueError: `limit` is not positive.
+        """
+        if limit < 1:
+            raise ValueError(f"read() of {limit} bytes: at least 1")
+        if not self._buffer:
+            return await self._endpoint.receive(limit)
+        return self._take(limit)
+
+    async def readexactly(self, count: int) -> bytes:
+        """Reads exactly `count` bytes.
+
+        Raises:
+            ValueError: `count` is negative.
+            asyncio.IncompleteReadError: the stream ended before; its `partial` has the rest.
+        """
+        if count < 0:
+            raise ValueError(f"readexactly() of {count} bytes: at least 0")
+        while len(self._buffer) < count:
+            data = await self._endpoint.receive(max(count - len(self._buffer), 1))
+            if not data:
+                raise asyncio.IncompleteReadError(self._take(count), count)
+            self._buffer += data
+        return self._take(count)
+
+    async def readuntil(self, separator: bytes = b"\n", limit: int = _READ_BYTES) -> bytes:
+        """Reads up to and with `separator`.
+
+        Raises:
+            ValueError: the separator is empty.
+            asyncio.IncompleteReadError: the stream ended before; its `partial` has the rest.
+            asyncio.LimitOverrunError: it is not within `limit` bytes, which stay to be read.
+        """
+        if not separator:
+            raise ValueError("the separator must have at least one byte")
+        looked = 0
+        while (at := self._buffer.find(separator, looked)) < 0:
+            if len(self._buffer) >= limit:
+                raise asyncio.LimitOverrunError("the separator is too far away", len(self._buffer))
+            looked = max(len(self._buffer) - len(separator) + 1, 0)
+            data = await self._endpoint.receive(_READ_BYTES)
+            if not data:
+                raise asyncio.IncompleteReadError(self._take(len(self._buffer)), None)
+            self._buffer += data
+        return self._take(at + len(separator))
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Writes all of `data`, which may change afterwards.
+
+        Returns when the last byte is queued; `flush` waits until the peer has it. At most 256 KiB
+        are queued and not acknowledged: then this waits.
+        """
+        await self._endpoint.send_all(data)
+
+    async def flush(self) -> None:
+        """Waits until the peer has acknowledged everything that was written."""
+        await self._endpoint.flush()
+
+    async def write_eof(self) -> None:
+        """Ends the writing direction: the peer finds the end of the stream behind the last byte."""
+        await self._endpoint.send_eof()
+
+
+class UdpSocket(_Closing):
+    """A UDP socket over the stack.
+
+    A cancelled `recvfrom` has taken nothing; a cancelled `sendto` has sent the whole datagram or
+    none. Errors: as of Stream.
+    """
+
+    async def sendto(
+        self, data: bytes | bytearray | memoryview, address: Address | None = None
+    ) -> int:
+        """Sends one datagram; None: to the peer of a connected socket. Its length."""
+        return await self._endpoint.send_to(data, address)
+
+    async def recvfrom(self, limit: int = _DATAGRAM_BYTES) -> tuple[bytes, Address | None]:
+        """Receives one datagram, cut to `limit` bytes, and its sender."""
+        return await self._endpoint.receive_from(limit)
+
+
+class Server:
+    """Listeners, and a task for each connection; `async with` closes the listeners."""
+
+    def __init__(
+        self, endpoints: list[Endpoint], handler: Callable[[Stream], Awaitable[object]]
+    ) -> None:
+        self._endpoints = endpoints
+        self._handler = handler
+        self._handling: set[asyncio.Task[None]] = set()
+        self._accepting = [asyncio.create_task(self._accept(one)) for one in endpoints]
+
+    @property
+    def addresses(self) -> list[Address | None]:
+        """Where it listens.
+
+        Raises:
+            OSError: EBADF after close.
+        """
+        return [one.sock.local_address for one in self._endpoints]
+
+    async def _accept(self, endpoint: Endpoint) -> None:
+        while True:
+            try:
+                accepted, _ = await endpoint.accept()
+            except OSError:
+                if endpoint.closed or endpoint.loop.hub.ended:
+                    return
+                await endpoint.loop.nap()  # no socket left, or a connection that ended early
+                continue
+            task = asyncio.create_task(self._handle(Stream(accepted)))
+            self._handling.add(task)
+            task.add_done_callback(self._handling.discard)
+
+    async def _handle(self, stream: Stream) -> None:
+        try:
+            await self._handler(stream)
+        except OSError:
+            pass  # the connection broke: that is the peer's affair
+        finally:
+            stream.close()
+
+    def close(self) -> None:
+        """Stops listening; connections that were accepted go on."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    async def wait_closed(self) -> None:
+        """Waits until the listeners and all connections have ended."""
+        await asyncio.gather(*self._accepting, *self._handling)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _endpoint(
+    loop: AioLoop, family: int, priority: Priority, protocol: Protocol = Protocol.TCP
+) -> Endpoint:
+    return Endpoint(loop, loop.hub.client.socket(protocol, family=family, priority=priority))
+
+
+async def _addresses(host: str | None, port: int, flags: int = 0) -> list[tuple[int, Address]]:
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=_socket.SOCK_STREAM, flags=flags
+    )
+    # Typed as if Python could have been built without IPv6.
+    return [(int(one[0]), one[4]) for one in found]  # type: ignore[misc]
+
+
+async def open_connection(
+    host: str,
+    port: int,
+    *,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+) -> Stream:
+    """Connects, to one address of the name after the other.
+
+    Args:
+        host: a name or a numeric address.
+        port: of the peer.
+        priority: how urgent its work is.
+        client: of the completion API, which must be used by nothing else then; None: one that
+            belongs to the running event loop (its first use may start a private backend).
+
+    Raises:
+        OSError: no address could be connected to; the error of the last one.
+        BackendUnavailable: there is no backend, and none could be started.
+    """
+    loop = loop_of(client)
+    failure: OSError | None = None
+    for family, address in await _addresses(host, port):
+        endpoint = _endpoint(loop, family, priority)
+        try:
+            await endpoint.connect(address)
+        except OSError as error:
+            endpoint.close()
+            failure = error
+        else:
+            return Stream(endpoint)
+    raise failure or OSError(f"{host!r} has no address")
+
+
+async def start_server(
+    handler: Callable[[Stream], Awaitable[object]],
+    host: str | None,
+    port: int,
+    *,
+    backlog: int = _BACKLOG,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+) -> Server:
+    """Runs `handler` with each connection to `host`, in a task of its own.
+
+    Args:
+        handler: the stream is closed when it returns; an OSError of it is dropped.
+        host: a name or a numeric address; None: all addresses.
+        port: to listen on; 0: each address gets one of its own.
+        backlog: how many connections wait to be accepted at most.
+        priority: of the listeners and of the connections.
+        client: see `open_connection`.
+
+    Raises:
+        OSError: an address cannot be listened on.
+    """
+    loop = loop_of(client)
+    endpoints: list[Endpoint] = []
+    try:
+        for family, address in await _addresses(host, port, _socket.AI_PASSIVE):
+            endpoint = _endpoint(loop, family, priority)
+            endpoints.append(endpoint)
+            endpoint.setopt(Option.REUSEADDR, 1)
+            if family == _socket.AF_INET6:
+                endpoint.setopt(Option.V6ONLY, 1)
+            await endpoint.bind(address)
+            endpoint.listen(backlog)
+    except BaseException:
+        for endpoint in endpoints:
+            endpoint.close()
+        raise
+    return Server(endpoints, handler)
+
+
+async def open_udp_socket(
+    local_address: Address | None = None,
+    *,
+    remote_address: Address | None = None,
+    family: int = _socket.AF_INET,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+) -> UdpSocket:
+    """Makes a UDP socket; see `pifus.trio.open_udp_socket`.
+
+    Raises:
+        OSError: an address cannot be used.
+    """
+    endpoint = _endpoint(loop_of(client), family, priority, Protocol.UDP)
+    try:
+        if local_address is not None:
+            await endpoint.bind(local_address)
+        if remote_address is not None:
+            await endpoint.reconnect(remote_address)
+    except BaseException:
+        endpoint.close()
+        raise
+    return UdpSocket(endpoint)
+
+
+async def completed(sock: Socket, op: int) -> Completion:
+    """Waits for the next completion of an operation that was submitted to `sock`.
+
+    From the first use on, all completions of the socket's client come this way, and are kept until
+    somebody waits for them. A wait that is cancelled leaves the operation alone: wait again, or
+    submit a `cancel`. Release a socket only when nobody waits for its completions.
+
+    Raises:
+        BackendGone, ClientClosed: the backend or the client has ended.
+        RuntimeError: the client has a callback, which gets them.
+    """
+    return await _completed(loop_of(sock.client), sock, op)

@@ -1,0 +1,221 @@
+"""Opening: connections with happy eyeballs, listeners for every address of a name, UDP."""
+
+from __future__ import annotations
+
+import socket as _socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from pifus._async._completed import completed as _completed
+from pifus._async._endpoint import Endpoint
+from pifus._core._ops import Completion, Option, Priority, Protocol
+from pifus._core._socket import Address, Socket
+from pifus.completion import Client
+from pifus.trio._loop import TrioLoop, loop_of
+from pifus.trio._stream import Listener, Stream, UdpSocket
+
+_BACKLOG_MAX = 65535
+
+
+def _endpoint(
+    loop: TrioLoop, family: int, priority: Priority, protocol: Protocol = Protocol.TCP
+) -> Endpoint:
+    return Endpoint(loop, loop.hub.client.socket(protocol, family=family, priority=priority))
+
+
+async def _addresses(
+    host: str | bytes | None, port: int, flags: int = 0
+) -> list[tuple[int, Address]]:
+    """Families and addresses of a name, in the order in which to try them."""
+    found = await trio.socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=flags)
+    # Typed as if Python could have been built without IPv6.
+    return [(int(one[0]), one[4]) for one in found]  # type: ignore[misc]
+
+
+async def _connected(endpoint: Endpoint, address: Address, local: str | None) -> Endpoint:
+    try:
+        if local is not None:
+            await endpoint.bind((local, 0))
+        await endpoint.connect(address)
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
+async def open_tcp_stream(
+    host: str | bytes,
+    port: int,
+    *,
+    happy_eyeballs_delay: float = 0.25,
+    local_address: str | None = None,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+) -> Stream:
+    """Connects. Of several addresses of a name the first that answers is taken.
+
+    Args:
+        host: a name or a numeric address.
+        port: of the peer.
+        happy_eyeballs_delay: how long, in seconds, until the next address is tried beside.
+        local_address: numeric address to connect from; None: the stack chooses.
+        priority: how urgent its work is.
+        client: of the completion API, which must be used by nothing else then; None: one that
+            belongs to this run of trio (its first use may start a private backend).
+
+    Raises:
+        OSError: no address could be connected to. With one address, its own error; else an
+            ExceptionGroup of all of them is the cause.
+        BackendUnavailable: there is no backend, and none could be started.
+    """
+    loop = loop_of(client)
+    targets = await _addresses(host, port)
+    errors: list[OSError] = []
+    won: list[Endpoint] = []
+
+    async def attempt(family: int, address: Address, failed: trio.Event) -> None:
+        try:
+            won.append(await _connected(_endpoint(loop, family, priority), address, local_address))
+            nursery.cancel_scope.cancel()
+        except OSError as error:
+            errors.append(error)
+            failed.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for family, address in targets:
+                failed = trio.Event()
+                nursery.start_soon(attempt, family, address, failed)
+                with trio.move_on_after(happy_eyeballs_delay):
+                    await failed.wait()
+    except BaseException:
+        for endpoint in won:
+            endpoint.close()
+        raise
+    for endpoint in won[1:]:
+        endpoint.close()
+    if won:
+        return Stream(won[0])
+    if len(errors) == 1:
+        raise errors[0]
+    text = f"no address of {host!r} could be connected to"
+    raise OSError(text) from ExceptionGroup(text, errors)
+
+
+async def open_tcp_listeners(
+    port: int,
+    *,
+    host: str | bytes | None = None,
+    backlog: int | None = None,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+) -> list[Listener]:
+    """Listens on every address of `host`.
+
+    Args:
+        port: to listen on; 0: each listener gets one of its own.
+        host: a name or a numeric address; None: all addresses, one listener for IPv4 and one for
+            IPv6.
+        backlog: how many connections wait to be accepted at most; None: as many as possible.
+        priority: of the listeners and of the connections that they accept.
+        client: see `open_tcp_stream`.
+
+    Raises:
+        OSError: an address cannot be listened on; then there are no listeners.
+        TypeError: the port or the backlog is no int.
+    """
+    if not isinstance(port, int):
+        raise TypeError(f"port must be int, not {type(port).__name__}")
+    if backlog is not None and not isinstance(backlog, int):
+        raise TypeError(f"backlog must be int or None, not {type(backlog).__name__}")
+    loop = loop_of(client)
+    addresses = await _addresses(host, port, _socket.AI_PASSIVE)
+    endpoints: list[Endpoint] = []
+    try:
+        for family, address in addresses:
+            endpoint = _endpoint(loop, family, priority)
+            endpoints.append(endpoint)
+            endpoint.setopt(Option.REUSEADDR, 1)
+            if family == _socket.AF_INET6:
+                endpoint.setopt(Option.V6ONLY, 1)
+            await endpoint.bind(address)
+            endpoint.listen(_BACKLOG_MAX if backlog is None else min(backlog, _BACKLOG_MAX))
+    except BaseException:
+        for endpoint in endpoints:
+            endpoint.close()
+        raise
+    return [Listener(endpoint) for endpoint in endpoints]
+
+
+async def serve_tcp(
+    handler: Callable[[Stream], Awaitable[object]],
+    port: int,
+    *,
+    host: str | bytes | None = None,
+    backlog: int | None = None,
+    handler_nursery: trio.Nursery | None = None,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+    task_status: trio.TaskStatus[list[Listener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Runs `handler` with each incoming connection, as `trio.serve_tcp`, until cancelled.
+
+    Args:
+        handler: called in a task of its own; the stream is closed when it returns.
+        port: see `open_tcp_listeners`; so for host, backlog, priority and client.
+        handler_nursery: where the handlers run; None: in a nursery of this call's own.
+        task_status: `nursery.start` returns the listeners.
+    """
+    listeners = await open_tcp_listeners(
+        port, host=host, backlog=backlog, priority=priority, client=client
+    )
+    await trio.serve_listeners(
+        handler, listeners, handler_nursery=handler_nursery, task_status=task_status
+    )
+
+
+async def open_udp_socket(
+    local_address: Address | None = None,
+    *,
+    remote_address: Address | None = None,
+    family: int = _socket.AF_INET,
+    priority: Priority = Priority.MEDIUM,
+    client: Client | None = None,
+) -> UdpSocket:
+    """Makes a UDP socket.
+
+    Args:
+        local_address: numeric address and port to bind to; None: chosen by the stack when needed.
+        remote_address: numeric address and port of the only peer; None: any peer.
+        family: socket.AF_INET or socket.AF_INET6.
+        priority: how urgent its work is.
+        client: see `open_tcp_stream`.
+
+    Raises:
+        OSError: an address cannot be used.
+    """
+    endpoint = _endpoint(loop_of(client), family, priority, Protocol.UDP)
+    try:
+        if local_address is not None:
+            await endpoint.bind(local_address)
+        if remote_address is not None:
+            await endpoint.reconnect(remote_address)
+    except BaseException:
+        endpoint.close()
+        raise
+    return UdpSocket(endpoint)
+
+
+async def completed(sock: Socket, op: int) -> Completion:
+    """Waits for the next completion of an operation that was submitted to `sock`.
+
+    From the first use on, all completions of the socket's client come this way, and are kept until
+    somebody waits for them. A wait that is cancelled leaves the operation alone: wait again, or
+    submit a `cancel`. Release a socket only when nobody waits for its completions.
+
+    Raises:
+        BackendGone, ClientClosed: the backend or the client has ended.
+        RuntimeError: the client has a callback, which gets them.
+    """
+    return await _completed(loop_of(sock.client), sock, op)

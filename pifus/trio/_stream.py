@@ -1,0 +1,194 @@
+"""Streams, listeners and datagram sockets for trio, on completion queues."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from pifus._async._endpoint import Endpoint
+from pifus._core._ops import Option, Priority
+from pifus._core._socket import Address, Socket
+
+_RECEIVE_BYTES: Final = 65536
+_DATAGRAM_BYTES: Final = 65507
+# What can become of a connection before it is accepted: the next one is waited for.
+_PASSING: Final = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.ETIMEDOUT})
+
+
+@contextmanager
+def _as_trio_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise trio.ClosedResourceError(str(error)) from None
+        raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+
+
+class _Resource(trio.abc.AsyncResource):
+    """What is true of every socket here."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __repr__(self) -> str:
+        return f"<pifus.trio.{type(self).__name__} {self._endpoint.sock!r}>"
+
+    @property
+    def socket(self) -> Socket:
+        """The socket of the completion API. Its completions are taken here: submit nothing."""
+        return self._endpoint.sock
+
+    @property
+    def local_address(self) -> Address | None:
+        """The local address, as of the kernel's sockets.
+
+        Raises:
+            OSError: EBADF after close.
+        """
+        return self._endpoint.sock.local_address
+
+    @property
+    def priority(self) -> Priority:
+        """The priority that the backend works with."""
+        return self._endpoint.sock.priority
+
+    def set_priority(self, priority: Priority) -> None:
+        """Changes the priority, for what is sent or received from now on."""
+        self.setopt(Option.PRIORITY, Priority(priority))
+
+    def setopt(self, option: Option, value: int) -> None:
+        """Sets an option, at once.
+
+        Raises:
+            OSError: the value is none for it; EBADF after close.
+        """
+        self._endpoint.setopt(Option(option), value)
+
+    async def aclose(self) -> None:
+        """Closes the socket: tasks that wait in it get ClosedResourceError.
+
+        What was sent before still reaches the peer, whether this is cancelled or not; nothing is
+        waited for. Unread bytes make the peer see a reset, as with the kernel's sockets.
+        """
+        self._endpoint.close()
+        await trio.lowlevel.checkpoint()
+
+
+class Stream(_Resource, trio.abc.HalfCloseableStream):
+    """A TCP connection over the stack.
+
+    Raised by its methods:
+        trio.BusyResourceError: another task is in a call of the same direction.
+        trio.ClosedResourceError: this side has closed it, before the call or during it.
+        trio.BrokenResourceError: the connection broke, or the backend is gone; the cause says why.
+
+    **Cancellation.** `receive_some` that is cancelled has taken nothing: every byte that has come,
+    or comes later, goes to the next call. `send_all` that is cancelled has sent some first part of
+    its bytes, and nobody knows how much: afterwards the stream can only be received from and
+    closed, unless the protocol can live with that. All other calls have their effect or not, and
+    not both.
+    """
+
+    @property
+    def peer_address(self) -> Address | None:
+        """The address of the peer."""
+        return self._endpoint.sock.peer_address
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receives at least one byte and at most `max_bytes`; b"" at the end of the stream.
+
+        Raises:
+            ValueError, TypeError: `max_bytes` is no positive number.
+        """
+        limit = _RECEIVE_BYTES if max_bytes is None else max_bytes
+        if not isinstance(limit, int):
+            raise TypeError(f"max_bytes must be int or None, not {type(max_bytes).__name__}")
+        if limit < 1:
+            raise ValueError("max_bytes must be >= 1")
+        with _as_trio_errors():
+            return await self._endpoint.receive(limit)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all of `data`, which may change afterwards.
+
+        Returns when the last byte is queued; `flush` waits until the peer has it. At most 256 KiB
+        are queued and not acknowledged: then this waits.
+        """
+        if self._endpoint.eof_sent and not self._endpoint.closed:
+            raise trio.ClosedResourceError("send_eof was called: nothing can be sent any more")
+        with _as_trio_errors():
+            await self._endpoint.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Waits until there is room for more bytes."""
+        with _as_trio_errors():
+            await self._endpoint.wait_writable()
+
+    async def flush(self) -> None:
+        """Waits until the peer has acknowledged everything that was sent."""
+        with _as_trio_errors():
+            await self._endpoint.flush()
+
+    async def send_eof(self) -> None:
+        """Ends the sending direction: the peer finds the end of the stream behind the last byte."""
+        with _as_trio_errors():
+            await self._endpoint.send_eof()
+
+
+class Listener(_Resource, trio.abc.Listener[Stream]):
+    """Accepts TCP connections over the stack; they get its priority.
+
+    A cancelled `accept` has accepted nothing: the next call gets the connection.
+    """
+
+    async def accept(self) -> Stream:
+        """The next connection.
+
+        Raises:
+            trio.BusyResourceError: another task accepts.
+            trio.ClosedResourceError: the listener was closed, before the call or during it.
+            OSError: EMFILE, all sockets of the client are in use; BackendGone.
+        """
+        while True:
+            try:
+                endpoint, _ = await self._endpoint.accept()
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    raise trio.ClosedResourceError(str(error)) from None
+                if error.errno not in _PASSING or self._endpoint.loop.hub.ended:
+                    raise
+            else:
+                return Stream(endpoint)
+
+
+class UdpSocket(_Resource):
+    """A UDP socket over the stack; `async with` closes it.
+
+    **Cancellation.** `receive_from` that is cancelled has taken nothing: the next call gets the
+    datagram. `send_to` that is cancelled has sent the whole datagram or none.
+
+    Raised by its methods:
+        trio.BusyResourceError: another task is in a call of the same direction.
+        trio.ClosedResourceError: this side has closed it, before the call or during it.
+        OSError: what the network reported, as of the kernel's sockets.
+    """
+
+    async def send_to(
+        self, data: bytes | bytearray | memoryview, address: Address | None = None
+    ) -> int:
+        """Sends one datagram; returns when it has been handed to the network.
+
+        Args:
+            data: up to 65,507 bytes (over IPv6 65,487), also none.
+            address: where to; None: to the peer of a connected socket.
+        """
+        return await self._endpoint.send_to(data, address)
+
+    async def receive_from(self, max_bytes: int = _DATAGRAM_BYTES) -> tuple[bytes, Address | None]:
+        """Receives one datagram, cut to `max_bytes`, and its sender."""
+        return await self._endpoint.receive_from(max_bytes)
