@@ -27,7 +27,7 @@ def read(sock: Socket, limit: int) -> bytes | None:
         BackendGone, ClientClosed: the backend or the client has ended.
     """
     handle = _handle(sock)
-    with sock._rx_lock:
+    with sock._book.lock:
         spans = ffi.new("struct pf_span[2]")
         pieces = lib.pf_rx_spans(handle, sock._slot, limit, spans)
         if pieces > 0:

@@ -10,8 +10,9 @@ from typing import Final, Self
 
 from pifus._async._completed import completed as _completed
 from pifus._async._endpoint import Endpoint
+from pifus._core._address import Address
 from pifus._core._ops import Completion, Option, Priority, Protocol
-from pifus._core._socket import Address, Socket
+from pifus._core._socket import Socket
 from pifus.aio._loop import AioLoop, loop_of
 from pifus.completion import Client
 

@@ -9,8 +9,9 @@ import trio
 
 from pifus._async._completed import completed as _completed
 from pifus._async._endpoint import Endpoint
+from pifus._core._address import Address
 from pifus._core._ops import Completion, Option, Priority, Protocol
-from pifus._core._socket import Address, Socket
+from pifus._core._socket import Socket
 from pifus.completion import Client
 from pifus.trio._loop import TrioLoop, loop_of
 from pifus.trio._stream import Listener, Stream, UdpSocket

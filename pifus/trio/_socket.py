@@ -15,8 +15,8 @@ from trio.socket import SocketType
 from pifus import _ambient
 from pifus._async._endpoint import Endpoint
 from pifus._compat import _names
+from pifus._core._address import Address
 from pifus._core._ops import Option, Priority, Protocol, SocketState
-from pifus._core._socket import Address
 from pifus.completion import Client
 from pifus.trio._loop import loop_of
 

@@ -10,8 +10,9 @@ from typing import Final
 import trio
 
 from pifus._async._endpoint import Endpoint
+from pifus._core._address import Address
 from pifus._core._ops import Option, Priority
-from pifus._core._socket import Address, Socket
+from pifus._core._socket import Socket
 
 _RECEIVE_BYTES: Final = 65536
 _DATAGRAM_BYTES: Final = 65507
