@@ -137,7 +137,7 @@ class Stage(contextlib.ExitStack):
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         elif background and len(processors) > 1:
             # What starves behind a busy SCHED_FIFO thread gets 50 ms of its processor every
-            # second, by the kernel's fair server: nothing of ours must wait there.
+            # second, most likely by the kernel's fair server: nothing of ours must wait there.
             os.sched_setaffinity(pid, processors - {max(processors)})
         return program
 
