@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket as _names
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from pifus._compat import _registrations, _table
+from pifus._compat import _registrations, _rules, _table
 from pifus._compat._connecting import reap
 from pifus._compat._endpoint import UNCONNECTED, Endpoint
 from pifus._core import _address, _errors
@@ -15,6 +15,9 @@ from pifus._core._client import lib
 if TYPE_CHECKING:
     from pifus._core._client import CData
 
+# One port in three is taken at the very worst: 28,000 of the kernel's choice beside 10,000 pcbs.
+_PORT_ATTEMPTS: Final = 32
+
 
 def bind(endpoint: Endpoint, native: CData) -> None:
     """`socket.bind` to an address of the stack."""
@@ -22,12 +25,28 @@ def bind(endpoint: Endpoint, native: CData) -> None:
     try:
         if endpoint.connected and not endpoint.datagram:
             raise _errors.os_error(errno.EINVAL)
-        result = endpoint.call(handle, lib.PF_OP_BIND, addr=native)
+        if native.port or endpoint.datagram or any(bytes(native.ip)):
+            result = endpoint.call(handle, lib.PF_OP_BIND, addr=native)
+        else:
+            result = _bind_undecided(endpoint, handle, native)
     finally:
         endpoint.leave()
     if result < 0:
         raise _errors.os_error(-result)
     endpoint.bound = True
+
+
+def _bind_undecided(endpoint: Endpoint, handle: CData, native: CData) -> int:
+    """Binds to the wildcard address and a port that the program leaves open.
+
+    The peer may yet turn out to be the kernel's: the port is one that is free there, too.
+    """
+    for _ in range(_PORT_ATTEMPTS):
+        native.port = _rules.free_kernel_port(endpoint)
+        result = endpoint.call(handle, lib.PF_OP_BIND, addr=native)
+        if result != -errno.EADDRINUSE:
+            return result
+    return result
 
 
 def listen(endpoint: Endpoint, backlog: int) -> None:

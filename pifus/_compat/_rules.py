@@ -159,6 +159,16 @@ def _name(endpoint: Endpoint) -> Any:
     return _connection.getsockname(endpoint)
 
 
+def free_kernel_port(endpoint: Endpoint) -> int:
+    """A port that is free for every address of the kernel, 0 if it has none for such a socket."""
+    try:
+        with contextlib.closing(_c.socket(endpoint.family, endpoint.type)) as kernel:
+            kernel.bind(("", 0))
+            return int(kernel.getsockname()[1])
+    except OSError:
+        return 0
+
+
 def to_kernel(endpoint: Endpoint, fd: int) -> None:
     """Puts a socket of the kernel in the place of one of the stack, under its number.
 

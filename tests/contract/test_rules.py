@@ -92,6 +92,21 @@ def test_a_wildcard_bind_is_decided_by_the_peer(
     assert sock.getsockname() == ("127.0.0.1", port)
 
 
+def test_a_port_left_open_is_free_in_the_kernel_too(
+    pifus_net: ModuleType, closing: Closing, rules: Any
+) -> None:
+    """The stack by itself would also choose what lies above the range of the kernel."""
+    rules("kernel 127.0.0.2")
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    for family in (kernel.AF_INET, kernel.AF_INET6):
+        for _ in range(20):
+            sock = closing(pifus_net.socket(family))
+            sock.bind(("", 0))
+            assert is_ours(sock)
+            assert low <= sock.getsockname()[1] <= high
+            closing(kernel.socket(family)).bind(("", sock.getsockname()[1]))
+
+
 def test_a_nonblocking_connect_to_the_kernel(
     pifus_net: ModuleType, closing: Closing, rules: Any
 ) -> None:
