@@ -15,7 +15,6 @@ import os
 import socket as _socket
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from pifus._core import _address, _errors, _ops
 from pifus._core._block import Block
 from pifus._core._client import lib
 from pifus._core._ops import (
-    SLICE_NS,
     Completion,
     Opcode,
     Option,
@@ -35,13 +33,12 @@ from pifus._core._ops import (
     SocketState,
 )
 from pifus._core._session import Session, Settings
-from pifus._core._slot import new_slate
 from pifus._core._socket import Socket
+from pifus._core._taking import Taking
 from pifus.errors import ClientClosed
 
 if TYPE_CHECKING:
     from pifus._core._client import CData
-    from pifus._core._slot import Slate
 
 __all__ = [
     "TCP",
@@ -63,7 +60,7 @@ UDP = Protocol.UDP
 Callback = Callable[[Completion], object]
 
 
-class Client:
+class Client(Taking):
     """An attachment to a backend, and the sockets made over it.
 
     Poll mode: completions are taken with `Socket.poll`, `Socket.wait`, `poll_any`, `wait_any`.
@@ -84,6 +81,7 @@ class Client:
         priority: Priority = Priority.HIGH,
         driver: str | Sequence[str] | None = None,
         on_completion: Callback | None = None,
+        stamp_reaped: bool = False,
     ) -> None:
         """Attaches.
 
@@ -100,6 +98,8 @@ class Client:
             driver: start a private backend with these drivers ("loopback", "tap") and options.
             on_completion: called with each completion, from pifus's own thread; what it raises goes
                 to threading.excepthook.
+            stamp_reaped: completions say when they were taken (`Completion.reaped_ns`); a look at
+                the clock for each, some 25 ns. The other times are always there, for nothing.
 
         Raises:
             BackendUnavailable: there is no such backend, or a private one could not be started.
@@ -108,8 +108,7 @@ class Client:
         """
         self.name = Path(sys.argv[0] or "python").name if name is None else name
         self.on_completion = on_completion
-        self._sockets: dict[int, Socket] = {}
-        self._slates: list[Slate] = []
+        Taking.__init__(self)
         self._blocks: weakref.WeakSet[Block] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         settings = Settings(
@@ -124,6 +123,7 @@ class Client:
         self._session = Session.open(backend, words, settings)
         self._handle: CData | None = self._session.handle
         self._session.add_owner(self)
+        lib.pf_client_stamp_reaped(self._require(), stamp_reaped)
         # One block of the arena holds a write: a power of two.
         self.max_write_bytes = min(lib.PF_MAX_WRITE_BYTES, 1 << (arena_bytes.bit_length() - 1))
         self.queue_depth = queue_depth
@@ -238,75 +238,6 @@ class Client:
         self._blocks.add(block)
         return block
 
-    # ---- completions of any socket ----
-
-    def poll_any(self) -> Completion | None:
-        """The next completion of any socket, the most urgent first, if there is one now.
-
-        Raises: see `wait_any`.
-        """
-        handle = self._require()
-        self._refuse_in_callback_mode()
-        slate = self._slate()
-        while (got := lib.pf_poll_any(handle, slate[0])) == 1:
-            done = self._take(handle, slate)
-            if done is not None:
-                return done
-            slate = self._slate()
-        self._slates.append(slate)
-        if got < 0:
-            raise self._error(got)
-        return None
-
-    def wait_any(self, timeout: float | None = None) -> Completion:
-        """Waits for the next completion of any socket, the most urgent first.
-
-        Args:
-            timeout: in seconds; None: as long as it takes.
-
-        Raises:
-            TimeoutError: there was none in time.
-            BackendGone, ClientClosed: the backend or this client has ended.
-            RuntimeError: the client has a callback, which gets them.
-        """
-        handle = self._require()
-        self._refuse_in_callback_mode()
-        deadline = None if timeout is None else _ops.deadline_ns(timeout)
-        return self._wait_any(handle, deadline)
-
-    def _wait_any(self, handle: CData, deadline: int | None) -> Completion:
-        slate = self._slate()
-        while True:
-            left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
-            got = lib.pf_wait_any(handle, min(max(left, 0), SLICE_NS), slate[0])
-            if got == 1:
-                done = self._take(handle, slate)
-                if done is not None:
-                    return done
-                slate = self._slate()
-            elif got == 0 and left <= 0:
-                self._slates.append(slate)
-                raise TimeoutError(errno.ETIMEDOUT, "no completion came in time")
-            elif got not in (0, -errno.EINTR):
-                self._slates.append(slate)
-                raise self._error(got)
-
-    def _slate(self) -> Slate:
-        try:
-            return self._slates.pop()
-        except IndexError:
-            return new_slate()
-
-    def _take(self, handle: CData, slate: Slate) -> Completion | None:
-        """The completion in the slate; None if its socket was released by another thread."""
-        raw = slate[1]()
-        self._slates.append(slate)
-        slot, generation = _ops.slot_of(raw)
-        sock = self._sockets.get(slot)
-        if sock is None or sock._generation != generation:
-            return None
-        return sock._completion(handle, raw)
-
     def _dispatch(self) -> None:
         """The thread of callback mode."""
         handle = self._handle
@@ -390,19 +321,3 @@ class Client:
         self._sockets.clear()
         for block in list(self._blocks):
             block._end()
-
-    def _require(self) -> CData:
-        handle = self._handle
-        if handle is None:
-            raise self._failure()
-        return handle
-
-    def _refuse_in_callback_mode(self) -> None:
-        if self.on_completion is not None:
-            raise RuntimeError("the completions of this client go to its on_completion callback")
-
-    def _failure(self) -> Exception:
-        return self._session.failure()
-
-    def _error(self, result: int) -> Exception:
-        return self._failure() if result == -errno.EPIPE else _errors.os_error(-result)

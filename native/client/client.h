@@ -10,6 +10,9 @@
 
 struct pf_client;
 
+#define PF_BATCH_MAX 1024
+#define PF_ANY_SOCKET 0xffffffff
+
 /* Where a completion goes. */
 enum pf_delivery {
     PF_DELIVER_QUEUE = 0, /* to pf_poll, pf_wait and pf_wait_any */
@@ -30,6 +33,7 @@ struct pf_done {
     uint64_t picked_ns;
     uint64_t completed_ns;
     struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
+    uint64_t reaped_ns;  /* when it was taken, if pf_client_stamp_reaped was asked for; else 0 */
 };
 
 struct pf_span {
@@ -49,6 +53,9 @@ void pf_client_abandon(struct pf_client *client);
 int pf_client_ended(struct pf_client *client);
 /* How long a wait spins before it sleeps: 0 never, negative: by the backend's profile. */
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns);
+/* Whether completions that are taken from now on say when that was: a look at the clock for each.
+ */
+void pf_client_stamp_reaped(struct pf_client *client, int on);
 uint32_t pf_client_max_sockets(const struct pf_client *client);
 uint32_t pf_client_queue_depth(const struct pf_client *client);
 uint64_t pf_client_arena_free(struct pf_client *client);
@@ -111,11 +118,21 @@ int pf_block_release(struct pf_client *client, uint32_t block);
 int64_t pf_block_write(struct pf_client *client, uint32_t slot, uint32_t block, uint32_t length,
                        int general, uint64_t deadline_ns, int delivery);
 
+/* What this thread submits with PF_DELIVER_QUEUE from the one to the other is kept back, each with
+ * its op_id and everything that it needs, and then submitted all together, with one look at each
+ * socket for the backend and one doorbell, or (`submit` 0) not at all. The close of a socket by
+ * another thread, and its release, submit what is kept back for it. -EBUSY: a batch was begun; from
+ * pf_batch_end the number of operations. With a batch of PF_BATCH_MAX, submitting is -ENOSPC. */
+int pf_batch_begin(struct pf_client *client);
+int pf_batch_end(struct pf_client *client, int submit);
+
 /* Completions of PF_DELIVER_QUEUE. 1: one in `out`; 0: none (yet, or in time); or -errno. */
 int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out);
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
 int pf_poll_any(struct pf_client *client, struct pf_done *out);
 int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out);
+/* Up to `limit` completions that are there now, of the socket or of PF_ANY_SOCKET: their number. */
+int pf_poll_many(struct pf_client *client, uint32_t slot, struct pf_done *out, uint32_t limit);
 /* Before waiting for the bell (docs/PROTOCOL.md): it rings once after this for completions that
  * pf_poll_any has not taken. 1: some are there already: take them instead; 0: wait; -EPIPE. */
 int pf_bell_arm(struct pf_client *client);

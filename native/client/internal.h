@@ -65,6 +65,7 @@ struct pf_sock {
     bool released;
     uint8_t close_flags;
     bool in_ready;
+    bool staged; /* submissions are kept back */
     int open_error;
     int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];
@@ -88,8 +89,17 @@ struct pf_sock {
     uint32_t next_ready;
 };
 
+/* A submission that is kept back. */
+struct pf_staged {
+    uint32_t slot;
+    uint32_t block_bytes; /* as of pf_submit_locked */
+    int priority;         /* of the socket, before it */
+    struct pf_sqe sqe;
+};
+
 struct pf_client {
     struct pf_pi_lock lock;
+    uint32_t batch_owner; /* the thread whose submissions are kept back; 0: none */
     int control_fd;
     int doorbell_fd;
     struct pf_b2c_header layout; /* checked copy */
@@ -113,6 +123,9 @@ struct pf_client {
     uint32_t abandoned;
     uint32_t wake_any; /* bumped by pf_wake_any */
     uint32_t bell_arm; /* what c2b_control says */
+    bool stamp_reaped;
+    struct pf_staged *batch; /* PF_BATCH_MAX of them, made by the first batch */
+    uint32_t batch_count;
 };
 
 static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }
@@ -152,6 +165,22 @@ void pf_closing_add(struct pf_client *client, struct pf_sock *sock);
 /* Looks at up to `limit` of them, and frees those that are done. Caller holds the lock; true: ring
  * the doorbell after unlocking. */
 bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
+
+/* Puts a submission into the SQ, where what was reaped made room. Caller holds the lock. */
+static inline bool pf_sq_put(struct pf_client *client, struct pf_sock *sock,
+                             const struct pf_sqe *sqe) {
+    pf_publish_reaped(sock); /* before it: the completion's slot is reserved by this count */
+    return pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
+                      &sock->sq_head, &sock->b2c->sq_head, sqe);
+}
+
+/* batch.c */
+/* Keeps the submission back. Caller holds the lock; false: no room. */
+bool pf_batch_add(struct pf_client *client, struct pf_sock *sock, const struct pf_sqe *sqe,
+                  uint32_t block_bytes);
+/* Submits what is kept back for the socket, which is about to be closed. Caller holds the lock and
+ * makes the hint. */
+void pf_batch_flush(struct pf_client *client, struct pf_sock *sock);
 
 /* block.c */
 /* The write of a registered block has ended. Caller holds the lock. */

@@ -137,6 +137,7 @@ void pf_client_detach(struct pf_client *client) {
         }
         free(client->socks);
     }
+    free(client->batch);
     pf_arena_destroy(&client->arena);
     if (client->c2b) {
         pf_region_unmap(client->c2b, client->layout.c2b_bytes);
@@ -171,6 +172,12 @@ int pf_client_ended(struct pf_client *client) {
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns) {
     client->spin_ns = spin_ns < 0 ? (int64_t)client->layout.spin_ns : spin_ns;
     pf_spin_reset(&client->spin);
+}
+
+void pf_client_stamp_reaped(struct pf_client *client, int on) {
+    pf_lock(client);
+    client->stamp_reaped = on != 0;
+    pf_unlock(client);
 }
 
 uint32_t pf_client_max_sockets(const struct pf_client *client) {

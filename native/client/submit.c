@@ -35,6 +35,27 @@ static bool moved_before(struct pf_client *client, const struct pf_sock *sock) {
            pf_moved(client, sock) && (int32_t)(sock->sq_tail - sock->b2c->moved_sq) > 0;
 }
 
+/* What this thread submits is kept back. */
+static inline bool is_batched(const struct pf_client *client, int delivery) {
+    return client->batch_owner && delivery == PF_DELIVER_QUEUE &&
+           client->batch_owner == pf_thread_id();
+}
+
+/* Makes the submission known to the backend. False: there was no room. Caller holds the lock. */
+static bool publish(struct pf_client *client, struct pf_sock *sock, const struct pf_sqe *sqe,
+                    struct pf_pending *pending, bool *ring) {
+    if (sqe->opcode == PF_OP_CLOSE && sock->staged) {
+        pf_batch_flush(client, sock);
+    }
+    if (!pf_sq_put(client, sock, sqe)) {
+        return false;
+    }
+    *ring = pf_hint(client, sock);
+    /* After the backend can have seen it: the clock takes as long as half the way there. */
+    pending->submitted_ns = pf_now_ns();
+    return true;
+}
+
 int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct pf_sqe *sqe,
                          int delivery, uint32_t block_bytes, bool *ring) {
     if (sock->open_error) {
@@ -67,20 +88,17 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     pending->opcode = sqe->opcode;
     pending->delivery = (uint8_t)delivery;
     pending->state = PF_PENDING_FLYING;
-    pf_publish_reaped(sock); /* before it: the completion's slot is reserved by this count */
-    if (!pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
-                    &sock->sq_head, &sock->b2c->sq_head, sqe)) {
+    bool batched = is_batched(client, delivery);
+    if (batched ? !pf_batch_add(client, sock, sqe, block_bytes)
+                : !publish(client, sock, sqe, pending, ring)) {
         pending->state = PF_PENDING_FREE;
         pending->offset = PF_ARENA_NONE;
-        return -EAGAIN;
+        return batched ? -ENOSPC : -EAGAIN;
     }
     sock->op_counter++;
     sock->pending_free_count--;
     sock->user_ops += counted;
     pending->counted = counted;
-    *ring = pf_hint(client, sock);
-    /* After the backend can have seen it: the clock takes as long as half the way there. */
-    pending->submitted_ns = pf_now_ns();
     if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
         return -ESTALE; /* it will be answered so, and has no effect */
     }

@@ -97,6 +97,17 @@ static void note_accept(struct pf_sock *sock, const struct pf_done *done) {
     }
 }
 
+/* Takes the first of the completions that wait, of which there is one. Caller holds the lock; true:
+ * ring the doorbell after unlocking. */
+static inline bool take_first(struct pf_client *client, struct pf_sock *sock, struct pf_done *out) {
+    *out = sock->fifo[sock->fifo_head];
+    out->reaped_ns = client->stamp_reaped ? pf_now_ns() : 0;
+    sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
+    note_accept(sock, out);
+    pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
+    return (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) && pf_hint(client, sock);
+}
+
 /* Takes one completion of the socket, reaping if needed. Returns 1, 0 or -EBADF. */
 static int take(struct pf_client *client, uint32_t slot, struct pf_done *out) {
     pf_lock(client);
@@ -108,18 +119,8 @@ static int take(struct pf_client *client, uint32_t slot, struct pf_done *out) {
     if (sock->fifo_count == 0) {
         pf_reap(client, sock);
     }
-    int got = 0;
-    if (sock->fifo_count > 0) {
-        *out = sock->fifo[sock->fifo_head];
-        sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
-        note_accept(sock, out);
-        pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
-        got = 1;
-    }
-    bool ring = false;
-    if (got && (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT)) {
-        ring = pf_hint(client, sock);
-    }
+    int got = sock->fifo_count > 0;
+    bool ring = got && take_first(client, sock, out);
     pf_unlock(client);
     if (ring) {
         pf_ring(client);
@@ -195,23 +196,15 @@ static void drain_events(struct pf_client *client) {
     }
 }
 
-int pf_poll_any(struct pf_client *client, struct pf_done *out) {
+/* Takes the next completion of those that are known of. Caller holds the lock; 1 or 0. */
+static int take_any(struct pf_client *client, struct pf_done *out, bool *ring) {
     int got = 0;
-    bool ring = false;
-    pf_lock(client);
-    drain_events(client);
     for (int p = 0; p < PF_PRIORITIES && !got; p++) {
         while (client->ready_first[p] != PF_NO_SLOT) {
             struct pf_sock *sock = &client->socks[client->ready_first[p]];
             if (sock->fifo_count > 0) {
-                *out = sock->fifo[sock->fifo_head];
-                sock->fifo_head = (sock->fifo_head + 1) & (sock->fifo_capacity - 1);
-                note_accept(sock, out);
-                pf_store_relaxed(&sock->fifo_count, sock->fifo_count - 1);
+                *ring |= take_first(client, sock, out);
                 got = 1;
-                if (pf_load_relaxed(&sock->b2c->state) & PF_STATE_WANTS_HINT) {
-                    ring = pf_hint(client, sock);
-                }
             }
             /* Round robin: one completion, then the next socket of the same priority. */
             client->ready_first[p] = sock->next_ready;
@@ -233,6 +226,53 @@ int pf_poll_any(struct pf_client *client, struct pf_done *out) {
                 break;
             }
         }
+    }
+    return got;
+}
+
+int pf_poll_any(struct pf_client *client, struct pf_done *out) {
+    bool ring = false;
+    pf_lock(client);
+    drain_events(client);
+    int got = take_any(client, out, &ring);
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return got == 0 && pf_client_ended(client) ? -EPIPE : got;
+}
+
+/* Takes what there is of one socket. Caller holds the lock; their number, or -EBADF. */
+static int take_many(struct pf_client *client, uint32_t slot, struct pf_done *out, uint32_t limit,
+                     bool *ring) {
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (!sock) {
+        return -EBADF;
+    }
+    uint32_t got = 0;
+    while (got < limit) {
+        if (sock->fifo_count == 0) {
+            pf_reap(client, sock);
+        }
+        if (sock->fifo_count == 0) {
+            break;
+        }
+        *ring |= take_first(client, sock, &out[got++]);
+    }
+    return (int)got;
+}
+
+int pf_poll_many(struct pf_client *client, uint32_t slot, struct pf_done *out, uint32_t limit) {
+    bool ring = false;
+    int got = 0;
+    pf_lock(client);
+    if (slot == PF_ANY_SOCKET) {
+        drain_events(client);
+        while ((uint32_t)got < limit && take_any(client, &out[got], &ring)) {
+            got++;
+        }
+    } else {
+        got = take_many(client, slot, out, limit, &ring);
     }
     pf_unlock(client);
     if (ring) {

@@ -44,6 +44,13 @@ def queue_full(depth: int) -> QueueFull:
     )
 
 
+def batch_full(limit: int) -> QueueFull:
+    """For a submission to a batch that holds `limit` already."""
+    return QueueFull(
+        _errno.EAGAIN, f"a batch holds at most {limit} operations: end it, and begin another"
+    )
+
+
 def arena_full(wanted: int, free: int) -> ArenaFull:
     """For a write of `wanted` bytes that found no room; `free` bytes of the arena are free."""
     return ArenaFull(

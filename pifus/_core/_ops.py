@@ -91,7 +91,7 @@ class SocketState(IntFlag):
 
 # struct pf_done, up to the address.
 DONE: Final = struct.Struct("<QiBBHIIQQQQ")
-DONE_BYTES: Final = 80
+DONE_BYTES: Final = 88
 OPCODE_AT: Final = 12
 SLOT_AT: Final = 16
 GENERATION_AT: Final = 20
@@ -107,6 +107,7 @@ _PICKED_AT = 40
 _COMPLETED_AT = 48
 _ADDR_AT = 56
 _HANDED_AT = 64
+_REAPED_AT = 80
 
 # One C call waits at most so long, so that signal handlers run even when a signal came just before
 # the thread slept.
@@ -199,20 +200,29 @@ class Completion:
 
     @property
     def submitted_ns(self) -> int:
-        """When it was submitted: nanoseconds of CLOCK_MONOTONIC, as `time.monotonic_ns()`."""
+        """When it was submitted: nanoseconds of CLOCK_MONOTONIC, as `time.monotonic_ns()`.
+
+        Of an operation in a `Client.batch` block: the end of the block.
+        """
         number: int = _u64(self._raw, _SUBMITTED_AT)[0]
         return number
 
     @property
     def picked_ns(self) -> int:
-        """When the backend took it up; 0: not measured."""
+        """When the backend took it up: the start of the step in which it did; same clock."""
         number: int = _u64(self._raw, _PICKED_AT)[0]
         return number
 
     @property
     def handed_ns(self) -> int:
-        """Of a write: when the TCP stack had all of its bytes; 0: not known."""
-        if self._raw[OPCODE_AT] != Opcode.WRITE:
+        """Of a write or sendto: when the TCP/IP stack had all of its bytes; same clock.
+
+        0: of another operation, or of one that ended before.
+        """
+        opcode = self._raw[OPCODE_AT]
+        if opcode == Opcode.SENDTO and self.result >= 0:
+            return self.completed_ns
+        if opcode != Opcode.WRITE:
             return 0
         number: int = _u64(self._raw, _HANDED_AT)[0]
         return number
@@ -224,8 +234,17 @@ class Completion:
 
     @property
     def completed_ns(self) -> int:
-        """When the backend was done with it."""
+        """When the backend was done with it: the start of that step; same clock."""
         number: int = _u64(self._raw, _COMPLETED_AT)[0]
+        return number
+
+    @property
+    def reaped_ns(self) -> int:
+        """When this completion was taken off the queue; same clock.
+
+        0: the client was made without `stamp_reaped`.
+        """
+        number: int = _u64(self._raw, _REAPED_AT)[0]
         return number
 
     @property
@@ -249,7 +268,7 @@ class Completion:
     @property
     def peer(self) -> _address.Address | None:
         """Of accept: the address of the peer; of a received datagram: its sender. Else None."""
-        return _address.from_bytes(self._raw[_ADDR_AT:DONE_BYTES], self._sock.family)
+        return _address.from_bytes(self._raw[_ADDR_AT:_REAPED_AT], self._sock.family)
 
     def check(self) -> Completion:
         """Returns itself if the operation succeeded.

@@ -217,6 +217,8 @@ class SocketBase:
             return self._client._failure()
         if result == -errno.EAGAIN:
             return _errors.queue_full(self._client.queue_depth)
+        if result == -errno.ENOSPC:
+            return _errors.batch_full(lib.PF_BATCH_MAX)
         if result == -errno.EBADF:
             return self._closed_error()
         return _errors.os_error(-result)

@@ -131,6 +131,8 @@ class Socket(Operations):
     def _wait_on(self, handle: CData, slate: Slate, got: int, deadline: int | None) -> None:
         """Goes on waiting after a slice or a signal, until there is a completion in the slate."""
         while got in (0, -errno.EINTR):
+            if got == 0:
+                self._client._batch.refuse_waiting()
             # Back in the interpreter: signal handlers have run before this line.
             left = SLICE_NS if deadline is None else deadline - _monotonic_ns()
             if got == 0 and left <= 0:
@@ -196,15 +198,23 @@ class Socket(Operations):
             raise ValueError("no receive of this socket with lease=True that has succeeded")
         return Lease(self._book, handle, self._slot, held)
 
-    def poll_many(self, limit: int) -> list[Completion]:
-        """The completions of this socket that are there now, `limit` at most.
+    def poll_many(self, limit: int = 64) -> list[Completion]:
+        """The completions of this socket that are there now, in one call.
 
-        Raises: see `poll`.
+        Args:
+            limit: so many at most.
+
+        Raises:
+            ValueError: the limit is not positive.
+            BackendGone, ClientClosed, RuntimeError: see `poll`.
         """
-        found: list[Completion] = []
-        while len(found) < limit and (done := self.poll()) is not None:
-            found.append(done)
-        return found
+        handle = self._reap_handle
+        if handle is None:
+            raise self._closed_error()
+        raws, result = self._client._take_many(handle, self._slot, limit)
+        if not raws and result < 0:
+            raise self._refusal(result)
+        return [self._completion(handle, raw) for raw in raws]
 
     def _take_datagram(self, handle: CData, count: int) -> bytes:
         buffer = ffi.new("char[]", max(count, 1))

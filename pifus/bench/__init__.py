@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Name, what it shows, and seconds for each variant unless --seconds says otherwise.
 BENCHES = {
     "nop": ("round trip of an operation that does nothing, beside its floors", 5.0),
+    "batch": ("sixteen operations that do nothing, one by one and together", 3.0),
     "priority": ("three priorities at a saturated backend; a peer that stops reading", 10.0),
     "wire": ("writers of three priorities over TAP, until acknowledged, until read", 10.0),
     "sockets": ("1 to 1,024 sockets, against lwIP's own netconn API", 4.0),

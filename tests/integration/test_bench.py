@@ -18,6 +18,7 @@ from pifus import bench
 from pifus.bench import (
     _netconn,
     _run,
+    batch,
     churn,
     compat,
     nop,
@@ -77,6 +78,12 @@ def test_nop(run_bench: Bench) -> None:
     found = run_bench("nop")
     assert names(found) == list(nop.ROWS)
     assert {row["unit"] for row in found["rows"]} == {"us"}
+    assert left_behind(os.getpid()) == []
+
+
+def test_batch(run_bench: Bench) -> None:
+    found = run_bench("batch")
+    assert names(found) == list(batch.ROWS)
     assert left_behind(os.getpid()) == []
 
 

@@ -1,0 +1,128 @@
+/* Batches: submissions that are kept back and then made all together, or not at all. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/internal.h"
+
+int pf_batch_begin(struct pf_client *client) {
+    int result = 0;
+    pf_lock(client);
+    if (client->batch_owner) {
+        result = -EBUSY;
+    } else if (!client->batch) {
+        client->batch = calloc(PF_BATCH_MAX, sizeof(*client->batch));
+        result = client->batch ? 0 : -ENOMEM;
+    }
+    if (result == 0) {
+        client->batch_owner = pf_thread_id();
+    }
+    pf_unlock(client);
+    return result;
+}
+
+bool pf_batch_add(struct pf_client *client, struct pf_sock *sock, const struct pf_sqe *sqe,
+                  uint32_t block_bytes) {
+    if (client->batch_count == PF_BATCH_MAX) {
+        return false;
+    }
+    client->batch[client->batch_count++] = (struct pf_staged){
+        .slot = sock->slot, .block_bytes = block_bytes, .priority = sock->priority, .sqe = *sqe};
+    sock->staged = true;
+    return true;
+}
+
+static struct pf_pending *pending_of(struct pf_sock *sock, const struct pf_staged *staged) {
+    return &sock->pending[staged->sqe.op_id & 0xffff];
+}
+
+/* There is always room in the SQ: it has as many entries as operations can be under way, of which
+ * this is one. Else the backend lies about what it has taken, and is not to be dealt with. */
+static void put(struct pf_client *client, struct pf_sock *sock, const struct pf_staged *staged,
+                uint64_t now) {
+    pending_of(sock, staged)->submitted_ns = now;
+    if (!pf_sq_put(client, sock, &staged->sqe)) {
+        pf_client_abandon(client);
+    }
+}
+
+void pf_batch_flush(struct pf_client *client, struct pf_sock *sock) {
+    uint64_t now = pf_now_ns();
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < client->batch_count; i++) {
+        if (client->batch[i].slot == sock->slot) {
+            put(client, sock, &client->batch[i], now);
+        } else {
+            client->batch[kept++] = client->batch[i];
+        }
+    }
+    client->batch_count = kept;
+    sock->staged = false;
+}
+
+static bool submit_all(struct pf_client *client) {
+    bool ring = false;
+    uint64_t now = pf_now_ns();
+    for (uint32_t i = 0; i < client->batch_count; i++) {
+        put(client, &client->socks[client->batch[i].slot], &client->batch[i], now);
+    }
+    for (uint32_t i = 0; i < client->batch_count; i++) {
+        struct pf_sock *sock = &client->socks[client->batch[i].slot];
+        if (sock->staged) {
+            sock->staged = false;
+            ring |= pf_hint(client, sock);
+        }
+    }
+    return ring;
+}
+
+/* Takes one submission back, as if it had not been made. */
+static void take_back(struct pf_client *client, const struct pf_staged *staged) {
+    struct pf_sock *sock = &client->socks[staged->slot];
+    struct pf_pending *pending = pending_of(sock, staged);
+    if (staged->block_bytes == PF_BLOCK_STAYS) {
+        pf_block_landed(client, staged->sqe.offset);
+    } else if (staged->block_bytes) {
+        (void)pf_arena_free(&client->arena, staged->sqe.offset);
+        sock->send_used -= staged->block_bytes;
+    }
+    if (staged->sqe.opcode == PF_OP_CLOSE) {
+        sock->phase = PF_SLOT_OPEN;
+    }
+    if (staged->sqe.opcode == PF_OP_SETOPT && staged->sqe.offset == PF_OPT_PRIORITY) {
+        sock->priority = staged->priority;
+    }
+    sock->user_ops -= pending->counted;
+    sock->staged = false;
+    pending->state = PF_PENDING_FREE;
+    pending->offset = PF_ARENA_NONE;
+    sock->pending_free[sock->pending_free_count++] = (uint32_t)(pending - sock->pending);
+}
+
+static bool take_all_back(struct pf_client *client) {
+    bool ring = false;
+    for (uint32_t i = client->batch_count; i-- > 0;) {
+        take_back(client, &client->batch[i]);
+    }
+    for (uint32_t i = 0; i < client->batch_count; i++) {
+        struct pf_sock *sock = &client->socks[client->batch[i].slot];
+        if (sock->released && sock->phase == PF_SLOT_OPEN) {
+            ring |= pf_close_locked(client, sock); /* it relied on the close taken back */
+        }
+    }
+    return ring;
+}
+
+int pf_batch_end(struct pf_client *client, int submit) {
+    pf_lock(client);
+    int count = (int)client->batch_count;
+    bool ended = pf_client_ended(client) != 0;
+    bool ring = submit && !ended ? submit_all(client) : take_all_back(client);
+    client->batch_count = 0;
+    client->batch_owner = 0;
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return submit && ended ? -EPIPE : count;
+}
