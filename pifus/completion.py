@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pifus._core import _address, _errors, _ops
+from pifus._core import _address, _errors, _limits, _ops
 from pifus._core._block import Block
 from pifus._core._client import lib
 from pifus._core._ops import (
@@ -117,7 +117,7 @@ class Client(Taking):
             queue_depth=queue_depth,
             rx_bytes=rx_bytes,
             arena_bytes=arena_bytes,
-            priority=Priority(priority).name.lower(),
+            priority=_limits.priority(priority).name.lower(),
         )
         words = [driver] if isinstance(driver, str) else driver
         self._session = Session.open(backend, words, settings)
@@ -127,6 +127,8 @@ class Client(Taking):
         # One block of the arena holds a write: a power of two.
         self.max_write_bytes = min(lib.PF_MAX_WRITE_BYTES, 1 << (arena_bytes.bit_length() - 1))
         self.queue_depth = queue_depth
+        self.rx_bytes = rx_bytes
+        self.arena_bytes = arena_bytes
         # The interpreter's exit and a client that nobody refers to any more end the session.
         self._finalizer = weakref.finalize(self, self._session.close)
         if on_completion is not None:
@@ -159,16 +161,33 @@ class Client(Taking):
         family: int = _socket.AF_INET,
         priority: Priority = Priority.MEDIUM,
         rx_bytes: int = 0,
+        tx_bytes: int = 0,
+        queue_depth: int = 0,
+        nodelay: bool | None = None,
+        dscp: int = 0,
     ) -> Socket:
         """Makes a socket; nothing is waited for.
+
+        Sockets that it accepts have its priority, `tx_bytes`, `queue_depth`, `nodelay` and `dscp`.
 
         Args:
             protocol: pifus.TCP or pifus.UDP.
             family: socket.AF_INET or socket.AF_INET6.
             priority: how urgent its work is. Better than the client's own best is clamped to that.
-            rx_bytes: its receive ring, a power of two; 0: as great as the client allows.
+                Later: `Socket.set_priority`.
+            rx_bytes: its receive ring, a power of two; 0: as great as the client allows. It stays
+                so; what the peer may send ahead can be changed: `Option.RCVBUF`.
+            tx_bytes: the most that its unacknowledged writes hold of the send arena; 0: 512 KiB.
+                Later: `Socket.tx_bytes`.
+            queue_depth: operations under way; 0: as many as the client allows. Later:
+                `Socket.queue_depth`.
+            nodelay: of TCP: False is Nagle's algorithm, small writes wait for the acknowledgement
+                of those before; None: True. Later: `Socket.set_nodelay`.
+            dscp: the class of service that its packets are marked with, 0 to 63. Later:
+                `Socket.set_dscp`.
 
         Raises:
+            ValueError: an argument is not allowed; the message says what is.
             OSError: EMFILE, all sockets of the client are in use; EAFNOSUPPORT, EPROTONOSUPPORT.
             BackendGone, ClientClosed: the backend or this client has ended.
         """
@@ -178,18 +197,34 @@ class Client(Taking):
             )
         handle = self._require()
         native = _address.native_family(family)
-        wanted = Priority(priority)
+        wanted = _limits.priority(priority)
         kind = Protocol(protocol)
+        _limits.ring_bytes(rx_bytes, self.rx_bytes)
+        options = {Option.TOS: _limits.tos_of(dscp)} if dscp else {}
+        if nodelay is not None:
+            options[Option.NODELAY] = _limits.nodelay(nodelay, kind)
+        depth = queue_depth and _limits.depth(queue_depth, self.queue_depth)
+        share = tx_bytes and _limits.share(tx_bytes, self.arena_bytes)
         make = lib.pf_datagram_open if kind == Protocol.UDP else lib.pf_socket_open
         slot = make(handle, native, wanted, rx_bytes)
-        return self._register(handle, slot, family, wanted, kind)
+        sock = self._register(handle, slot, family, wanted, kind)
+        if depth:
+            sock.queue_depth = depth
+        if share:
+            sock.tx_bytes = share
+        for option, value in options.items():
+            sock._set_at_once(option, value)
+        return sock
 
     def _adopt(self, handle: CData, token: int, listener: Socket) -> Socket:
         priority = listener.priority
         slot = lib.pf_socket_adopt(handle, token, priority)
         if slot < 0:
             lib.pf_accept_reject(handle, listener._slot, token)
-        return self._register(handle, slot, listener.family, priority)
+        sock = self._register(handle, slot, listener.family, priority)
+        sock.queue_depth = listener.queue_depth
+        sock.tx_bytes = listener.tx_bytes
+        return sock
 
     def _register(
         self,

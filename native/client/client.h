@@ -11,6 +11,7 @@
 struct pf_client;
 
 #define PF_BATCH_MAX 1024
+#define PF_DEFAULT_SEND_LIMIT 524288
 #define PF_ANY_SOCKET 0xffffffff
 
 /* Where a completion goes. */
@@ -90,6 +91,9 @@ int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2
 /* The most bytes of the arena that unacknowledged writes of this socket may hold. 0: the default.
  */
 int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t bytes);
+/* How many operations of the socket may be under way: 1 .. pf_client_queue_depth, which it is at
+ * first. -EINVAL. */
+int pf_socket_set_queue_depth(struct pf_client *client, uint32_t slot, uint32_t depth);
 uint32_t pf_socket_send_used(struct pf_client *client, uint32_t slot);
 
 /* Submits. The op_id (> 0), or -errno. `addr` may be NULL. */

@@ -15,7 +15,6 @@
 
 /* A wait looks at the backend's pulse at least this often. */
 #define PF_PULSE_NS INT64_C(200000000)
-#define PF_DEFAULT_SEND_LIMIT (512U * 1024U)
 #define PF_SEND_CHUNK (64U * 1024U)
 #define PF_NO_SLOT UINT32_MAX
 /* In the place of a block's size: it is registered, and stays. */
@@ -78,6 +77,7 @@ struct pf_sock {
     uint32_t fifo_head;
     uint32_t fifo_count;
     uint32_t user_ops; /* under way */
+    uint32_t user_limit;
     uint32_t send_used;
     uint32_t send_limit;
     int mirror_fd;

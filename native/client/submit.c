@@ -70,9 +70,9 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
         }
     }
     bool counted = delivery != PF_DELIVER_NONE;
-    if (counted && sqe->opcode != PF_OP_CLOSE && sock->user_ops >= client->layout.sq_depth / 2) {
+    if (counted && sqe->opcode != PF_OP_CLOSE && sock->user_ops >= sock->user_limit) {
         pf_reap(client, sock);
-        if (sock->user_ops >= client->layout.sq_depth / 2) {
+        if (sock->user_ops >= sock->user_limit) {
             return -EAGAIN;
         }
     }
@@ -132,6 +132,7 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->open_error = 0;
     sock->send_error = 0;
     sock->user_ops = 0;
+    sock->user_limit = pf_client_queue_depth(client);
     sock->priority = priority;
     sock->send_used = 0;
     pf_store_relaxed(&sock->send_limit, PF_DEFAULT_SEND_LIMIT);
@@ -256,6 +257,19 @@ int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t b
     struct pf_sock *sock = pf_sock_get(client, slot);
     if (sock) {
         pf_store_relaxed(&sock->send_limit, bytes ? bytes : PF_DEFAULT_SEND_LIMIT);
+    }
+    pf_unlock(client);
+    return sock ? 0 : -EBADF;
+}
+
+int pf_socket_set_queue_depth(struct pf_client *client, uint32_t slot, uint32_t depth) {
+    if (depth == 0 || depth > pf_client_queue_depth(client)) {
+        return -EINVAL;
+    }
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    if (sock) {
+        sock->user_limit = depth;
     }
     pf_unlock(client);
     return sock ? 0 : -EBADF;

@@ -379,7 +379,7 @@ static int has_room(struct pf_client *client, uint32_t slot) {
     struct pf_sock *sock = pf_sock_get(client, slot);
     if (sock) {
         pf_reap(client, sock);
-        result = sock->pending_free_count > 1 && sock->user_ops < client->layout.sq_depth / 2;
+        result = sock->pending_free_count > 1 && sock->user_ops < sock->user_limit;
     }
     pf_unlock(client);
     return result;

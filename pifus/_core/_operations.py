@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from pifus._core import _address, _errors, _ops
+from pifus._core import _address, _errors, _limits, _ops
 from pifus._core._client import ffi, lib
 from pifus._core._ops import Opcode, Option, Priority, Protocol
 from pifus._core._slot import SocketBase
@@ -325,11 +325,34 @@ class Operations(SocketBase):
             ValueError: there is no such option.
             OverflowError: the value is negative or too great.
         """
-        return self._submit(Opcode.SETOPT, offset=Option(option), token=value, link=link)
+        number = _limits.option(option)
+        return self._submit(Opcode.SETOPT, offset=number, token=value, link=link)
 
     def set_priority(self, priority: Priority) -> int:
-        """Submits a change of priority, for what is submitted afterwards."""
-        return self.setopt(Option.PRIORITY, Priority(priority))
+        """Submits a change of priority, for what is submitted afterwards.
+
+        Its result is EPERM if the client may not have so good a one.
+
+        Raises:
+            ValueError: there is no such priority.
+        """
+        return self.setopt(Option.PRIORITY, _limits.priority(priority))
+
+    def set_nodelay(self, nodelay: bool) -> int:
+        """Submits a change of Nagle's algorithm: False, and small writes wait for acknowledgements.
+
+        Raises:
+            ValueError: neither True nor False, or a UDP socket.
+        """
+        return self.setopt(Option.NODELAY, _limits.nodelay(nodelay, self._protocol))
+
+    def set_dscp(self, dscp: int) -> int:
+        """Submits a change of the class of service that packets are marked with, 0 to 63.
+
+        Raises:
+            ValueError: it is out of its range.
+        """
+        return self.setopt(Option.TOS, _limits.tos_of(dscp))
 
     # ---- inside ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from pifus._core import _address, _errors, _ops
+from pifus._core import _address, _errors, _limits, _ops
 from pifus._core._client import ffi, lib
 from pifus._core._lease import ReceiveBook
 from pifus._core._ops import Priority, Protocol, SocketState
@@ -23,7 +23,9 @@ Address = _address.Address
 
 _submit = lib.pf_submit
 _QUEUE: Final = lib.PF_DELIVER_QUEUE
+_NOWHERE: Final = lib.PF_DELIVER_NONE
 _NULL: Final = ffi.NULL
+_TX_BYTES: Final = lib.PF_DEFAULT_SEND_LIMIT
 
 
 def new_slate() -> Slate:
@@ -45,9 +47,11 @@ class SocketBase:
         "_plain",
         "_priority",
         "_protocol",
+        "_queue_depth",
         "_reap_handle",
         "_slates",
         "_slot",
+        "_tx_bytes",
     )
 
     def __init__(
@@ -66,6 +70,8 @@ class SocketBase:
         self._family = family
         self._priority = prio
         self._protocol = protocol
+        self._queue_depth = client.queue_depth
+        self._tx_bytes = min(_TX_BYTES, client.arena_bytes)
         self._book = ReceiveBook()
         # No operation was submitted yet whose completion leaves something to do on this side.
         self._plain = True
@@ -136,6 +142,32 @@ class SocketBase:
         return Priority(snapshot.priority if known else self._priority)
 
     @property
+    def queue_depth(self) -> int:
+        """How many operations may be under way; may be set, from 1 to the client's `queue_depth`.
+
+        With fewer than are under way nothing is lost: new ones are refused until enough have ended.
+        """
+        return self._queue_depth
+
+    @queue_depth.setter
+    def queue_depth(self, depth: int) -> None:
+        self._queue_depth = _limits.depth(depth, self._client.queue_depth)
+        self._limit(lib.pf_socket_set_queue_depth, depth)
+
+    @property
+    def tx_bytes(self) -> int:
+        """The most bytes of the send arena that its unacknowledged writes hold; may be set.
+
+        One write is always possible; beyond, while memory is scarce, half of what is free.
+        """
+        return self._tx_bytes
+
+    @tx_bytes.setter
+    def tx_bytes(self, size: int) -> None:
+        self._tx_bytes = _limits.share(size, self._client.arena_bytes)
+        self._limit(lib.pf_socket_set_send_limit, size)
+
+    @property
     def local_address(self) -> Address | None:
         """The local address, None before bind or connect."""
         return _address.from_native(self._snapshot().local, self._family)
@@ -149,6 +181,23 @@ class SocketBase:
         """Drops the handle: nothing of this socket is reached any more."""
         self._handle = None
         self._reap_handle = None
+
+    def _limit(self, change: Callable[[CData, int, int], int], value: int) -> None:
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error()
+        result = change(handle, self._slot, value)
+        if result < 0:
+            raise self._refusal(result)
+
+    def _set_at_once(self, option: int, value: int) -> None:
+        """Sets an option of a new socket; the value is known to be right."""
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error()
+        op = _submit(handle, self._slot, lib.PF_OP_SETOPT, 0, value, option, 0, _NULL, _NOWHERE)
+        if op < 0:
+            raise self._refusal(op)
 
     def _submit(
         self,
@@ -216,7 +265,7 @@ class SocketBase:
         if result == -errno.EPIPE:
             return self._client._failure()
         if result == -errno.EAGAIN:
-            return _errors.queue_full(self._client.queue_depth)
+            return _errors.queue_full(self._queue_depth)
         if result == -errno.ENOSPC:
             return _errors.batch_full(lib.PF_BATCH_MAX)
         if result == -errno.EBADF:
