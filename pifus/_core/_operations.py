@@ -194,7 +194,15 @@ class Operations(SocketBase):
         latest = _ops.latest_ns(timeout, deadline)
         return self._submit(Opcode.DRAIN, link=link, latest_ns=latest)
 
-    def sendto(self, data: bytes | bytearray | memoryview, address: Address | None = None) -> int:
+    def sendto(
+        self,
+        data: bytes | bytearray | memoryview,
+        address: Address | None = None,
+        *,
+        link: bool = False,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> int:
         """Submits the sending of one datagram, which is copied and may change at once.
 
         It completes when the datagram has been handed to the network; the result is its length.
@@ -202,6 +210,7 @@ class Operations(SocketBase):
         Args:
             data: up to 65,507 bytes (over IPv6 65,487), also none.
             address: where to; None: to the peer of a connected socket.
+            link, timeout, deadline: see the class.
 
         Raises:
             ArenaFull: no room now in the send arena.
@@ -214,11 +223,23 @@ class Operations(SocketBase):
         source: CData = ffi.from_buffer("char[]", data)
         size = memoryview(data).nbytes
         if size > lib.PF_MAX_DATAGRAM_BYTES:
-            raise _errors.os_error(errno.EMSGSIZE, f"sendto() of {size} bytes")
+            raise OSError(
+                errno.EMSGSIZE,
+                f"sendto() of {size} bytes: at most {lib.PF_MAX_DATAGRAM_BYTES} in a datagram",
+            )
         to = ffi.NULL
         if address is not None:
             to = _address.to_native(self._family, address, "sendto")
-        op = _sendto(handle, self._slot, source, size, to, 0, _QUEUE)
+        if link or timeout is not None or deadline is not None:
+            sqe = ffi.new("struct pf_sqe *")
+            sqe.opcode = Opcode.SENDTO
+            sqe.general = lib.PF_SQE_LINK if link else 0
+            sqe.deadline_ns = _ops.latest_ns(timeout, deadline)
+            if to:
+                sqe.addr = to[0]
+            op = lib.pf_submit_block(handle, self._slot, sqe, source, size, _QUEUE)
+        else:
+            op = _sendto(handle, self._slot, source, size, to, 0, _QUEUE)
         if op > 0:
             return op
         if op == -errno.ENOBUFS:
@@ -254,14 +275,14 @@ class Operations(SocketBase):
         """Submits a receive of 1 to `limit` bytes: `data` of the completion, b"" at the end.
 
         Of a UDP socket: of one datagram, whose sender is `peer` of the completion; what is beyond
-        `limit` is dropped.
+        `limit` is dropped, and `truncated` set.
 
         Args:
             limit: the most bytes.
             multishot: all that comes makes completions, with `more` set, each of at most `limit`
-                bytes. The last one, without, tells why it ended: 0, the end of the stream;
-                ECANCELED or ETIMEDOUT, it was cancelled or too late; else the errno of the
-                connection. No other receive may be under way (EALREADY).
+                bytes, or one datagram. The last one, without, tells why it ended: 0, the end of the
+                stream, or a shutdown; ECANCELED or ETIMEDOUT, it was cancelled or too late; else
+                the errno of the connection. No other receive may be under way (EALREADY).
             lease: they are not copied: see `Socket.lease`. Of a TCP socket.
             link, timeout, deadline: see the class.
 

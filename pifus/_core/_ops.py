@@ -159,16 +159,17 @@ class Completion:
 
     What the C core wrote is kept as it is and read when asked for: most programs look at one or two
     fields only, and a round trip costs less than a microsecond. For the same reason there is no
-    `__init__`, and the last two slots are filled only where they mean something.
+    `__init__`, and most slots are filled only where they mean something.
     """
 
-    __slots__ = ("_accepted", "_data", "_held", "_raw", "_sock")
+    __slots__ = ("_accepted", "_data", "_held", "_raw", "_sock", "_truncated")
 
     _raw: bytes
     _sock: Socket
     _data: bytes | None
     _accepted: Socket | None
     _held: Held | None
+    _truncated: bool
 
     @property
     def op(self) -> int:
@@ -261,6 +262,11 @@ class Completion:
         return getattr(self, "_data", None)
 
     @property
+    def truncated(self) -> bool:
+        """True: of a received datagram, which was longer than the limit of its receive."""
+        return getattr(self, "_truncated", False)
+
+    @property
     def accepted(self) -> Socket | None:
         """Of accept: the socket of the new connection. Else None."""
         return getattr(self, "_accepted", None)
@@ -293,6 +299,11 @@ class Completion:
 def with_result(raw: bytes, result: int) -> bytes:
     """The `struct pf_done` in `raw` with another result."""
     return raw[:_RESULT_AT] + struct.pack("<i", result) + raw[_RESULT_AT + 4 :]
+
+
+def with_peer(raw: bytes, peer: bytes) -> bytes:
+    """The `struct pf_done` in `raw` with another `struct pf_addr`."""
+    return raw[:_ADDR_AT] + peer + raw[_REAPED_AT:]
 
 
 def result_of(raw: bytes) -> int:

@@ -27,6 +27,11 @@ _SPECIAL: Final = bytes(
     opcode in (Opcode.ACCEPT, Opcode.RECV, Opcode.CLOSE) for opcode in range(lib.PF_OP_COUNT)
 )
 _OPCODE_AT: Final = _ops.OPCODE_AT
+# The sender in a `struct pf_datagram`.
+_SOURCE: Final = slice(
+    ffi.offsetof("struct pf_datagram", "source"),
+    ffi.offsetof("struct pf_datagram", "destination"),
+)
 
 
 class Socket(Operations):
@@ -164,7 +169,10 @@ class Socket(Operations):
             if opcode == Opcode.RECV:
                 self._book.forget(done.op)
         elif opcode == Opcode.RECV and self._protocol == Protocol.UDP:
-            done._data = self._take_datagram(handle, result) if _ops.has_address(raw) else b""
+            if _ops.has_address(raw):
+                self._take_datagram(handle, done, result)
+            else:
+                done._data = b""  # after a shutdown
         elif opcode == Opcode.RECV:
             got = self._book.take(handle, self._slot, done.op, result)
             if isinstance(got, Held):
@@ -216,11 +224,18 @@ class Socket(Operations):
             raise self._refusal(result)
         return [self._completion(handle, raw) for raw in raws]
 
-    def _take_datagram(self, handle: CData, count: int) -> bytes:
+    def _take_datagram(self, handle: CData, done: Completion, count: int) -> None:
+        """Gives the next datagram of the ring to a receive of `count` of its bytes.
+
+        Of two threads that take completions at the same time each gets one datagram, perhaps the
+        other's: its bytes, its sender and its length belong together all the same.
+        """
         buffer = ffi.new("char[]", max(count, 1))
         info = ffi.new("struct pf_datagram *")
-        got = lib.pf_recvfrom(handle, self._slot, buffer, count, 0, 0, info)
-        return ffi.buffer(buffer, max(got, 0))[:]
+        got = max(lib.pf_recvfrom(handle, self._slot, buffer, count, 0, 0, info), 0)
+        done._data = ffi.buffer(buffer, got)[:]
+        done._truncated = info.length > got
+        done._raw = _ops.with_peer(_ops.with_result(done._raw, got), ffi.buffer(info)[_SOURCE])
 
     def release(self) -> None:
         """Lets go of the socket: closes it gracefully if it is open; completions are dropped.

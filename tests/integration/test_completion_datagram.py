@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import queue
 import socket
+import threading
 import time
 
 import pytest
@@ -157,3 +158,130 @@ def test_callbacks(backend: BackendProcess) -> None:
         got = {item.opcode: item for item in (done.get(timeout=SECONDS), done.get(timeout=SECONDS))}
         assert got[pifus.Opcode.RECV].data == b"to myself"
         assert got[pifus.Opcode.RECV].peer == sock.local_address
+
+
+@FAMILIES
+def test_of_a_connected_socket(client: pifus.Client, family: int) -> None:
+    one, other, stranger = bound(client, family), bound(client, family), bound(client, family)
+    one.connect(other.local_address)
+    one.wait(SECONDS).check()
+    one.recv(10)
+    stranger.sendto(b"not to be heard", one.local_address)
+    stranger.wait(SECONDS).check()
+    other.sendto(b"answer", one.local_address)
+    other.wait(SECONDS).check()
+    done = one.wait(SECONDS).check()
+    assert (done.data, done.peer, done.truncated) == (b"answer", other.local_address, False)
+    one.sendto(b"to the peer")
+    one.wait(SECONDS).check()
+    other.recv(100)
+    assert other.wait(SECONDS).check().peer == one.local_address
+    one.sendto(b"elsewhere", stranger.local_address)  # as in the kernel
+    one.wait(SECONDS).check()
+    stranger.recv(100)
+    assert stranger.wait(SECONDS).check().data == b"elsewhere"
+
+
+@FAMILIES
+@pytest.mark.parametrize("multishot", [False, True], ids=["single", "multishot"])
+def test_what_is_cut_off_is_told(client: pifus.Client, family: int, multishot: bool) -> None:
+    one, other = bound(client, family), bound(client, family)
+    if multishot:
+        other.recv(4, multishot=True)
+    for data in (b"four", b"and more", b"", b"end"):
+        if not multishot:
+            other.recv(4)
+        one.sendto(data, other.local_address)
+        one.wait(SECONDS).check()
+        done = other.wait(SECONDS).check()
+        assert (done.data, done.truncated) == (data[:4], len(data) > 4)
+        assert (done.result, done.more) == (len(data[:4]), multishot)
+        assert done.peer == one.local_address
+
+
+@FAMILIES
+def test_the_largest_datagram(client: pifus.Client, family: int) -> None:
+    one, other = bound(client, family), bound(client, family)
+    largest = 65507 if family == socket.AF_INET else 65487
+    data = bytes(range(256)) * 256
+    other.recv(70000)
+    one.sendto(data[:largest], other.local_address)
+    assert one.wait(SECONDS).check().result == largest
+    done = other.wait(SECONDS).check()
+    assert (done.data, done.truncated) == (data[:largest], False)
+    if family == socket.AF_INET6:
+        one.sendto(data[: largest + 1], other.local_address)
+        assert one.wait(SECONDS).errno == errno.EMSGSIZE
+
+
+def test_datagrams_in_a_chain(client: pifus.Client) -> None:
+    one, other = bound(client), bound(client)
+    with client.batch():
+        one.recv(10, link=True)  # an answer that is sent when the question comes
+        one.sendto(b"first", other.local_address, link=True)
+        late = one.recv(10, link=True, timeout=0.01)
+        never = one.sendto(b"never", other.local_address)
+    other.sendto(b"question", one.local_address)
+    other.wait(SECONDS).check()
+    ends = [one.wait(SECONDS) for _ in range(4)]
+    assert [done.errno for done in ends] == [0, 0, errno.ETIMEDOUT, errno.ECANCELED]
+    assert [done.op for done in ends[2:]] == [late, never]
+    expired = one.sendto(b"too late", other.local_address, deadline=0.000001)
+    done = one.wait(SECONDS)
+    assert (done.op, done.late) == (expired, True)
+    one.sendto(b"last", other.local_address)
+    one.wait(SECONDS).check()
+    other.recv(10)
+    other.recv(10)
+    assert [other.wait(SECONDS).check().data for _ in range(2)] == [b"first", b"last"]
+
+
+def test_why_a_multishot_receive_ends(client: pifus.Client) -> None:
+    one, gone = bound(client), bound(client)
+    address = gone.local_address
+    gone.close()
+    gone.wait(SECONDS).check()
+    one.connect(address)
+    one.wait(SECONDS).check()
+    op = one.recv(10, multishot=True)
+    one.sendto(b"to nobody")
+    ends = {done.op: done for done in (one.wait(SECONDS), one.wait(SECONDS))}
+    assert (ends[op].errno, ends[op].more) == (errno.ECONNREFUSED, False)
+    op = one.recv(10, multishot=True)
+    one.shutdown(socket.SHUT_RD)
+    ends = {done.op: done for done in (one.wait(SECONDS), one.wait(SECONDS))}
+    assert (ends[op].result, ends[op].more, ends[op].data, ends[op].peer) == (0, False, b"", None)
+
+
+def test_bytes_and_sender_stay_together(client: pifus.Client) -> None:
+    """Two threads take the completions of one socket."""
+    sink = bound(client)
+    count = 2000
+    senders = [bound(client) for _ in range(4)]
+    names = {sender.local_address: b"%d" % index for index, sender in enumerate(senders)}
+    wrong: list[pifus.Completion] = []
+    taken = [0, 0]
+    end = time.monotonic() + SECONDS
+
+    def take(index: int) -> None:
+        while sum(taken) < count and time.monotonic() < end:
+            try:
+                done = sink.wait(0.2)
+            except TimeoutError:
+                continue
+            taken[index] += 1
+            if done.data != names[done.peer]:
+                wrong.append(done)
+
+    sink.recv(10, multishot=True)
+    threads = [threading.Thread(target=take, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(count):
+        sender = senders[number % 4]
+        sender.sendto(names[sender.local_address], sink.local_address)
+        sender.wait(SECONDS).check()
+    for thread in threads:
+        thread.join()
+    assert sum(taken) == count
+    assert not wrong
