@@ -1,8 +1,9 @@
-"""Random sequences of submit, link, cancel, time-out, close and peer behaviour over connections.
+"""Random sequences of submit, link, batch, cancel, time-out, close and peer behaviour.
 
 Every operation ends in exactly one final completion, never lost, never doubled, never after the
 close returned; chains keep their order; what is cancelled or late was not sent, and every other
-byte arrives in order. PIFUS_COMPLETION_EXAMPLES is the number of sequences.
+byte arrives in order; of a batch that was dropped there is no trace.
+PIFUS_COMPLETION_EXAMPLES is the number of sequences.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pifus
 from pifus import Opcode
 from tests.conftest import BackendProcess, connect_pair
 
-EXAMPLES = int(os.environ.get("PIFUS_COMPLETION_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("PIFUS_COMPLETION_EXAMPLES", "2000"))
 SECONDS = 20.0
 ENDED = (errno.ECONNRESET, errno.EPIPE)
 REFUSED = 1  # nobody listens there
@@ -91,6 +92,16 @@ class Side:
             entry.after = self._last if self._last and self._last.linked else None
             self._last = entry
         self.operations[op] = entry
+
+    def mark(self) -> tuple[int, int, Submitted | None]:
+        """What there is now: for `drop`."""
+        return len(self.operations), self._written, self._last
+
+    def drop(self, mark: tuple[int, int, Submitted | None]) -> None:
+        """What was submitted since then was not."""
+        count, self._written, self._last = mark
+        for op in list(self.operations)[count:]:
+            del self.operations[op]
 
     def take(self, done: pifus.Completion) -> None:
         """Notes a completion, and the bytes that it brought."""
@@ -182,15 +193,19 @@ SIZES = st.sampled_from([1, 2, 100, 5000, 40_000, 70_000])
 TIMEOUTS = st.sampled_from([None, None, None, 0.0, 0.0003, 0.002, 0.01])
 KINDS = st.sampled_from([None, None, "lease", "multishot"])
 SIDES = st.sampled_from(["near", "near", "near", "far", "fresh"])
+SUBMITS = st.one_of(
+    st.tuples(st.just("write"), SIDES, SIZES, st.booleans(), TIMEOUTS),
+    st.tuples(st.just("recv"), SIDES, SIZES, st.booleans(), TIMEOUTS, KINDS),
+    st.tuples(st.just("drain"), SIDES, st.booleans(), TIMEOUTS),
+    st.tuples(st.just("connect"), st.just("fresh"), st.booleans(), TIMEOUTS),
+    st.tuples(st.just("shutdown"), SIDES, st.booleans()),
+    st.tuples(st.just("cancel"), SIDES, st.integers(0, 1000)),
+    st.tuples(st.just("cancel_all"), SIDES),
+)
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("write"), SIDES, SIZES, st.booleans(), TIMEOUTS),
-        st.tuples(st.just("recv"), SIDES, SIZES, st.booleans(), TIMEOUTS, KINDS),
-        st.tuples(st.just("drain"), SIDES, st.booleans(), TIMEOUTS),
-        st.tuples(st.just("connect"), st.just("fresh"), st.booleans(), TIMEOUTS),
-        st.tuples(st.just("shutdown"), SIDES, st.booleans()),
-        st.tuples(st.just("cancel"), SIDES, st.integers(0, 1000)),
-        st.tuples(st.just("cancel_all"), SIDES),
+        SUBMITS,
+        st.tuples(st.just("batch"), st.lists(SUBMITS, max_size=8), st.booleans()),
         st.tuples(st.just("poll"), SIDES, st.integers(1, 5)),
         st.tuples(st.just("wait"), SIDES, st.sampled_from([0.0005, 0.003])),
         st.tuples(st.just("abort"), st.just("far")),
@@ -237,6 +252,27 @@ def act(side: Side, action: tuple[object, ...], refused: tuple[str, int]) -> Non
             return
 
 
+class DroppedError(Exception):
+    """Ends a batch."""
+
+
+def act_together(
+    client: pifus.Client, sides: dict[str, Side], actions: list[tuple[object, ...]], drop: bool
+) -> None:
+    """Actions in a batch, which is perhaps dropped."""
+    marks = {name: side.mark() for name, side in sides.items()}
+    try:
+        with client.batch():
+            for action in actions:
+                if str(action[1]) in sides:
+                    act(sides[str(action[1])], action, ("127.0.0.1", REFUSED))
+            if drop:
+                raise DroppedError
+    except DroppedError:
+        for name, mark in marks.items():
+            sides[name].drop(mark)
+
+
 @pytest.fixture(scope="module")
 def machine_client(backend: BackendProcess) -> Iterator[pifus.Client]:
     with pifus.Client(backend.path, queue_depth=16, rx_bytes=65536) as client:
@@ -259,18 +295,21 @@ def test_every_operation_ends_exactly_once(
         "fresh": Side(client.socket(rx_bytes=4096 if small else 0), 3),
     }
     near, far, fresh = sides.values()
-    gone = False
+    open_sides = dict(sides)
     for action in actions:
-        side = sides[str(action[1])]
-        if gone and side is far:
+        if action[0] == "batch":
+            act_together(client, open_sides, *action[1:])  # type: ignore[arg-type]
+            continue
+        side = open_sides.get(str(action[1]))
+        if side is None:
             continue
         if action[0] == "abort":
-            gone = True
+            del open_sides["far"]
             far.wait_until(far.close(True))
             continue
         act(side, action, ("127.0.0.1", REFUSED))
     near_close = near.close(abort)
-    if not gone:
+    if far in open_sides.values():
         far.end_chains()
         far.read_all()
         far.wait_until(far.close(False))
