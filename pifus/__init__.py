@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pifus.completion import (
         TCP,
         UDP,
+        Address,
         Block,
         Client,
         Completion,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "TCP",
     "UDP",
+    "Address",
     "ArenaFull",
     "BackendGone",
     "BackendUnavailable",

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TCP",
     "UDP",
+    "Address",
     "Block",
     "Client",
     "Completion",
@@ -56,6 +57,8 @@ __all__ = [
 
 TCP = Protocol.TCP
 UDP = Protocol.UDP
+# Of IPv4 (host, port), of IPv6 (host, port, flow information, scope); the host in numbers.
+Address = _address.Address
 
 Callback = Callable[[Completion], object]
 
