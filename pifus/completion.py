@@ -239,7 +239,11 @@ class Client(Taking):
     ) -> Socket:
         if slot == -errno.EMFILE:
             count = lib.pf_client_max_sockets(handle)
-            raise OSError(errno.EMFILE, f"all {count} sockets of this client are in use")
+            raise OSError(
+                errno.EMFILE,
+                f"all {count} sockets of this client are in use: release some, or make the client "
+                "with a greater max_sockets",
+            )
         if slot == -errno.EPIPE:
             raise self._failure()
         if slot < 0:
@@ -271,7 +275,7 @@ class Client(Taking):
         """
         handle = self._require()
         if not 0 < size <= self.max_write_bytes:
-            raise ValueError(f"a block of {size} bytes: allowed is 1 to {self.max_write_bytes}")
+            raise ValueError(f"{size=}: allowed is 1 to {self.max_write_bytes} bytes")
         block = Block(handle, size)
         self._blocks.add(block)
         return block
@@ -348,7 +352,8 @@ class Client(Taking):
             ValueError: negative.
         """
         handle = self._require()
-        lib.pf_client_set_spin(handle, -1 if seconds is None else _ops.timeout_ns(seconds))
+        spin = -1 if seconds is None else _ops.timeout_ns(seconds, "seconds")
+        lib.pf_client_set_spin(handle, spin)
 
     # ---- inside ----
 

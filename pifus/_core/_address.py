@@ -88,7 +88,7 @@ def _parts(family: int, address: object, call: str) -> tuple[str, int, int]:
     allowed = (2, 3, 4) if family == socket.AF_INET6 else (2,)
     if len(address) not in allowed:
         shape = "(host, port[, flowinfo[, scopeid]])" if len(allowed) > 1 else "a pair (host, port)"
-        raise TypeError(f"{call}(): {name} address must be {shape}")
+        raise TypeError(f"{call}(): {name} address must be {shape}, not {address!r}")
     host, port = address[:2]
     if isinstance(host, (bytes, bytearray)):
         host = host.decode("ascii")
@@ -99,14 +99,14 @@ def _parts(family: int, address: object, call: str) -> tuple[str, int, int]:
     if not isinstance(port, int):
         raise TypeError(f"{call}(): port must be int, not {type(port).__name__}")
     if not 0 <= port <= 65535:
-        raise OverflowError(f"{call}(): port must be 0-65535.")
+        raise OverflowError(f"{call}(): port must be 0-65535, not {port}")
     flowinfo, scope = (*address[2:], 0, 0)[:2]
     if not isinstance(flowinfo, int) or not isinstance(scope, int):
         raise TypeError(f"{call}(): flowinfo and scopeid must be int")
     if not 0 <= flowinfo <= 0xFFFFF:
-        raise OverflowError(f"{call}(): flowinfo must be 0-1048575.")
+        raise OverflowError(f"{call}(): flowinfo must be 0-1048575, not {flowinfo}")
     if not 0 <= scope <= 0xFFFFFFFF:
-        raise OverflowError(f"{call}(): scopeid must be 0-4294967295.")
+        raise OverflowError(f"{call}(): scopeid must be 0-4294967295, not {scope}")
     return host, port, scope
 
 

@@ -79,7 +79,10 @@ class Block:
 
     def _offset_for(self, handle: CData) -> int:
         if self._handle is not handle:
-            raise ValueError("the block was released, or belongs to another client")
+            raise ValueError(
+                f"{self!r} was released, or belongs to another client: register one with the "
+                "client of this socket"
+            )
         return self._offset
 
     def _end(self) -> None:

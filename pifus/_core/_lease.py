@@ -125,7 +125,9 @@ class Lease:
 
     def __enter__(self) -> memoryview:
         if self._held.used:
-            raise ValueError("the bytes of a receive can be leased once")
+            raise ValueError(
+                "the bytes of a receive can be leased once: keep a copy, bytes(view), for later"
+            )
         self._held.used = True
         self._view = self._book.view(self._handle, self._slot, self._held)
         return self._view

@@ -5,8 +5,17 @@ The backend checks all of it again, of what reaches it: a client's own checks ar
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
 from pifus._core._client import lib
 from pifus._core._ops import Option, Priority, Protocol
+
+_SHUTDOWN_FLAGS: Final = (
+    lib.PF_SHUT_READ,
+    lib.PF_SHUT_WRITE,
+    lib.PF_SHUT_READ | lib.PF_SHUT_WRITE,
+)
 
 
 def whole(what: str, value: int, low: int, high: int, note: str = "") -> int:
@@ -21,6 +30,28 @@ def whole(what: str, value: int, low: int, high: int, note: str = "") -> int:
     if not low <= value <= high:
         raise ValueError(f"{what}={value}: allowed is {low} to {high}{note}")
     return value
+
+
+def shutdown_flags(how: int) -> int:
+    """enum pf_shut_flags of `how`.
+
+    Raises:
+        OSError: EINVAL, it is none of the three.
+    """
+    if how not in (0, 1, 2):
+        raise OSError(
+            errno.EINVAL,
+            f"{how=}: allowed is socket.SHUT_RD (0), SHUT_WR (1) or SHUT_RDWR (2)",
+        )
+    return _SHUTDOWN_FLAGS[how]
+
+
+def leasable(protocol: Protocol, multishot: bool) -> None:
+    """Raises ValueError if the bytes of such a receive cannot be leased."""
+    if protocol == Protocol.UDP:
+        raise ValueError("lease=True of a UDP socket: allowed of TCP sockets; take `data`")
+    if multishot:
+        raise ValueError("lease=True with multishot=True: give one of them, not both")
 
 
 def ring_bytes(value: int, most: int) -> int:

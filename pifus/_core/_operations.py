@@ -23,11 +23,6 @@ _sendto = lib.pf_sendto
 _block_write = lib.pf_block_write
 _QUEUE: Final = lib.PF_DELIVER_QUEUE
 _BACKLOG_MAX: Final = 2**31 - 1
-_SHUTDOWN_FLAGS: Final = (
-    lib.PF_SHUT_READ,
-    lib.PF_SHUT_WRITE,
-    lib.PF_SHUT_READ | lib.PF_SHUT_WRITE,
-)
 
 
 class Operations(SocketBase):
@@ -56,11 +51,12 @@ class Operations(SocketBase):
         )
 
     def listen(self, backlog: int = 128, *, link: bool = False) -> int:
-        """Submits a listen; `backlog` connections at most wait for an accept."""
-        if not isinstance(backlog, int):
-            raise TypeError(f"backlog must be int, not {type(backlog).__name__}")
-        if abs(backlog) > _BACKLOG_MAX:
-            raise OverflowError("backlog does not fit in a C int")
+        """Submits a listen; `backlog` connections at most wait for an accept.
+
+        Raises:
+            TypeError, ValueError: `backlog` is no int, or does not fit in C's.
+        """
+        _limits.whole("backlog", backlog, -_BACKLOG_MAX, _BACKLOG_MAX)
         return self._submit(Opcode.LISTEN, length=max(backlog, 0), link=link)
 
     def accept(
@@ -175,7 +171,7 @@ class Operations(SocketBase):
         offset = block._offset_for(handle)
         size = block.size if length is None else length
         if not 0 < size <= block.size:
-            raise ValueError(f"write_block() of {size} bytes: the block has {block.size}")
+            raise ValueError(f"{length=}: allowed is 1 to {block.size}, the size of the block")
         op = _block_write(handle, self._slot, offset, size, link, latest, _QUEUE)
         if op > 0:
             return op
@@ -291,14 +287,13 @@ class Operations(SocketBase):
                 `multishot`.
         """
         if not 0 < limit <= 0xFFFFFFFF:
-            raise ValueError(f"recv() of {limit} bytes: allowed is 1 to {0xFFFFFFFF}")
+            raise ValueError(f"{limit=}: allowed is 1 to {0xFFFFFFFF}")
         latest = _ops.latest_ns(timeout, deadline)
         self._plain = False
         if not lease:
             flags = lib.PF_SQE_MULTISHOT if multishot else 0
             return self._submit(Opcode.RECV, flags, length=limit, link=link, latest_ns=latest)
-        if self._protocol == Protocol.UDP or multishot:
-            raise ValueError("a lease is for the bytes of one receive of a TCP socket")
+        _limits.leasable(self._protocol, multishot)
         with self._book.lock:  # before anybody can look for its completion
             op = self._submit(Opcode.RECV, length=limit, link=link, latest_ns=latest)
             self._book.expect(op)
@@ -310,9 +305,7 @@ class Operations(SocketBase):
         Raises:
             OSError: EINVAL, `how` is something else.
         """
-        if how not in (0, 1, 2):
-            raise _errors.os_error(errno.EINVAL, "shutdown()")
-        return self._submit(Opcode.SHUTDOWN, flags=_SHUTDOWN_FLAGS[how], link=link)
+        return self._submit(Opcode.SHUTDOWN, flags=_limits.shutdown_flags(how), link=link)
 
     def close(self, abort: bool = False) -> int:
         """Submits the close; other operations under way are cancelled, written bytes still sent.
@@ -340,13 +333,15 @@ class Operations(SocketBase):
         return self._submit(Opcode.CANCEL, flags=lib.PF_SQE_ALL)
 
     def setopt(self, option: Option, value: int, *, link: bool = False) -> int:
-        """Submits the setting of an option.
+        """Submits the setting of an option; EINVAL: the value is out of the option's range.
 
         Raises:
             ValueError: there is no such option.
             OverflowError: the value is negative or too great.
         """
         number = _limits.option(option)
+        if not 0 <= value < 2**64:
+            raise OverflowError(f"{value=} of {number.name}: allowed is 0 to {2**64 - 1}")
         return self._submit(Opcode.SETOPT, offset=number, token=value, link=link)
 
     def set_priority(self, priority: Priority) -> int:
@@ -378,13 +373,15 @@ class Operations(SocketBase):
     # ---- inside ----
 
     def _group(self, flags: int, group: str, interface: int) -> int:
+        _limits.whole("interface", interface, 0, 255)
         native = _address.to_native(self._family, (group, 0), "group")
         return self._submit(Opcode.GROUP, flags=flags, token=interface, addr=native)
 
     def _bad_size(self, size: int) -> Exception:
         if size == 0:
-            return ValueError("write() needs at least one byte")
+            return ValueError("write() of 0 bytes: at least one byte, or shutdown() for the end")
         return OSError(
             errno.EMSGSIZE,
-            f"write() of {size} bytes: at most {self._client.max_write_bytes} at once",
+            f"write() of {size} bytes: at most {self._client.max_write_bytes} at once, so write "
+            "it in pieces",
         )

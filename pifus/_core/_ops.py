@@ -116,15 +116,21 @@ SLICE_NS: Final = 200_000_000
 _FOREVER_NS: Final = 3_153_600_000_000_000_000
 
 
-def timeout_ns(timeout: float) -> int:
-    """A time-out in seconds as nanoseconds, rounded up.
+def timeout_ns(timeout: float, what: str = "timeout") -> int:
+    """A time-out in seconds as nanoseconds, rounded up; `what` is its name, for messages.
 
     Raises:
         TypeError: not a number.
         ValueError: negative, or not a number (NaN).
     """
-    if timeout != timeout or timeout < 0:
-        raise ValueError("timeout must be a number of seconds >= 0, or None")
+    try:
+        wrong = timeout != timeout or timeout < 0
+    except TypeError:
+        raise TypeError(
+            f"{what} must be a number of seconds, or None, not {type(timeout).__name__}"
+        ) from None
+    if wrong:
+        raise ValueError(f"{what}={timeout}: allowed is a number of seconds, 0 or more, or None")
     if timeout >= 3e9:
         return _FOREVER_NS
     nanoseconds = timeout * 1e9
@@ -145,12 +151,16 @@ def latest_ns(timeout: float | None, deadline: float | None) -> int:
     """
     if timeout is not None:
         if deadline is not None:
-            raise ValueError("give timeout or deadline, not both")
+            raise ValueError(f"{timeout=} and {deadline=}: give one of them, not both")
         return deadline_ns(timeout)
     if deadline is None:
         return 0
+    if not isinstance(deadline, int | float):
+        raise TypeError(
+            f"deadline must be a time of time.monotonic(), not {type(deadline).__name__}"
+        )
     if not -_FOREVER_NS < deadline * 1e9 < _FOREVER_NS:
-        raise ValueError("deadline must be a time of time.monotonic(), in seconds")
+        raise ValueError(f"{deadline=}: allowed is a time of time.monotonic(), in seconds")
     return max(int(deadline * 1e9), 1)
 
 
@@ -285,15 +295,18 @@ class Completion:
         """
         result = self.result
         if result < 0:
+            name = self._name()
             if self.late:
-                raise _errors.deadline_missed()
-            raise _errors.os_error(-result)
+                raise _errors.deadline_missed(name, self.op)
+            raise _errors.failed(name, self.op, -result)
         return self
 
-    def __repr__(self) -> str:
+    def _name(self) -> str:
         opcode = self._raw[OPCODE_AT]
-        name = Opcode(opcode).name if opcode in Opcode._value2member_map_ else str(opcode)
-        return f"<Completion op={self.op} {name} result={self.result} of {self._sock!r}>"
+        return Opcode(opcode).name if opcode in Opcode._value2member_map_ else str(opcode)
+
+    def __repr__(self) -> str:
+        return f"<Completion op={self.op} {self._name()} result={self.result} of {self._sock!r}>"
 
 
 def with_result(raw: bytes, result: int) -> bytes:

@@ -276,5 +276,5 @@ class SocketBase:
         if self._client.closed:
             return self._client._failure()
         if self._handle is not None and self._client.on_completion is not None:
-            return RuntimeError("the completions of this client go to its on_completion callback")
-        return OSError(errno.EBADF, "the socket is closed")
+            return _errors.has_callback()
+        return OSError(errno.EBADF, "the socket is closed: make a new one")

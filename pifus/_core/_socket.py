@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from pifus._core import _ops
+from pifus._core import _errors, _ops
 from pifus._core._client import ffi, lib
 from pifus._core._lease import Held, Lease
 from pifus._core._operations import Operations
@@ -142,7 +142,7 @@ class Socket(Operations):
             left = SLICE_NS if deadline is None else deadline - _monotonic_ns()
             if got == 0 and left <= 0:
                 self._slates.append(slate)
-                raise TimeoutError(errno.ETIMEDOUT, "no completion came in time")
+                raise _errors.nothing_came()
             got = _wait(handle, self._slot, min(max(left, 0), SLICE_NS), slate[0])
         if got != 1:
             self._slates.append(slate)
@@ -203,7 +203,10 @@ class Socket(Operations):
             raise self._closed_error()
         held = getattr(done, "_held", None)
         if held is None or done._sock is not self:
-            raise ValueError("no receive of this socket with lease=True that has succeeded")
+            raise ValueError(
+                f"{done!r}: allowed is a completion, without an error, of this socket's "
+                "recv(…, lease=True)"
+            )
         return Lease(self._book, handle, self._slot, held)
 
     def poll_many(self, limit: int = 64) -> list[Completion]:

@@ -154,7 +154,7 @@ class Taking:
                 self._batch.refuse_waiting()
             if got == 0 and left <= 0:
                 self._slates.append(slate)
-                raise TimeoutError(errno.ETIMEDOUT, "no completion came in time")
+                raise _errors.nothing_came()
             if got not in (0, -errno.EINTR):
                 self._slates.append(slate)
                 raise self._error(got)
@@ -189,7 +189,7 @@ class Taking:
 
     def _refuse_in_callback_mode(self) -> None:
         if self.on_completion is not None:
-            raise RuntimeError("the completions of this client go to its on_completion callback")
+            raise _errors.has_callback()
 
     def _failure(self) -> Exception:
         return self._session.failure()
