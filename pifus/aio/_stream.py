@@ -187,6 +187,11 @@ class UdpSocket(_Closing):
         return await self._endpoint.receive_from(limit)
 
 
+# asyncio itself does not keep a task alive that waits for something nobody else refers to; and a
+# server may be forgotten while its connections go on.
+_handling: Final[set[asyncio.Task[None]]] = set()
+
+
 class Server:
     """Listeners, and a task for each connection; `async with` closes the listeners."""
 
@@ -217,8 +222,9 @@ class Server:
                 await endpoint.loop.nap()  # no socket left, or a connection that ended early
                 continue
             task = asyncio.create_task(self._handle(Stream(accepted)))
-            self._handling.add(task)
-            task.add_done_callback(self._handling.discard)
+            for tasks in (self._handling, _handling):
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
 
     async def _handle(self, stream: Stream) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -217,5 +218,16 @@ def test_backend_killed(start_backend: Callable[..., object]) -> None:
             assert loop.time() - before < 1.0
             with pytest.raises(pifus.BackendGone):
                 await right.write(b"x")
+
+    run(main)
+
+
+def test_a_connection_outlives_a_server_that_is_forgotten(client: pifus.Client) -> None:
+    async def main() -> None:
+        left, right = await pair(client)
+        for data in (b"there", b"still there"):  # the server's own tasks end meanwhile
+            await left.write(data)
+            assert await right.read() == data
+            gc.collect()
 
     run(main)
