@@ -124,6 +124,18 @@ def test_readable_follows_the_bytes(pair: Pair) -> None:
     assert server.recv(10) == b"d"
 
 
+@pytest.mark.parametrize("timeout", [None, 0], ids=["blocking", "nonblocking"])
+def test_what_is_read_shows_no_more(pair: Pair, timeout: float | None) -> None:
+    client, server = pair
+    server.settimeout(timeout)
+    assert not poll(server, select.POLLIN)
+    for _ in range(3):
+        client.sendall(b"abc")
+        assert poll(server, select.POLLIN, PATIENCE_SECONDS) == select.POLLIN
+        assert server.recv(10) == b"abc"
+        assert not poll(server, select.POLLIN)
+
+
 def test_the_first_look_sees_what_is_there(pair: Pair) -> None:
     client, server = pair
     client.sendall(b"abc")
@@ -166,6 +178,20 @@ def test_writable_follows_the_room(pair: Pair, spawn: Spawn) -> None:
     assert poll(client, select.POLLOUT, PATIENCE_SECONDS) == select.POLLOUT
     assert len(got.result(PATIENCE_SECONDS)) == sent
     assert client.send(b"room") == 4
+
+
+def test_a_send_that_is_cut_short_leaves_no_room(pair: Pair, spawn: Spawn) -> None:
+    """Nobody was told EAGAIN: that less was taken says it, and poll must say it too."""
+    client, server = pair
+    client.setblocking(False)
+    assert poll(client, select.POLLOUT) == select.POLLOUT
+    sent = 0
+    while poll(client, select.POLLOUT, 0.2):  # until the buffers stand still
+        sent += client.send(b"x" * 1_000_000)  # and as long as poll says so, there is room
+    assert not poll(client, select.POLLOUT)
+    got = spawn(receive_exactly, server, sent)
+    assert poll(client, select.POLLOUT, PATIENCE_SECONDS) == select.POLLOUT
+    assert len(got.result(PATIENCE_SECONDS)) == sent
 
 
 def test_a_listener_is_readable(net: ModuleType, listener: Any, closing: Any) -> None:
@@ -264,7 +290,9 @@ def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spaw
 
     def serve() -> int:
         echoed = ended = 0
-        with selectors.DefaultSelector() as selector:
+        # Whatever goes wrong here ends the connections, and so the clients.
+        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+            stack.enter_context(listener)
             selector.register(listener, selectors.EVENT_READ)
             while ended < clients:
                 ready = selector.select(PATIENCE_SECONDS)
@@ -273,7 +301,7 @@ def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spaw
                     sock: Any = key.fileobj
                     if sock is listener:
                         accepted, _ = listener.accept()
-                        accepted.setblocking(False)
+                        stack.enter_context(accepted).setblocking(False)
                         selector.register(accepted, selectors.EVENT_READ)
                     elif data := sock.recv(65536):
                         echoed += sock.send(data)
@@ -292,10 +320,10 @@ def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spaw
 
     served = spawn(serve)
     talks = [spawn(talk, number) for number in range(clients)]
-    for talking in talks:
-        talking.result(60)
     expected = sum(len(b"%d:%d;" % (n, t)) for n in range(clients) for t in range(rounds))
     assert served.result(60) == expected
+    for talking in talks:
+        talking.result(60)
 
 
 BLOCKED = """
