@@ -26,6 +26,7 @@ from tests.contract.conftest import (
     python_environment,
     receive_exactly,
 )
+from tests.contract.legs import Leg
 
 Pair = tuple[Any, Any]
 Spawn = Callable[..., Future[Any]]
@@ -75,7 +76,7 @@ def test_a_time_out_loses_nothing(pair: Pair) -> None:
     assert client.recv(10) == b"late"
 
 
-def test_the_time_out_is_remembered(net: ModuleType, listener: Any) -> None:
+def test_the_time_out_is_remembered(net: ModuleType) -> None:
     with net.socket() as sock:
         assert sock.gettimeout() is None
         assert sock.getblocking()
@@ -168,10 +169,10 @@ def test_writable_follows_the_room(pair: Pair, spawn: Spawn) -> None:
     assert client.send(b"room") == 4
 
 
-def test_a_listener_is_readable(net: ModuleType, listener: Any, closing: Any) -> None:
+def test_a_listener_is_readable(client_net: ModuleType, listener: Any, closing: Any) -> None:
     listener.setblocking(False)
     assert not poll(listener, select.POLLIN)
-    clients = [closing(net.create_connection(listener.getsockname())) for _ in range(3)]
+    clients = [closing(client_net.create_connection(listener.getsockname())) for _ in range(3)]
     for _ in clients:
         assert poll(listener, select.POLLIN, PATIENCE_SECONDS) == select.POLLIN
         closing(listener.accept()[0])
@@ -210,8 +211,8 @@ def finish_connect(sock: Any) -> int:
     return int(sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR))
 
 
-def test_a_non_blocking_connect(net: ModuleType, listener: Any, closing: Any) -> None:
-    sock = closing(net.socket())
+def test_a_non_blocking_connect(client_net: ModuleType, listener: Any, closing: Any) -> None:
+    sock = closing(client_net.socket())
     sock.setblocking(False)
     with pytest.raises(BlockingIOError) as caught:
         sock.connect(listener.getsockname())
@@ -226,23 +227,27 @@ def test_a_non_blocking_connect(net: ModuleType, listener: Any, closing: Any) ->
     assert server.recv(10) == b"hello"
 
 
-def test_a_non_blocking_connect_refused(net: ModuleType, listener: Any, closing: Any) -> None:
+def test_a_non_blocking_connect_refused(
+    client_net: ModuleType, listener: Any, closing: Any
+) -> None:
     address = listener.getsockname()
     listener.close()
-    sock = closing(net.socket())
+    sock = closing(client_net.socket())
     sock.setblocking(False)
     assert sock.connect_ex(address) == errno.EINPROGRESS
     assert finish_connect(sock) == errno.ECONNREFUSED
     assert sock.getsockopt(names.SOL_SOCKET, names.SO_ERROR) == 0
 
 
-def test_a_pending_connect_is_not_writable(net: ModuleType, closing: Any) -> None:
-    listener = closing(net.socket())
-    listener.bind(("127.0.0.1", 0))
+def test_a_pending_connect_is_not_writable(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Any
+) -> None:
+    listener = closing(server_net.socket())
+    listener.bind((host, 0))
     listener.listen(0)
     # Nobody accepts: sooner or later a connect gets no answer.
     for _ in range(1500):
-        sock = closing(net.socket())
+        sock = closing(client_net.socket())
         sock.setblocking(False)
         assert sock.connect_ex(listener.getsockname()) == errno.EINPROGRESS
         if not poll(sock, select.POLLOUT, 0.2):
@@ -258,7 +263,9 @@ def test_a_pending_connect_is_not_writable(net: ModuleType, closing: Any) -> Non
         sock.send(b"x")
 
 
-def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spawn: Spawn) -> None:
+def test_many_clients_of_a_selectors_server(
+    client_net: ModuleType, listener: Any, spawn: Spawn
+) -> None:
     clients, rounds = 100, 20
     listener.setblocking(False)
 
@@ -284,7 +291,7 @@ def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spaw
         return echoed
 
     def talk(number: int) -> None:
-        with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as sock:
+        with client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as sock:
             for turn in range(rounds):
                 message = b"%d:%d;" % (number, turn)
                 sock.sendall(message)
@@ -299,10 +306,12 @@ def test_many_clients_of_a_selectors_server(net: ModuleType, listener: Any, spaw
 
 
 BLOCKED = """
-import {module} as socket, signal, sys
-listener = socket.create_server(("127.0.0.1", 0))
-client = socket.create_connection(listener.getsockname())
+import {server} as servers, {client} as clients, signal, sys
+listener = servers.create_server(({host!r}, 0))
+client = clients.create_connection(listener.getsockname())
 server, _ = listener.accept()
+if {swap}:
+    client, server = server, client
 signal.signal(signal.SIGUSR1, lambda *_: (print("handled", flush=True), client.send(b"x")))
 try:
     print("ready", flush=True)
@@ -329,8 +338,15 @@ def wait_until_asleep(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def blocked(net: ModuleType, call: str) -> Any:
-    code = BLOCKED.format(module=net.__name__, call=call)
+def blocked(leg: Leg, call: str) -> Any:
+    """A program that is inside of `call`, with the socket of the stack if one is the kernel's."""
+    code = BLOCKED.format(
+        client=leg.client.net.__name__,
+        server=leg.server.net.__name__,
+        host=leg.server.host,
+        swap=leg.name == "connects" and "server" in call,
+        call=call,
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env=python_environment(), text=True
     )
@@ -350,15 +366,15 @@ def blocked(net: ModuleType, call: str) -> Any:
 
 
 @pytest.mark.parametrize("call", INTERRUPTED.values(), ids=INTERRUPTED)
-def test_control_c_interrupts(net: ModuleType, call: str) -> None:
-    with blocked(net, call) as process:
+def test_control_c_interrupts(leg: Leg, call: str) -> None:
+    with blocked(leg, call) as process:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "interrupted\n"
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_signal_handler_runs_and_the_call_goes_on(net: ModuleType, call: str) -> None:
-    with blocked(net, call) as process:
+def test_a_signal_handler_runs_and_the_call_goes_on(leg: Leg, call: str) -> None:
+    with blocked(leg, call) as process:
         process.send_signal(signal.SIGUSR1)
         assert process.stdout.readline() == "handled\n"
         assert process.stdout.readline() == "b'x'\n"
