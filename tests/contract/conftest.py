@@ -194,12 +194,23 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def tls(leg: Leg) -> ModuleType:
-    """The ssl module that belongs to the socket modules under test."""
+    """The ssl module that belongs to the server's sockets."""
     if leg.name == "kernel":
         return ssl
     import pifus.compat.ssl
 
-    return pifus.compat.ssl
+    return ssl if leg.name == "connects" else pifus.compat.ssl
+
+
+def until_done(sock: Any, call: Callable[[], Any]) -> Any:
+    """What a program without blocking does: waits for what the engine asks for, and tries again."""
+    while True:
+        try:
+            return call()
+        except ssl.SSLWantReadError:
+            assert select.select([sock], [], [], PATIENCE_SECONDS)[0]
+        except ssl.SSLWantWriteError:
+            assert select.select([], [sock], [], PATIENCE_SECONDS)[1]
 
 
 Pair = tuple[Any, Any]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import BackendProcess
 from tests.contract.conftest import Pair
+from tests.contract.legs import Leg
 
 WAIT_SECONDS = 1.0
 # Spinning would use the whole of it. The kernel counts in ticks of up to 10 ms.
@@ -30,7 +31,15 @@ def own_seconds() -> float:
 
 
 @pytest.mark.parametrize("how", ["recv", "poll"])
-def test_waiting_costs_nothing(pair: Pair, backend: BackendProcess, how: str) -> None:
+def test_waiting_costs_nothing(
+    pair: Pair, leg: Leg, request: pytest.FixtureRequest, how: str
+) -> None:
+    over_wire = leg.client is not leg.server
+    backend: BackendProcess = (
+        request.getfixturevalue("wire").tap.backend
+        if over_wire
+        else request.getfixturevalue("backend")
+    )
     near, far = pair
     far.send(b"x")
     assert near.recv(1) == b"x"

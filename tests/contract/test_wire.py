@@ -11,6 +11,7 @@ import os
 import select
 import socket as names
 import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -147,6 +148,16 @@ def test_who_does_not_read_stops_the_sender(ends: Ends) -> None:
     await_events(ours, OUT, ALL)
     assert ours.send(b"y") == 1
     assert theirs.recv(1) == b"y"
+
+
+def test_small_messages_one_way_are_not_held_up(ends: Ends) -> None:
+    """The sender's Nagle waits for the acknowledgement: of what nobody answers, it has to come."""
+    ours, theirs = ends
+    begun = time.monotonic()
+    for _ in range(100):
+        theirs.sendall(b"small")
+        assert receive_exactly(ours, 5) == b"small"
+    assert time.monotonic() - begun < 2  # with delayed acknowledgements it would be 5 s
 
 
 def test_looks_and_waits(ends: Ends, spawn: Spawn) -> None:
