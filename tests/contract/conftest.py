@@ -59,6 +59,17 @@ def leg(
 
 
 @pytest.fixture
+def leg_backend(
+    request: pytest.FixtureRequest, leg: Leg, backend: BackendProcess
+) -> BackendProcess:
+    """The backend of the stack's sockets."""
+    if leg.name in legs.BOTH:
+        return backend
+    wired: BackendProcess = request.getfixturevalue("wire").tap.backend
+    return wired
+
+
+@pytest.fixture
 def net(leg: Leg) -> ModuleType:
     """The socket module under test, of a test that has but one side."""
     assert leg.client is leg.server

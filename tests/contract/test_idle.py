@@ -10,7 +10,6 @@ import pytest
 
 from tests.conftest import BackendProcess
 from tests.contract.conftest import Pair
-from tests.contract.legs import Leg
 
 WAIT_SECONDS = 1.0
 # Spinning would use the whole of it. The kernel counts in ticks of up to 10 ms.
@@ -31,24 +30,16 @@ def own_seconds() -> float:
 
 
 @pytest.mark.parametrize("how", ["recv", "poll"])
-def test_waiting_costs_nothing(
-    pair: Pair, leg: Leg, request: pytest.FixtureRequest, how: str
-) -> None:
-    over_wire = leg.client is not leg.server
-    backend: BackendProcess = (
-        request.getfixturevalue("wire").tap.backend
-        if over_wire
-        else request.getfixturevalue("backend")
-    )
+def test_waiting_costs_nothing(pair: Pair, leg_backend: BackendProcess, how: str) -> None:
     near, far = pair
     far.send(b"x")
     assert near.recv(1) == b"x"
     near.settimeout(WAIT_SECONDS)
-    before = cpu_seconds(backend.pid), own_seconds()
+    before = cpu_seconds(leg_backend.pid), own_seconds()
     if how == "recv":
         with pytest.raises(TimeoutError):
             near.recv(1)
     else:
         assert select.select([near], [], [], WAIT_SECONDS)[0] == []
-    assert cpu_seconds(backend.pid) - before[0] < MOST_CPU_SECONDS
+    assert cpu_seconds(leg_backend.pid) - before[0] < MOST_CPU_SECONDS
     assert own_seconds() - before[1] < MOST_CPU_SECONDS
