@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import select
+import signal
 import socket as names
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.contract.conftest import PATIENCE_SECONDS, errno_of
-from tests.contract.legs import Leg
+from tests.conftest import BackendProcess
+from tests.contract.conftest import PATIENCE_SECONDS, await_events, errno_of
+from tests.contract.legs import Leg, Side
 
 Closing = Callable[[Any], Any]
 
@@ -156,6 +160,28 @@ def test_a_closed_listener_resets_who_was_not_accepted(
             client.recv(1)
     server.sendall(b"lives")
     assert clients[0].recv(10) == b"lives"
+
+
+@pytest.mark.legs("accepts", reason="what overtakes a close that is late has to be the kernel's")
+@pytest.mark.parametrize("polled", [False, True])
+def test_who_has_closed_a_listener_accepts_nobody(
+    client_net: ModuleType, server_side: Side, leg_backend: BackendProcess, polled: bool
+) -> None:
+    for _ in range(20):
+        listener = server_side.net.create_server((server_side.host, 0))
+        address = listener.getsockname()
+        listener.setsockopt(names.SOL_SOCKET, names.SO_PRIORITY, 1)  # anything else goes first
+        if polled:
+            assert select.select([listener], [], [], 0)[0] == []
+        with client_net.socket() as client:
+            client.setblocking(False)
+            os.kill(leg_backend.pid, signal.SIGSTOP)
+            threading.Timer(0.005, os.kill, (leg_backend.pid, signal.SIGCONT)).start()
+            listener.close()
+            assert client.connect_ex(address) == errno.EINPROGRESS
+            await_events(client, select.POLLOUT | select.POLLERR, select.POLLOUT | select.POLLERR)
+            error = client.getsockopt(names.SOL_SOCKET, names.SO_ERROR)
+            assert errno.errorcode[error] == "ECONNREFUSED"
 
 
 def test_shutdown_ends_listening(
