@@ -325,8 +325,9 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
         return -ECONNREFUSED;
     }
     struct netif *route = ip_route(&conn->pcb->local_ip, &ip);
-    if (!route) {
-        return -ENETUNREACH;
+    if (!route) { /* link-local of which link? */
+        bool unsaid = addr->scope_id == 0 && IP_IS_V6_VAL(ip) && ip6_addr_islinklocal(ip_2_ip6(&ip));
+        return unsaid ? -EINVAL : -ENETUNREACH;
     }
     if (conn->group) {
         int result = pf_reuse_detach_bound(conn);

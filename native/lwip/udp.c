@@ -249,7 +249,7 @@ static int find_route(const struct stk_dgram *dgram, struct route *route) {
                  !is_broadcast(&dgram->local);
     if (IP_IS_V6(to) && ip6_addr_lacks_zone(ip_2_ip6(to), IP6_UNKNOWN) &&
         ip6_addr_islinklocal(ip_2_ip6(to))) {
-        return -EINVAL; /* link-local of which link? */
+        return route->scope ? -ENETUNREACH : -EINVAL; /* link-local of which link? */
     }
     route->netif = ip_addr_ismulticast(to) ? pf_multicast_route(dgram, to, route->scope)
                                            : ip_route(&dgram->local, to);

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, await_events, errno_of, python_environment
-from tests.contract.legs import Leg
+from tests.contract.legs import Leg, Side
 
 Make = Callable[..., Any]
 
@@ -33,8 +33,7 @@ UNUSED = 200
 FILTER = {names.AF_INET: (255, 1), names.AF_INET6: (names.IPPROTO_ICMPV6, 1)}
 
 
-@pytest.fixture
-def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
+def maker(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
     def create(family: int) -> Any:
         protocol = names.IPPROTO_ICMP if family == names.AF_INET else names.IPPROTO_ICMPV6
         sock = closing(net.socket(family, names.SOCK_RAW, protocol))
@@ -42,6 +41,12 @@ def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
         return sock
 
     return create
+
+
+@pytest.fixture
+def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
+    """Makes raw sockets."""
+    return maker(net, closing)
 
 
 def checksum(data: bytes) -> int:
@@ -81,6 +86,20 @@ def test_ping_by_hand(make: Make, family: names.AddressFamily, leg: Leg) -> None
         assert reply[-len(data) + 4 :] == data[4:]
         if family == names.AF_INET:
             assert checksum(reply[20:]) == checksum(reply[:20]) == 0
+
+
+@FAMILIES
+def test_ping_of_the_other_side(
+    client_side: Side, server_side: Side, closing: Callable[[Any], Any], family: names.AddressFamily
+) -> None:
+    sock = maker(client_side.net, closing)(family)
+    host = server_side.address(family)
+    for number, size in ((1, 0), (2, 20001)):
+        data = message(REQUEST[family], number, (bytes(range(256)) * 79)[:size])
+        sock.sendto(data, (host, 0))
+        reply, sender = await_message(sock, REPLY[family], number)
+        assert sender[:2] == (host, 0)
+        assert reply[-len(data) + 4 :] == data[4:]
 
 
 def test_a_request_with_a_wrong_checksum_gets_no_reply(make: Make, host: str) -> None:
