@@ -326,7 +326,8 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
     }
     struct netif *route = ip_route(&conn->pcb->local_ip, &ip);
     if (!route) { /* link-local of which link? */
-        bool unsaid = addr->scope_id == 0 && IP_IS_V6_VAL(ip) && ip6_addr_islinklocal(ip_2_ip6(&ip));
+        bool unsaid =
+            addr->scope_id == 0 && IP_IS_V6_VAL(ip) && ip6_addr_islinklocal(ip_2_ip6(&ip));
         return unsaid ? -EINVAL : -ENETUNREACH;
     }
     if (conn->group) {
