@@ -26,9 +26,9 @@ bool pf_addr_to_lwip(const struct pf_addr *addr, bool any_type, ip_addr_t *out) 
     if (ip6_addr_isany(ip_2_ip6(out)) && any_type) {
         IP_SET_TYPE_VAL(*out, IPADDR_TYPE_ANY);
     }
-    if (ip6_addr_has_scope(ip_2_ip6(out), IP6_UNKNOWN) && addr->scope_id > 0 &&
-        addr->scope_id < 256) {
-        ip6_addr_set_zone(ip_2_ip6(out), (u8_t)addr->scope_id);
+    const struct netif *link = pf_netif_of(addr->scope_id);
+    if (link && ip6_addr_has_scope(ip_2_ip6(out), IP6_UNKNOWN)) {
+        ip6_addr_set_zone(ip_2_ip6(out), netif_get_index(link));
     }
     return true;
 }
@@ -42,7 +42,7 @@ void pf_addr_from_lwip(const ip_addr_t *ip, uint16_t port, struct pf_addr *out) 
     } else {
         out->family = PF_FAMILY_IPV6;
         memcpy(out->ip, ip_2_ip6(ip)->addr, 16);
-        out->scope_id = ip6_addr_zone(ip_2_ip6(ip));
+        out->scope_id = pf_ifindex_of(netif_get_by_index(ip6_addr_zone(ip_2_ip6(ip))));
     }
 }
 

@@ -50,7 +50,8 @@ struct stk_conn {
     bool waiting_ack;
     uint64_t bytes_acked;
     uint64_t bytes_received;
-    uint64_t reuse_user; /* SO_REUSEPORT: the user's number and one; 0: not shared */
+    uint32_t sent_before; /* the end of what was sent when the last bytes came */
+    uint64_t reuse_user;  /* SO_REUSEPORT: the user's number and one; 0: not shared */
     struct pf_reuse_group *group;
     struct stk_conn *group_next;
 };

@@ -110,7 +110,7 @@ static void describe(struct stk_packet *packet, const struct pbuf *p, uint16_t s
     packet->buffer = p;
     packet->skip = skip;
     header->length = (uint32_t)p->tot_len - skip;
-    header->ifindex = netif_get_index(ip_current_input_netif());
+    header->ifindex = pf_ifindex_of(ip_current_input_netif());
     header->received_ns = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
     pf_addr_from_lwip(ip_current_src_addr(), from, &header->source);
     pf_addr_from_lwip(ip_current_dest_addr(), to, &header->destination);

@@ -31,8 +31,9 @@ struct pf_driver_ops {
 struct pf_driver {
     const struct pf_driver_ops *ops;
     struct netif netif;
-    char device[16]; /* for SO_BINDTODEVICE */
-    int fd;          /* readable when receive() has something; -1: only pending() tells */
+    char device[16];  /* for SO_BINDTODEVICE */
+    uint32_t ifindex; /* the kernel's number of the device */
+    int fd;           /* readable when receive() has something; -1: only pending() tells */
     /* For a driver without a descriptor: true while receive() would return a frame. */
     bool (*pending)(struct pf_driver *driver);
     uint64_t frames_in;

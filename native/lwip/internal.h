@@ -19,5 +19,9 @@ bool pf_addr_is_local(const ip_addr_t *ip);
 /* stack_lwip.c */
 /* lwIP's number of the link with this device name; 0: there is none. */
 int pf_device_index(const char name[16]);
+/* Links have two numbers: lwIP's stays inside, programs know the one that the kernel gives the
+ * device. NULL and 0: there is none. */
+struct netif *pf_netif_of(uint32_t ifindex);
+uint32_t pf_ifindex_of(const struct netif *netif);
 
 #endif

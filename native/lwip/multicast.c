@@ -44,7 +44,7 @@ struct netif *pf_interface(uint32_t ifindex, const uint8_t *address4) {
     ip_addr_t address = {0};
     static const uint8_t none[4];
     if (ifindex != 0) {
-        return ifindex <= UINT8_MAX ? netif_get_by_index((u8_t)ifindex) : NULL;
+        return pf_netif_of(ifindex);
     }
     if (memcmp(address4, none, sizeof(none)) != 0) {
         memcpy(&ip_2_ip4(&address)->addr, address4, 4);

@@ -1,5 +1,6 @@
 /* lwIP as the backend's stack: set-up, frames, timers. */
 #include <errno.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,6 +135,7 @@ static int add_driver(struct pf_driver *driver, const char *device) {
         return errno ? -errno : -EIO;
     }
     (void)snprintf(driver->device, sizeof(driver->device), "%s", device);
+    driver->ifindex = if_nametoindex(driver->device);
     driver->next = drivers;
     drivers = driver;
     return 0;
@@ -167,6 +169,24 @@ int pf_device_index(const char name[16]) {
     for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
         if (strncmp(driver->device, name, sizeof(driver->device)) == 0) {
             return netif_get_index(&driver->netif);
+        }
+    }
+    return 0;
+}
+
+struct netif *pf_netif_of(uint32_t ifindex) {
+    for (struct pf_driver *driver = drivers; driver && ifindex; driver = driver->next) {
+        if (driver->ifindex == ifindex) {
+            return &driver->netif;
+        }
+    }
+    return NULL;
+}
+
+uint32_t pf_ifindex_of(const struct netif *netif) {
+    for (const struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        if (&driver->netif == netif) {
+            return driver->ifindex;
         }
     }
     return 0;

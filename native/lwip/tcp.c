@@ -54,6 +54,15 @@ static void leave_to_time_wait(struct stk_conn *conn) {
     }
 }
 
+/* A small segment of a peer that was sent nothing since the one before: no answer carries the ACK,
+ * and by Nagle's algorithm the peer may wait for it before it sends the next. As on Linux, where
+ * whoever reads it acknowledges it. */
+static bool is_one_way(struct stk_conn *conn, const struct tcp_pcb *pcb, const struct pbuf *p) {
+    bool unanswered = conn->bytes_received == 0 || conn->sent_before == pcb->snd_lbb;
+    conn->sent_before = pcb->snd_lbb;
+    return unanswered && p->tot_len < pcb->mss;
+}
+
 static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error) {
     struct stk_conn *conn = arg;
     (void)error;
@@ -68,9 +77,10 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error
         conn->at_end = true;
         leave_to_time_wait(conn);
     } else {
+        bool one_way = is_one_way(conn, pcb, p);
         conn->bytes_received += p->tot_len;
         pf_rx_append(&conn->rx, p);
-        if (conn->local_peer || conn->settings.quick_ack) {
+        if (conn->local_peer || conn->settings.quick_ack || one_way) {
             /* On this machine an ACK costs less than a microsecond, and whoever waits for a write
              * to complete waits for it. */
             tcp_set_flags(pcb, TF_ACK_NOW);
@@ -315,8 +325,10 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
         return -ECONNREFUSED;
     }
     struct netif *route = ip_route(&conn->pcb->local_ip, &ip);
-    if (!route) {
-        return -ENETUNREACH;
+    if (!route) { /* link-local of which link? */
+        bool unsaid =
+            addr->scope_id == 0 && IP_IS_V6_VAL(ip) && ip6_addr_islinklocal(ip_2_ip6(&ip));
+        return unsaid ? -EINVAL : -ENETUNREACH;
     }
     if (conn->group) {
         int result = pf_reuse_detach_bound(conn);

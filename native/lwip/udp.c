@@ -249,7 +249,7 @@ static int find_route(const struct stk_dgram *dgram, struct route *route) {
                  !is_broadcast(&dgram->local);
     if (IP_IS_V6(to) && ip6_addr_lacks_zone(ip_2_ip6(to), IP6_UNKNOWN) &&
         ip6_addr_islinklocal(ip_2_ip6(to))) {
-        return -EINVAL; /* link-local of which link? */
+        return route->scope ? -ENETUNREACH : -EINVAL; /* link-local of which link? */
     }
     route->netif = ip_addr_ismulticast(to) ? pf_multicast_route(dgram, to, route->scope)
                                            : ip_route(&dgram->local, to);
@@ -259,7 +259,7 @@ static int find_route(const struct stk_dgram *dgram, struct route *route) {
     if (IP_IS_V6(to) && ip6_addr_lacks_zone(ip_2_ip6(to), IP6_MULTICAST)) {
         ip6_addr_assign_zone(ip_2_ip6(&route->to), IP6_MULTICAST, route->netif);
     }
-    if (route->scope != 0 && route->scope != netif_get_index(route->netif)) {
+    if (route->scope != 0 && route->scope != pf_ifindex_of(route->netif)) {
         return -ENETUNREACH; /* elsewhere nobody would answer */
     }
     if (!in_zone(to, route->netif)) {
@@ -412,7 +412,7 @@ int stk_udp_send(struct stk_dgram *dgram, const struct pf_addr *to, const uint8_
     if (result == 0 && port == 0 && udp) {
         return -EINVAL;
     }
-    uint32_t index = bits_of(how, PF_SEND_INTERFACE, 8);
+    uint32_t index = bits_of(how, PF_SEND_INTERFACE, 14);
     route.scope = index ? index : route.scope;
     result = result ? result : find_route(dgram, &route);
     result = result ? result : choose_source(&route, how);

@@ -80,7 +80,7 @@ enum pf_shut_flags { PF_SHUT_READ = 1, PF_SHUT_WRITE = 2 };
 enum pf_send_bits {
     PF_SEND_TTL = 0,        /* 9 bits: TTL or hop limit, + 1 */
     PF_SEND_TOS = 9,        /* 9 bits: TOS or traffic class, + 1 */
-    PF_SEND_INTERFACE = 18, /* 8 bits: index of the interface to leave by */
+    PF_SEND_INTERFACE = 18, /* 14 bits: index of the interface to leave by */
     PF_SEND_SOURCE4 = 32    /* 32 bits: IPv4 address to send from, as on the wire */
 };
 enum pf_group_flags { PF_GROUP_LEAVE = 0, PF_GROUP_JOIN = 1 };

@@ -139,7 +139,7 @@ def _bits(level: int, kind: int, data: bytes) -> int:
 
 
 def _interface(index: int) -> int:
-    if not 0 <= index <= 255:
+    if not 0 <= index < 1 << lib.PF_SEND_SOURCE4 - lib.PF_SEND_INTERFACE:
         raise _errors.os_error(errno.ENODEV)
     return index << lib.PF_SEND_INTERFACE
 

@@ -148,6 +148,7 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
         endpoint.become_datagram(bool(bits & lib.PF_STATE_RAW))
     endpoint.attached = True
     endpoint.settled = True
+    endpoint.elsewhere = True
     endpoint.armed = True
     endpoint.connect_op = 0
     endpoint.accept_op = 0

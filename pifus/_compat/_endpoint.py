@@ -316,6 +316,10 @@ class Endpoint(Sharing):
         """True before any bind, connect or listen."""
         return not (self.bound or self.connected or self.listening or self.stage or self.spent)
 
+    def is_called_on(self) -> bool:
+        """True while anybody may come to it by its address."""
+        return self.listening or (self.datagram and self.bound)
+
     # ---- the mirror ----
 
     def arm(self, settle: bool = False) -> None:

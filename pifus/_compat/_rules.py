@@ -14,6 +14,7 @@ import os
 import socket as _names
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from pifus import _ambient, _policy
 from pifus._compat import _option_table, _table
@@ -66,8 +67,8 @@ class Reach:
         return any(address in network for network in self.networks)
 
 
-# By session: what its backend reaches.
-_reaches: dict[int, Reach] = {}
+# What the backend of a session reaches.
+_reaches: WeakKeyDictionary[Session, Reach] = WeakKeyDictionary()
 
 policy = _policy.current
 set_policy = _policy.set_current
@@ -253,9 +254,9 @@ def _set_again(endpoint: Endpoint, was_set: list[tuple[int, int, bytes]]) -> Non
 
 def reach_of(session: Session) -> Reach:
     """What the backend of a session leads to; asked for once."""
-    known = _reaches.get(id(session))
+    known = _reaches.get(session)
     if known is None:
-        known = _reaches[id(session)] = _reach(_ask(session))
+        known = _reaches[session] = _reach(_ask(session))
     return known
 
 

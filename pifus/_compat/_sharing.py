@@ -19,6 +19,8 @@ ESTALE: Final = -errno.ESTALE
 EPIPE: Final = -errno.EPIPE
 # A wait in C is cut into such pieces, so that signal handlers run.
 _LINGER_SLICE_SECONDS: Final = 0.2
+# A close takes some microseconds, unless another process was given the descriptor.
+_CLOSE_SECONDS: Final = 0.1
 
 
 class Sharing:
@@ -29,6 +31,7 @@ class Sharing:
         busy: one entry for each thread that is inside a C call with this slot.
         attached: the backend was told which descriptor stands for it.
         settled: and has heard it.
+        elsewhere: other processes may hold the descriptor, too.
         armed: the descriptor shows readiness.
         inherited: it came from another process, and was not claimed here yet.
         ticket: the right to claim it, given by `session`; 0: none.
@@ -43,6 +46,7 @@ class Sharing:
         "busy",
         "claiming",
         "closed",
+        "elsewhere",
         "fds",
         "inherited",
         "left",
@@ -61,6 +65,7 @@ class Sharing:
         def arm(self, settle: bool = False) -> None: ...
         def call(self, handle: CData, opcode: int) -> int: ...
         def gone(self) -> OSError: ...
+        def is_called_on(self) -> bool: ...
         def leave(self) -> None: ...
 
     def __init__(self, owner: Session, slot: int) -> None:
@@ -70,6 +75,7 @@ class Sharing:
         self.mirror_id = 0
         self.attached = False
         self.settled = False
+        self.elsewhere = False
         self.armed = False
         self.busy: list[None] = []
         self.closed = False
@@ -126,6 +132,7 @@ class Sharing:
 
     def settle(self) -> None:
         """Before a fork: waits until the backend has heard of `identify`."""
+        self.elsewhere = True
         if self.settled or self.session.handle is None or self.closed:
             return
         with contextlib.suppress(OSError):
@@ -135,6 +142,7 @@ class Sharing:
     def inherit(self) -> None:
         """In a forked child: the socket is where the parent has it, until it is claimed."""
         self.inherited = True
+        self.elsewhere = True
         self.armed = False
         self.attached = True
         self.settled = True
@@ -204,15 +212,18 @@ class Sharing:
         if self.attached:
             flags |= lib.PF_CLOSE_SHARED
         if self.lingers[0] and self.lingers[1] > 0:
-            self._linger(handle, flags)
+            self._linger(handle, flags, self.lingers[1])
+        elif self.is_called_on() and not self.elsewhere:
+            # Whoever knows of the close is refused from now on. If others go on it is no end.
+            self._linger(handle, flags, _CLOSE_SECONDS)
         lib.pf_socket_release(handle, self.slot, flags)
 
-    def _linger(self, handle: CData, flags: int) -> None:
-        """SO_LINGER with a time: waits for the last acknowledgement, at most so long."""
+    def _linger(self, handle: CData, flags: int, seconds: float) -> None:
+        """Closes and waits, at most so long, until that is done: all is acknowledged."""
         done = ffi.new("struct pf_done *")
         args = (0, 0, 0, ffi.NULL, lib.PF_DELIVER_CALL)
         op = lib.pf_submit(handle, self.slot, lib.PF_OP_CLOSE, flags, *args)
-        end = time.monotonic() + self.lingers[1]
+        end = time.monotonic() + seconds
         while op > 0 and (left := end - time.monotonic()) > 0:
             wait_ns = int(min(left, _LINGER_SLICE_SECONDS) * 1e9)
             if lib.pf_await(handle, self.slot, op, wait_ns, done) not in (0, -errno.EINTR):

@@ -1,16 +1,16 @@
-"""Every test that asks for `net` runs twice: over the kernel's sockets and over pifus."""
+"""Each test runs over the kernel's sockets, over pifus, and over a wire between them: `legs`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import select
-import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +19,8 @@ import pytest
 from tests.certificates import Certificates
 from tests.certificates import make as make_certificates
 from tests.conftest import BackendProcess
+from tests.contract import legs
+from tests.contract.legs import Leg, Side
 
 # No test waits longer for what has to happen.
 PATIENCE_SECONDS = 20.0
@@ -32,14 +34,76 @@ def drop_in_backend(backend: BackendProcess, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("PIFUS_RUN", raising=False)
 
 
-@pytest.fixture(params=["kernel", "pifus"])
-def net(request: pytest.FixtureRequest) -> ModuleType:
-    """The socket module under test."""
-    if request.param == "kernel":
-        return socket
-    import pifus.compat.socket
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The legs of each test."""
+    legs.choose(metafunc)
 
-    return pifus.compat.socket
+
+@pytest.fixture(scope="package")
+def wire(runtime_dir: Path) -> Iterator[legs.Wire]:
+    """A backend on a TAP device, shared by the tests."""
+    yield from legs.started_wire()
+
+
+@pytest.fixture
+def leg(
+    request: pytest.FixtureRequest, drop_in_backend: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Leg]:
+    """Where the sockets of both sides are."""
+    if request.param in legs.BOTH:
+        yield legs.loopback(request.param)
+        return
+    wire = request.getfixturevalue("wire")
+    with contextlib.contextmanager(legs.attached)(wire, monkeypatch):
+        yield legs.over(wire, request.param)
+
+
+@pytest.fixture
+def leg_backend(
+    request: pytest.FixtureRequest, leg: Leg, backend: BackendProcess
+) -> BackendProcess:
+    """The backend of the stack's sockets."""
+    if leg.name in legs.BOTH:
+        return backend
+    wired: BackendProcess = request.getfixturevalue("wire").tap.backend
+    return wired
+
+
+@pytest.fixture
+def net(leg: Leg) -> ModuleType:
+    """The socket module under test, of a test that has but one side."""
+    assert leg.client is leg.server
+    return leg.client.net
+
+
+@pytest.fixture
+def client_side(leg: Leg) -> Side:
+    """Where the client's sockets are."""
+    return leg.client
+
+
+@pytest.fixture
+def server_side(leg: Leg) -> Side:
+    """Where the server's sockets are."""
+    return leg.server
+
+
+@pytest.fixture
+def client_net(client_side: Side) -> ModuleType:
+    """The socket module of the client."""
+    return client_side.net
+
+
+@pytest.fixture
+def server_net(server_side: Side) -> ModuleType:
+    """The socket module of the server."""
+    return server_side.net
+
+
+@pytest.fixture
+def host(leg: Leg) -> str:
+    """The server's IPv4 address; that of a test that has but one side."""
+    return leg.server.host
 
 
 @pytest.fixture
@@ -70,20 +134,15 @@ def spawn() -> Iterator[Callable[..., Future[Any]]]:
 
 
 @pytest.fixture
-def listener(net: ModuleType, closing: Callable[[Any], Any]) -> Any:
-    """A listening socket on a free port of the loopback."""
-    return closing(net.create_server(("127.0.0.1", 0)))
+def listener(server_side: Side, closing: Callable[[Any], Any]) -> Any:
+    """A listening socket on a free port of the server's side."""
+    return closing(server_side.net.create_server((server_side.host, 0)))
 
 
 @pytest.fixture
-def pair(net: ModuleType, listener: Any, closing: Callable[[Any], Any]) -> tuple[Any, Any]:
+def pair(make_pair: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
     """Two connected sockets: the one that connected, the one that was accepted."""
-    client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
-    server, _ = listener.accept()
-    closing(server)
-    client.settimeout(PATIENCE_SECONDS)
-    server.settimeout(PATIENCE_SECONDS)
-    return client, server
+    return make_pair()
 
 
 def errno_of(call: Callable[..., Any], *arguments: Any) -> int | None:
@@ -145,13 +204,24 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture
-def tls(net: ModuleType) -> ModuleType:
-    """The ssl module that belongs to the socket module under test."""
-    if net is socket:
+def tls(leg: Leg) -> ModuleType:
+    """The ssl module that belongs to the server's sockets."""
+    if leg.name == "kernel":
         return ssl
     import pifus.compat.ssl
 
-    return pifus.compat.ssl
+    return ssl if leg.name == "connects" else pifus.compat.ssl
+
+
+def until_done(sock: Any, call: Callable[[], Any]) -> Any:
+    """What a program without blocking does: waits for what the engine asks for, and tries again."""
+    while True:
+        try:
+            return call()
+        except ssl.SSLWantReadError:
+            assert select.select([sock], [], [], PATIENCE_SECONDS)[0]
+        except ssl.SSLWantWriteError:
+            assert select.select([], [sock], [], PATIENCE_SECONDS)[1]
 
 
 Pair = tuple[Any, Any]
@@ -160,12 +230,12 @@ MakePair = Callable[..., Pair]
 
 @pytest.fixture
 def make_pair(
-    net: ModuleType, listener: Any, closing: Callable[[Any], Any]
+    client_net: ModuleType, listener: Any, closing: Callable[[Any], Any]
 ) -> Callable[[], tuple[Any, Any]]:
     """Makes pairs of connected sockets: the one that connected, the one that was accepted."""
 
     def make() -> Pair:
-        client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+        client = closing(client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
         server, _ = listener.accept()
         closing(server)
         client.settimeout(PATIENCE_SECONDS)
@@ -207,3 +277,16 @@ def make_tls_pair(
 def tls_pair(make_tls_pair: MakePair) -> Pair:
     """Two connected SSLSockets: the client's, the server's."""
     return make_tls_pair()
+
+
+def fill(sock: Any) -> int:
+    """Sends until nothing moves any more, neither here nor on the way to the peer; the bytes."""
+    sock.setblocking(False)
+    sent = 0
+    while True:
+        try:
+            sent += sock.send(b"x" * 65536)
+        except BlockingIOError:
+            # What trickles into the peer's last bytes of window makes room once more.
+            if not select.select([], [sock], [], 1.0)[1]:
+                return sent

@@ -14,6 +14,7 @@ from pifus._core import _protocol
 from pifus._core._channel import Channel
 from tests.conftest import BackendProcess
 from tests.contract.conftest import PATIENCE_SECONDS, launcher, python_environment
+from tests.contract.legs import Leg
 
 Run = Callable[..., str]
 
@@ -22,26 +23,31 @@ _QUIET = "ignore::ResourceWarning,ignore:This process:DeprecationWarning"
 COUNTED = ("sockets", "mirrors", "sessions", "orphans", "pbufs", "segments")
 
 
-@pytest.fixture(params=["kernel", "pifus"])
-def run(request: pytest.FixtureRequest, backend: BackendProcess) -> Iterator[Run]:
-    """Runs a program and returns its output; nothing of it may be left in the backend."""
-    over_pifus = request.param == "pifus"
+@pytest.fixture
+def run(leg: Leg, leg_backend: BackendProcess) -> Iterator[Run]:
+    """Runs a program and returns its output; nothing of it may be left in the backend.
+
+    What it binds to HOST, and what it connects to an address that it gave to `towards`, is of the
+    sides of the leg.
+    """
+    over_pifus = leg.name != "kernel"
+    sides = {"HOST": leg.server.host, "CLIENT": "kernel" if leg.name == "accepts" else ""}
 
     def program(code: str, *arguments: str) -> str:
         command = [sys.executable, "-X", "dev", "-c", code, *arguments]
         done = subprocess.run(
             launcher(*command) if over_pifus else command,
-            env={**python_environment(), "PYTHONWARNINGS": _QUIET},
+            env={**python_environment(), **sides, "PYTHONWARNINGS": _QUIET},
             capture_output=True,
             text=True,
             timeout=3 * PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert not done.stderr
+        assert not done.stderr, done.stderr
         return done.stdout
 
-    with counting(backend):
+    with counting(leg_backend):
         yield program
 
 
@@ -77,6 +83,7 @@ class counting:  # noqa: N801 - reads as what it does
 # Of every program: a child that fails must not look like one that did not.
 HEAD = """
 import os, sys, select, signal, socket, threading, traceback
+HOST = os.environ.get("HOST", "127.0.0.1")
 def fork(function, *arguments):
     pid = os.fork()
     if pid:
@@ -100,12 +107,20 @@ def exactly(sock, count):
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
+def towards(address):
+    if os.environ.get("CLIENT") == "kernel":  # without a rule such an address is the stack's
+        from pifus import _policy
+        _policy.set_current(_policy.parse(["kernel %s:%d" % address]))
+    return address
 def connect(address):
-    return socket.create_connection(address, 20)
+    return socket.create_connection(towards(address), 20)
 def pair():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener:
         near = connect(listener.getsockname())
         far, _ = listener.accept()
+        if os.environ.get("CLIENT") == "kernel":
+            near, far = far, near  # the near one is the stack's, if one is
         near.settimeout(None)
+        far.settimeout(None)
         return near, far
 """

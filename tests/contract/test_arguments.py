@@ -115,10 +115,10 @@ def test_an_exception_does_not_keep_the_buffer_to_read_into(pair: Pair) -> None:
     assert len(buffer) == 102
 
 
-def test_what_sendto_cannot_send(net: ModuleType) -> None:
+def test_what_sendto_cannot_send(net: ModuleType, host: str) -> None:
     """The words are those of the interpreter's own socket, over both."""
     with net.socket(type=names.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((host, 0))
         address = sock.getsockname()
         for arguments, words in [
             (("text", address), "a bytes-like object is required, not 'str'"),

@@ -10,24 +10,27 @@ import socket as names
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, errno_of
+from tests.contract.legs import Side
 
 Close = Callable[[Any], Any]
 Spawn = Callable[..., Future[Any]]
 
 
+def bound(side: Side, closing: Close) -> Any:
+    sock = closing(side.net.socket(names.AF_INET, names.SOCK_DGRAM))
+    sock.bind((side.host, 0))
+    return sock
+
+
 @pytest.fixture
-def two(net: ModuleType, closing: Close) -> tuple[Any, Any]:
+def two(client_side: Side, server_side: Side, closing: Close) -> tuple[Any, Any]:
     """Two bound sockets that are not connected."""
-    socks = [closing(net.socket(names.AF_INET, names.SOCK_DGRAM)) for _ in range(2)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    return socks[0], socks[1]
+    return bound(client_side, closing), bound(server_side, closing)
 
 
 def test_nothing_there(two: tuple[Any, Any]) -> None:
@@ -147,11 +150,10 @@ def test_asyncio_hears_of_a_refusal(two: tuple[Any, Any]) -> None:
 
 
 def test_who_does_not_read_loses_and_holds_up_nobody(
-    two: tuple[Any, Any], net: ModuleType, closing: Close
+    two: tuple[Any, Any], server_side: Side, closing: Close
 ) -> None:
     sender, slow = two
-    quick = closing(net.socket(names.AF_INET, names.SOCK_DGRAM))
-    quick.bind(("127.0.0.1", 0))
+    quick = bound(server_side, closing)
     quick.settimeout(PATIENCE_SECONDS)
     for i in range(1000):
         sender.sendto(bytes(8000), slow.getsockname())
@@ -175,9 +177,10 @@ def test_who_does_not_read_loses_and_holds_up_nobody(
     assert 5 < kept < 1000
 
 
-def test_close_wakes_a_blocked_receive(two: tuple[Any, Any], net: ModuleType, spawn: Spawn) -> None:
-    if net is names:
-        pytest.skip("the kernel leaves a blocked recvfrom waiting for ever")
+@pytest.mark.legs(
+    "pifus", "connects", reason="the kernel leaves a blocked recvfrom waiting for ever"
+)
+def test_close_wakes_a_blocked_receive(two: tuple[Any, Any], spawn: Spawn) -> None:
     one, _ = two
     waiting = spawn(one.recv, 10)
     while not waiting.running():

@@ -12,14 +12,15 @@ import socketserver
 class Upper(socketserver.DatagramRequestHandler):
     def handle(self):
         self.wfile.write(b"%d " % os.getpid() + self.rfile.read().upper())
-with socketserver.ForkingUDPServer(("127.0.0.1", 0), Upper) as server:
+with socketserver.ForkingUDPServer((HOST, 0), Upper) as server:
     serving = threading.Thread(target=server.serve_forever, args=(0.05,))
     serving.start()
     seen = set()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(20)
+        sock.connect(towards(server.server_address))
         for number in range(30):
-            sock.sendto(b"line %d" % number, server.server_address)
+            sock.send(b"line %d" % number)
             pid, line = sock.recv(100).split(b" ", 1)
             assert line == b"LINE %d" % number
             seen.add(pid)
@@ -35,10 +36,10 @@ def test_datagrams_wait_for_whoever_takes_them(run: Run) -> None:  # noqa: F811
     code = """
 import subprocess
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("127.0.0.1", 0))
+server.bind((HOST, 0))
 server.settimeout(20)
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.connect(server.getsockname())
+sock.connect(towards(server.getsockname()))
 for number in range(20):
     sock.send(b"x" * 1000 + b"%d" % number)
 assert server.recvfrom(2000) == (b"x" * 1000 + b"0", sock.getsockname())

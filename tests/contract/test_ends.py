@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, errno_of, receive_exactly
+from tests.contract.legs import Side
 
 Pair = tuple[Any, Any]
 Spawn = Callable[..., Future[Any]]
@@ -145,8 +146,8 @@ def test_writing_to_a_closed_peer_fails_in_the_end(pair: Pair) -> None:
     assert errno_of(write) in (errno.EPIPE, errno.ECONNRESET)
 
 
-def test_shutdown_needs_a_connection(net: ModuleType, listener: Any) -> None:
-    with net.socket() as sock:
+def test_shutdown_needs_a_connection(client_net: ModuleType, listener: Any) -> None:
+    with client_net.socket() as sock:
         assert errno_of(sock.shutdown, names.SHUT_RDWR) == errno.ENOTCONN
         sock.connect(listener.getsockname())
         assert errno_of(sock.shutdown, 17) == errno.EINVAL
@@ -154,8 +155,8 @@ def test_shutdown_needs_a_connection(net: ModuleType, listener: Any) -> None:
         sock.shutdown(names.SHUT_WR)
 
 
-def test_what_is_not_connected_cannot_talk(net: ModuleType, listener: Any) -> None:
-    with net.socket() as sock:
+def test_what_is_not_connected_cannot_talk(client_net: ModuleType, listener: Any) -> None:
+    with client_net.socket() as sock:
         assert errno_of(sock.recv, 1) == errno.ENOTCONN
         assert errno_of(sock.send, b"x") == errno.EPIPE
         assert errno_of(sock.getpeername) == errno.ENOTCONN
@@ -163,7 +164,7 @@ def test_what_is_not_connected_cannot_talk(net: ModuleType, listener: Any) -> No
     assert errno_of(listener.getpeername) == errno.ENOTCONN
 
 
-def test_a_closed_socket_is_a_bad_descriptor(net: ModuleType) -> None:
+def test_a_closed_socket_is_a_bad_descriptor(net: ModuleType, host: str) -> None:
     sock = net.socket()
     sock.close()
     sock.close()
@@ -172,8 +173,8 @@ def test_a_closed_socket_is_a_bad_descriptor(net: ModuleType) -> None:
         (sock.recv, 1),
         (sock.send, b"x"),
         (sock.listen, 1),
-        (sock.bind, ("127.0.0.1", 0)),
-        (sock.connect, ("127.0.0.1", 1)),
+        (sock.bind, (host, 0)),
+        (sock.connect, (host, 1)),
         (sock.shutdown, 2),
     ]
     for call, argument in calls:
@@ -182,29 +183,29 @@ def test_a_closed_socket_is_a_bad_descriptor(net: ModuleType) -> None:
     assert errno_of(sock.getsockopt, names.SOL_SOCKET, names.SO_ERROR) == errno.EBADF
 
 
-def test_refused(net: ModuleType, listener: Any) -> None:
+def test_refused(client_net: ModuleType, listener: Any) -> None:
     address = listener.getsockname()
     listener.close()
-    with net.socket() as sock:
+    with client_net.socket() as sock:
         with pytest.raises(ConnectionRefusedError):
             sock.connect(address)
         assert errno_of(sock.recv, 1) == errno.ENOTCONN
-    with net.socket() as sock:
+    with client_net.socket() as sock:
         assert sock.connect_ex(address) == errno.ECONNREFUSED
-    with net.socket() as sock:
+    with client_net.socket() as sock:
         sock.settimeout(PATIENCE_SECONDS)
         assert sock.connect_ex(address) == errno.ECONNREFUSED
 
 
 def test_a_refused_connect_may_be_tried_again(
-    net: ModuleType, listener: Any, closing: Callable[[Any], Any]
+    client_net: ModuleType, server_net: ModuleType, listener: Any, closing: Callable[[Any], Any]
 ) -> None:
     address = listener.getsockname()
     listener.close()
-    sock = closing(net.socket())
+    sock = closing(client_net.socket())
     with pytest.raises(ConnectionRefusedError):
         sock.connect(address)
-    second = closing(net.create_server(address))
+    second = closing(server_net.create_server(address))
     sock.connect(second.getsockname())
     peer, _ = second.accept()
     closing(peer)
@@ -222,9 +223,9 @@ def test_a_lost_socket_closes_with_a_warning(net: ModuleType) -> None:
 
 
 def test_a_lost_connection_ends_for_the_peer(
-    net: ModuleType, listener: Any, closing: Callable[[Any], Any]
+    client_net: ModuleType, listener: Any, closing: Callable[[Any], Any]
 ) -> None:
-    lost = net.create_connection(listener.getsockname())
+    lost = client_net.create_connection(listener.getsockname())
     server, _ = listener.accept()
     closing(server)
     with warnings.catch_warnings():
@@ -234,11 +235,11 @@ def test_a_lost_connection_ends_for_the_peer(
     assert server.recv(10) == b""
 
 
-def test_detach_and_take_up_again(pair: Pair, net: ModuleType, closing: Any) -> None:
+def test_detach_and_take_up_again(pair: Pair, client_net: ModuleType, closing: Any) -> None:
     client, server = pair
     fd = client.detach()
     assert client.fileno() == -1
-    again = closing(net.socket(fileno=fd))
+    again = closing(client_net.socket(fileno=fd))
     assert (again.family, again.type) == (names.AF_INET, names.SOCK_STREAM)
     again.sendall(b"same connection")
     assert server.recv(100) == b"same connection"
@@ -259,18 +260,16 @@ def test_a_duplicate_is_the_same_connection(pair: Pair) -> None:
     assert server.recv(100) == b""
 
 
-def test_module_close_closes_a_descriptor(pair: Pair, net: ModuleType) -> None:
+def test_module_close_closes_a_descriptor(pair: Pair, client_net: ModuleType) -> None:
     client, server = pair
-    net.close(client.detach())
+    client_net.close(client.detach())
     assert server.recv(10) == b""
 
 
-def test_a_detached_descriptor_closed_by_os_is_noticed(
-    pair: Pair, pifus_net: ModuleType, net: ModuleType
-) -> None:
+def test_a_detached_descriptor_closed_by_os_is_noticed(pair: Pair, pifus_net: ModuleType) -> None:
     client, server = pair
     os.close(client.detach())
-    net.socket().close()  # the next socket that is made looks
+    pifus_net.socket().close()  # the next socket that is made looks
     assert server.recv(10) == b""
 
 
@@ -316,11 +315,11 @@ def wait_until_inside(sock: Any, threads: int = 1) -> None:
     raise AssertionError("no thread came into the call")
 
 
-def test_a_source_port_may_be_used_again(net: ModuleType, listener: Any) -> None:
+def test_a_source_port_may_be_used_again(client_side: Side, listener: Any) -> None:
     """Even while the listener's side of the former connection is in TIME_WAIT."""
-    source = ("127.0.0.1", 0)
+    source = (client_side.host, 0)
     for _ in range(3):
-        with bound(net, source) as client:
+        with bound(client_side.net, source) as client:
             client.connect(listener.getsockname())
             source = client.getsockname()
             server, _ = listener.accept()
@@ -342,9 +341,9 @@ def bound(net: ModuleType, source: tuple[str, int]) -> Any:
                 raise
 
 
-def test_slots_are_used_again(net: ModuleType, listener: Any) -> None:
+def test_slots_are_used_again(client_net: ModuleType, listener: Any) -> None:
     for number in range(300):
-        with net.create_connection(listener.getsockname()) as client:
+        with client_net.create_connection(listener.getsockname()) as client:
             server, _ = listener.accept()
             with server:
                 client.sendall(b"%d" % number)

@@ -160,7 +160,7 @@ def test_nested(ends: Pair, poller: select.epoll) -> None:
         assert events(outer) == {}
 
 
-def test_exclusive(net: ModuleType, listener: Any, closing: Closing, spawn: Spawn) -> None:
+def test_exclusive(client_net: ModuleType, listener: Any, closing: Closing, spawn: Spawn) -> None:
     """Of several epolls with one listener, at least one wakes for each connection."""
     listener.setblocking(False)
     accepted: list[Any] = []
@@ -181,7 +181,7 @@ def test_exclusive(net: ModuleType, listener: Any, closing: Closing, spawn: Spaw
     workers = [spawn(worker) for _ in range(4)]
     try:
         for _ in range(20):
-            closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+            closing(client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
         assert done.wait(PATIENCE_SECONDS)
     finally:
         done.set()

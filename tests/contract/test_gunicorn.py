@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.programs import Run, run  # noqa: F401 - a fixture
+from tests.contract.programs import HEAD, Run, run  # noqa: F401 - a fixture
 
 pytest.importorskip("gunicorn", reason="in the dev group: ./dev installs it")
 
@@ -18,11 +18,12 @@ def app(environ, start_response):
     return [body]
 """
 PROGRAM = """
-import concurrent.futures, signal, socket, subprocess, sys, urllib.request
-with socket.create_server(("127.0.0.1", 0)) as free:
+import concurrent.futures, subprocess, urllib.request
+with socket.create_server((HOST, 0)) as free:
     port = free.getsockname()[1]
+towards((HOST, port))
 directory, *options = sys.argv[1:]
-command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--chdir", directory]
+command = [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "--chdir", directory]
 server = subprocess.Popen(
     [*command, "--workers", "3", "--worker-tmp-dir", directory, *options, "app:app"],
     stderr=subprocess.PIPE,
@@ -36,7 +37,7 @@ def until(**times):
         for text in times:
             times[text] -= text in line
 def get(number):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{number}", timeout=20) as reply:
+    with urllib.request.urlopen(f"http://{HOST}:{port}/{number}", timeout=20) as reply:
         return reply.read().split()
 def hammer():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -62,4 +63,4 @@ print("ok")
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_gunicorn(run: Run, tmp_path: Path, worker: str) -> None:  # noqa: F811
     (tmp_path / "app.py").write_text(APP)
-    assert run(PROGRAM, str(tmp_path), "--worker-class", worker) == "ok\n"
+    assert run(HEAD + PROGRAM, str(tmp_path), "--worker-class", worker) == "ok\n"

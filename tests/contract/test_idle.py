@@ -30,18 +30,18 @@ def own_seconds() -> float:
 
 
 @pytest.mark.parametrize("how", ["recv", "poll"])
-def test_waiting_costs_nothing(pair: Pair, backend: BackendProcess, how: str) -> None:
+def test_waiting_costs_nothing(pair: Pair, leg_backend: BackendProcess, how: str) -> None:
     near, far = pair
     near.settimeout(None)
     assert select.select([near], [], [], 0)[0] == []  # from here on its descriptor is kept right
     far.send(b"x")
     assert near.recv(1) == b"x"
     near.settimeout(WAIT_SECONDS)
-    before = cpu_seconds(backend.pid), own_seconds()
+    before = cpu_seconds(leg_backend.pid), own_seconds()
     if how == "recv":
         with pytest.raises(TimeoutError):
             near.recv(1)
     else:
         assert select.select([near], [], [], WAIT_SECONDS)[0] == []
-    assert cpu_seconds(backend.pid) - before[0] < MOST_CPU_SECONDS
+    assert cpu_seconds(leg_backend.pid) - before[0] < MOST_CPU_SECONDS
     assert own_seconds() - before[1] < MOST_CPU_SECONDS

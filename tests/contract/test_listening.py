@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import select
+import signal
 import socket as names
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.contract.conftest import PATIENCE_SECONDS, errno_of
+from tests.conftest import BackendProcess
+from tests.contract.conftest import PATIENCE_SECONDS, await_events, errno_of
+from tests.contract.legs import Leg, Side
 
 Closing = Callable[[Any], Any]
 
@@ -32,17 +37,30 @@ def expected(reuse: tuple[int, int], hosts: tuple[str, str], listens: bool) -> s
     return "done" if apart or (all(reuse) and not listens) else "EADDRINUSE"
 
 
-CASES = list(
-    itertools.product(
-        itertools.product((0, 1), repeat=2),
-        itertools.product(("127.0.0.1", "127.0.0.2", ""), repeat=2),
-        (False, True),
-    )
-)
+REUSES = list(itertools.product((0, 1), repeat=2))
 
 
-@pytest.mark.parametrize(("reuse", "hosts", "listens"), CASES)
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("hosts", list(itertools.product(("here", ""), repeat=2)))
+@pytest.mark.parametrize("reuse", REUSES)
 def test_two_sockets_and_one_port(
+    net: ModuleType, host: str, reuse: tuple[int, int], hosts: tuple[str, str], listens: bool
+) -> None:
+    one, other = (host if name == "here" else "" for name in hosts)
+    check_two_sockets_and_one_port(net, reuse, (one, other), listens)
+
+
+@pytest.mark.loopback_only("on a device the stack has one address of each family")
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("hosts", list(itertools.permutations(("127.0.0.1", "127.0.0.2", ""), 2)))
+@pytest.mark.parametrize("reuse", REUSES)
+def test_two_sockets_and_one_port_of_two_addresses(
+    net: ModuleType, reuse: tuple[int, int], hosts: tuple[str, str], listens: bool
+) -> None:
+    check_two_sockets_and_one_port(net, reuse, hosts, listens)
+
+
+def check_two_sockets_and_one_port(
     net: ModuleType, reuse: tuple[int, int], hosts: tuple[str, str], listens: bool
 ) -> None:
     with net.socket() as probe:
@@ -58,16 +76,17 @@ def test_two_sockets_and_one_port(
         assert got == expected(reuse, hosts, listens)
 
 
-def test_of_two_that_share_an_address_one_listens(net: ModuleType) -> None:
+def test_of_two_that_share_an_address_one_listens(net: ModuleType, host: str) -> None:
     with net.socket() as first, net.socket() as second:
         for sock in (first, second):
             sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEADDR, 1)
-        first.bind(("127.0.0.1", 0))
+        first.bind((host, 0))
         second.bind(("", first.getsockname()[1]))
         first.listen()
         assert errno_of(second.listen) == errno.EADDRINUSE
 
 
+@pytest.mark.loopback_only("the network of the loopback is its subject")
 def test_the_loopback_network_is_this_host(net: ModuleType, closing: Closing) -> None:
     listener = closing(net.create_server(("127.77.1.2", 0)))
     port = listener.getsockname()[1]
@@ -90,12 +109,11 @@ def closing_pair(listener: Any, closing: Closing) -> tuple[Any, Any]:
     return closing(server), peer
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_socket_may_connect_to_itself(net: ModuleType, host: str) -> None:
-    family = names.AF_INET6 if ":" in host else names.AF_INET
+@pytest.mark.parametrize("family", [names.AF_INET, names.AF_INET6], ids=["IPv4", "IPv6"])
+def test_a_socket_may_connect_to_itself(net: ModuleType, leg: Leg, family: int) -> None:
     with net.socket(family) as sock:
         sock.settimeout(PATIENCE_SECONDS)
-        sock.bind((host, 0))
+        sock.bind((leg.server.address(family), 0))
         sock.connect(sock.getsockname())
         assert sock.getpeername() == sock.getsockname()
         sock.sendall(b"to myself" * 5000)
@@ -107,9 +125,11 @@ def test_a_socket_may_connect_to_itself(net: ModuleType, host: str) -> None:
         assert sock.recv(1) == b""
 
 
-def test_hundreds_wait_for_an_accept(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.create_server(("127.0.0.1", 0), backlog=600))
-    clients = [closing(net.socket()) for _ in range(500)]
+def test_hundreds_wait_for_an_accept(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    listener = closing(server_net.create_server((host, 0), backlog=600))
+    clients = [closing(client_net.socket()) for _ in range(500)]
     for client in clients:
         client.setblocking(False)
         assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
@@ -129,9 +149,9 @@ def test_hundreds_wait_for_an_accept(net: ModuleType, closing: Closing) -> None:
 
 
 def test_a_closed_listener_resets_who_was_not_accepted(
-    net: ModuleType, listener: Any, closing: Closing
+    client_net: ModuleType, listener: Any, closing: Closing
 ) -> None:
-    clients = [closing(net.create_connection(listener.getsockname())) for _ in range(3)]
+    clients = [closing(client_net.create_connection(listener.getsockname())) for _ in range(3)]
     server, _ = closing_pair(listener, closing)
     listener.close()
     for client in clients[1:]:
@@ -142,38 +162,64 @@ def test_a_closed_listener_resets_who_was_not_accepted(
     assert clients[0].recv(10) == b"lives"
 
 
-def test_shutdown_ends_listening(net: ModuleType, listener: Any, closing: Closing) -> None:
+@pytest.mark.legs("accepts", reason="what overtakes a close that is late has to be the kernel's")
+@pytest.mark.parametrize("polled", [False, True])
+def test_who_has_closed_a_listener_accepts_nobody(
+    client_net: ModuleType, server_side: Side, leg_backend: BackendProcess, polled: bool
+) -> None:
+    for _ in range(20):
+        listener = server_side.net.create_server((server_side.host, 0))
+        address = listener.getsockname()
+        listener.setsockopt(names.SOL_SOCKET, names.SO_PRIORITY, 1)  # anything else goes first
+        if polled:
+            assert select.select([listener], [], [], 0)[0] == []
+        with client_net.socket() as client:
+            client.setblocking(False)
+            os.kill(leg_backend.pid, signal.SIGSTOP)
+            threading.Timer(0.005, os.kill, (leg_backend.pid, signal.SIGCONT)).start()
+            listener.close()
+            assert client.connect_ex(address) == errno.EINPROGRESS
+            await_events(client, select.POLLOUT | select.POLLERR, select.POLLOUT | select.POLLERR)
+            error = client.getsockopt(names.SOL_SOCKET, names.SO_ERROR)
+            assert errno.errorcode[error] == "ECONNREFUSED"
+
+
+def test_shutdown_ends_listening(
+    client_net: ModuleType, server_net: ModuleType, listener: Any, closing: Closing
+) -> None:
     address = listener.getsockname()
     listener.close()
     # A port that the program chose stays its own.
-    listener = closing(net.create_server(address))
-    left = closing(net.create_connection(address))
+    listener = closing(server_net.create_server(address))
+    left = closing(client_net.create_connection(address))
     listener.shutdown(names.SHUT_WR)
     closing_pair(listener, closing)
-    waiting = closing(net.create_connection(address))
+    waiting = closing(client_net.create_connection(address))
     listener.shutdown(names.SHUT_RD)
     waiting.settimeout(PATIENCE_SECONDS)
     with pytest.raises(ConnectionResetError):
         waiting.recv(1)
     assert errno_of(listener.accept) == errno.EINVAL
-    with net.socket() as late:
+    with client_net.socket() as late:
         assert errno_of(late.connect, address) == errno.ECONNREFUSED
     listener.listen()
-    again = closing(net.create_connection(address, PATIENCE_SECONDS))
+    again = closing(client_net.create_connection(address, PATIENCE_SECONDS))
     server, peer = closing_pair(listener, closing)
     assert peer == again.getsockname()
     assert server.getsockname() == address
     assert left.getpeername() == address
 
 
-def test_a_listener_is_never_writable(net: ModuleType, closing: Closing) -> None:
-    late = closing(net.socket())
+def test_a_listener_is_never_writable(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    late = closing(server_net.socket())
     late.setblocking(False)
-    late.bind(("127.0.0.1", 0))
+    late.bind((host, 0))
     late.listen()
-    early = closing(net.create_server(("127.0.0.1", 0)))
+    early = closing(server_net.create_server((host, 0)))
     for listener in (late, early):
         assert select.select([], [listener], [], 0) == ([], [], [])
-        closing(net.create_connection(listener.getsockname()))
+        closing(client_net.create_connection(listener.getsockname()))
         ready, writable, _ = select.select([listener], [listener], [], PATIENCE_SECONDS)
         assert (ready, writable) == ([listener], [])

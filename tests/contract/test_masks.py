@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import PATIENCE_SECONDS, Pair
+from tests.contract.conftest import PATIENCE_SECONDS, Pair, fill
+from tests.contract.legs import Side
 
 IN, OUT, ERR, HUP, RDHUP = (
     select.POLLIN,
@@ -63,18 +64,6 @@ def shows(sock: Any, expected: int) -> None:
         assert bool(writable) == bool(expected & (OUT | ERR))
 
 
-def fill(sock: Any) -> None:
-    """Sends until nothing moves any more: neither here nor on the way to the peer."""
-    sock.setblocking(False)
-    while True:
-        try:
-            sock.send(b"x" * 65536)
-        except BlockingIOError:
-            # What trickles into the peer's last bytes of window makes room once more.
-            if not select.select([], [sock], [], 1.0)[1]:
-                return
-
-
 @pytest.fixture(params=["blocking", "nonblocking"])
 def ends(request: pytest.FixtureRequest, pair: Pair) -> Pair:
     """Two connected sockets."""
@@ -83,9 +72,9 @@ def ends(request: pytest.FixtureRequest, pair: Pair) -> Pair:
     return pair
 
 
-def test_listener(net: ModuleType, listener: Any, closing: Closing) -> None:
+def test_listener(client_net: ModuleType, listener: Any, closing: Closing) -> None:
     shows(listener, 0)
-    clients = [closing(net.create_connection(listener.getsockname())) for _ in range(2)]
+    clients = [closing(client_net.create_connection(listener.getsockname())) for _ in range(2)]
     shows(listener, IN)
     closing(listener.accept()[0])
     shows(listener, IN)
@@ -95,16 +84,18 @@ def test_listener(net: ModuleType, listener: Any, closing: Closing) -> None:
     shows(server, OUT)
 
 
-def test_listener_without_blocking(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.socket())
+def test_listener_without_blocking(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    listener = closing(server_net.socket())
     listener.setblocking(False)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, 0))
     listener.listen()
     shows(listener, 0)
     with pytest.raises(BlockingIOError):
         listener.accept()
     shows(listener, 0)
-    closing(net.create_connection(listener.getsockname()))
+    closing(client_net.create_connection(listener.getsockname()))
     shows(listener, IN)
 
 
@@ -275,17 +266,19 @@ def test_a_full_buffer_and_a_reset(pair: Pair) -> None:
     shows(client, IN | OUT | RDHUP | HUP)
 
 
-def unused_port(net: ModuleType) -> tuple[str, int]:
-    with net.create_server(("127.0.0.1", 0)) as listener:
+def unused_port(side: Side) -> tuple[str, int]:
+    with side.net.create_server((side.host, 0)) as listener:
         address: tuple[str, int] = listener.getsockname()
         return address
 
 
 @pytest.mark.parametrize("told_by", ["so_error", "connect"])
-def test_a_refused_connect(net: ModuleType, closing: Closing, told_by: str) -> None:
-    sock = closing(net.socket())
+def test_a_refused_connect(
+    client_net: ModuleType, server_side: Side, closing: Closing, told_by: str
+) -> None:
+    sock = closing(client_net.socket())
     sock.setblocking(False)
-    address = unused_port(net)
+    address = unused_port(server_side)
     assert sock.connect_ex(address) == errno.EINPROGRESS
     shows(sock, IN | OUT | RDHUP | HUP | ERR)
     if told_by == "so_error":
@@ -295,11 +288,13 @@ def test_a_refused_connect(net: ModuleType, closing: Closing, told_by: str) -> N
     assert polled(sock) & (OUT | HUP | ERR) == OUT | HUP
 
 
-def test_connected_after_a_refusal(net: ModuleType, closing: Closing, listener: Any) -> None:
-    sock = closing(net.socket())
+def test_connected_after_a_refusal(
+    client_net: ModuleType, server_side: Side, closing: Closing, listener: Any
+) -> None:
+    sock = closing(client_net.socket())
     sock.setblocking(False)
     fd = sock.fileno()
-    unused = unused_port(net)
+    unused = unused_port(server_side)
     assert sock.connect_ex(unused) == errno.EINPROGRESS
     shows(sock, IN | OUT | RDHUP | HUP | ERR)
     assert sock.connect_ex(unused) == errno.ECONNREFUSED
@@ -318,12 +313,14 @@ def test_connected_after_a_refusal(net: ModuleType, closing: Closing, listener: 
     shows(sock, OUT)
 
 
-def test_a_connect_under_way(net: ModuleType, closing: Closing) -> None:
+def test_a_connect_under_way(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
     """A listener whose queue is full answers nobody."""
-    listener = closing(net.create_server(("127.0.0.1", 0), backlog=1))
+    listener = closing(server_net.create_server((host, 0), backlog=1))
     waiting = []
     for _ in range(200):
-        sock = closing(net.socket())
+        sock = closing(client_net.socket())
         sock.setblocking(False)
         sock.connect_ex(listener.getsockname())
         if not select.select([], [sock], [], 0.3)[1]:

@@ -12,31 +12,32 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, errno_of
+from tests.contract.legs import Side
 
 Pair = tuple[Any, Any]
 
 
-def test_both_ends_know_their_names(pair: Pair, listener: Any) -> None:
+def test_both_ends_know_their_names(pair: Pair, client_side: Side, listener: Any) -> None:
     client, server = pair
     assert client.getpeername() == listener.getsockname()
     assert server.getsockname() == listener.getsockname()
     assert server.getpeername() == client.getsockname()
-    assert client.getsockname()[0] == "127.0.0.1"
+    assert client.getsockname()[0] == client_side.host
 
 
-def test_accept_tells_the_peer(net: ModuleType, listener: Any) -> None:
-    with net.create_connection(listener.getsockname()) as client:
+def test_accept_tells_the_peer(client_net: ModuleType, listener: Any) -> None:
+    with client_net.create_connection(listener.getsockname()) as client:
         server, peer = listener.accept()
         server.close()
         assert peer == client.getsockname()
 
 
-def test_names_before_and_after_bind(net: ModuleType) -> None:
+def test_names_before_and_after_bind(net: ModuleType, host: str) -> None:
     with net.socket() as sock:
         assert sock.getsockname() == ("0.0.0.0", 0)
-        sock.bind(("127.0.0.1", 0))
-        host, port = sock.getsockname()
-        assert host == "127.0.0.1"
+        sock.bind((host, 0))
+        name, port = sock.getsockname()
+        assert name == host
         assert port > 0
     with net.socket() as sock:
         sock.bind(("", 0))
@@ -50,6 +51,7 @@ def test_localhost_is_this_host(net: ModuleType) -> None:
             assert client.getpeername() == ("127.0.0.1", port)
 
 
+@pytest.mark.loopback_only("which addresses of this host are the stack's is told by its rules")
 def test_the_wildcard_is_a_way_to_this_host(net: ModuleType) -> None:
     with net.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
@@ -61,63 +63,73 @@ def test_the_wildcard_is_a_way_to_this_host(net: ModuleType) -> None:
             assert client.getpeername() == ("127.0.0.1", port)
 
 
-def test_ipv6_loopback(net: ModuleType, closing: Callable[[Any], Any]) -> None:
-    listener = closing(net.create_server(("::1", 0), family=names.AF_INET6))
-    host, port, flow, scope = listener.getsockname()
-    assert (host, flow, scope) == ("::1", 0, 0)
-    client = closing(net.create_connection(("::1", port), PATIENCE_SECONDS))
+def test_ipv6(client_net: ModuleType, server_side: Side, closing: Callable[[Any], Any]) -> None:
+    host6 = server_side.host6
+    listener = closing(server_side.net.create_server((host6, 0), family=names.AF_INET6))
+    name, port, flow, scope = listener.getsockname()
+    assert (name, flow, scope) == (host6, 0, 0)
+    client = closing(client_net.create_connection((host6, port), PATIENCE_SECONDS))
     server, peer = listener.accept()
     closing(server)
     assert client.family == names.AF_INET6
     assert peer == client.getsockname() == server.getpeername()
     client.sendall(b"six")
     assert server.recv(10) == b"six"
-    with net.socket(names.AF_INET6) as fresh:
+    with client_net.socket(names.AF_INET6) as fresh:
         assert fresh.getsockname() == ("::", 0, 0, 0)
 
 
-def test_a_dual_stack_listener_takes_both(net: ModuleType, closing: Callable[[Any], Any]) -> None:
-    listener = closing(net.create_server(("::", 0), family=names.AF_INET6, dualstack_ipv6=True))
+def test_a_dual_stack_listener_takes_both(
+    client_side: Side, server_side: Side, closing: Callable[[Any], Any]
+) -> None:
+    listener = closing(
+        server_side.net.create_server(("::", 0), family=names.AF_INET6, dualstack_ipv6=True)
+    )
     port = listener.getsockname()[1]
-    for host, seen in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")):
-        with net.create_connection((host, port), PATIENCE_SECONDS) as client:
+    for to, seen in (
+        (server_side.host, f"::ffff:{client_side.host}"),
+        (server_side.host6, client_side.host6),
+    ):
+        with client_side.net.create_connection((to, port), PATIENCE_SECONDS) as client:
             server, peer = listener.accept()
             server.close()
             assert peer[0] == seen
             assert client.recv(1) == b""
 
 
-def test_v6only_refuses_ipv4(net: ModuleType, closing: Callable[[Any], Any]) -> None:
-    listener = closing(net.socket(names.AF_INET6))
+def test_v6only_refuses_ipv4(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Callable[[Any], Any]
+) -> None:
+    listener = closing(server_net.socket(names.AF_INET6))
     listener.setsockopt(names.IPPROTO_IPV6, names.IPV6_V6ONLY, 1)
     assert listener.getsockopt(names.IPPROTO_IPV6, names.IPV6_V6ONLY) == 1
     listener.bind(("::", 0))
     listener.listen()
     with pytest.raises(ConnectionRefusedError):
-        net.create_connection(("127.0.0.1", listener.getsockname()[1]), PATIENCE_SECONDS)
+        client_net.create_connection((host, listener.getsockname()[1]), PATIENCE_SECONDS)
 
 
-def test_an_address_is_used_once(net: ModuleType, listener: Any) -> None:
-    with net.socket() as second:
+def test_an_address_is_used_once(server_net: ModuleType, listener: Any) -> None:
+    with server_net.socket() as second:
         assert errno_of(second.bind, listener.getsockname()) == errno.EADDRINUSE
     port = listener.getsockname()[1]
-    with net.socket() as second:
+    with server_net.socket() as second:
         assert errno_of(second.bind, ("", port)) == errno.EADDRINUSE
 
 
-def test_an_address_is_free_after_close(net: ModuleType, listener: Any) -> None:
+def test_an_address_is_free_after_close(server_net: ModuleType, listener: Any) -> None:
     address = listener.getsockname()
     listener.close()
-    with net.create_server(address) as again:
+    with server_net.create_server(address) as again:
         assert again.getsockname() == address
 
 
-def test_bind_is_once_and_only_here(net: ModuleType) -> None:
+def test_bind_is_once_and_only_here(net: ModuleType, host: str) -> None:
     with net.socket() as sock:
         assert errno_of(sock.bind, ("203.0.113.1", 0)) == errno.EADDRNOTAVAIL
     with net.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        assert errno_of(sock.bind, ("127.0.0.1", 0)) == errno.EINVAL
+        sock.bind((host, 0))
+        assert errno_of(sock.bind, (host, 0)) == errno.EINVAL
 
 
 def test_a_connected_socket_is_connected(pair: Pair, listener: Any) -> None:
@@ -129,19 +141,19 @@ def test_a_connected_socket_is_connected(pair: Pair, listener: Any) -> None:
     assert errno_of(client.listen) == errno.EINVAL
 
 
-def test_a_blocking_connect_is_once(net: ModuleType, listener: Any) -> None:
-    with net.socket() as sock:
+def test_a_blocking_connect_is_once(client_net: ModuleType, listener: Any) -> None:
+    with client_net.socket() as sock:
         sock.connect(listener.getsockname())
         assert errno_of(sock.connect, listener.getsockname()) == errno.EISCONN
 
 
-def test_accept_needs_listen(net: ModuleType) -> None:
+def test_accept_needs_listen(net: ModuleType, host: str) -> None:
     with net.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((host, 0))
         assert errno_of(sock.accept) == errno.EINVAL
 
 
-def test_what_is_no_address(net: ModuleType) -> None:
+def test_what_is_no_address(net: ModuleType, host: str) -> None:
     with net.socket() as sock:
         for wrong in (None, "127.0.0.1", ("127.0.0.1",), ("127.0.0.1", "80"), (1, 2)):
             with pytest.raises(TypeError):
@@ -150,7 +162,7 @@ def test_what_is_no_address(net: ModuleType) -> None:
                 sock.bind(wrong)
         for port in (-1, 65536):
             with pytest.raises(OverflowError):
-                sock.connect(("127.0.0.1", port))
+                sock.connect((host, port))
         with pytest.raises(names.gaierror):
             sock.connect(("no.such.host.invalid", 80))
 
@@ -217,7 +229,7 @@ def test_numbers(net: ModuleType, level: int, option: int, value: int) -> None:
         assert sock.getsockopt(level, option) == value
 
 
-def test_what_a_socket_tells_of_itself(net: ModuleType, listener: Any, pair: Pair) -> None:
+def test_what_a_socket_tells_of_itself(listener: Any, pair: Pair) -> None:
     def ask(sock: Any, option: int) -> int:
         return int(sock.getsockopt(names.SOL_SOCKET, option))
 
@@ -257,26 +269,27 @@ def test_wrong_options(net: ModuleType) -> None:
         assert errno_of(sock.setsockopt, names.SOL_SOCKET, names.SO_TYPE, 1) == errno.ENOPROTOOPT
 
 
-def test_other_families_are_the_kernels(net: ModuleType) -> None:
+def test_other_families_are_the_kernels(net: ModuleType, host: str) -> None:
     left, right = net.socketpair()
     with left, right:
         assert type(left) is net.socket
         left.sendall(b"unix")
         assert right.recv(10) == b"unix"
     with net.socket(names.AF_INET, names.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
+        one.bind((host, 0))
         one.settimeout(PATIENCE_SECONDS)
         one.sendto(b"to myself", one.getsockname())
         assert one.recvfrom(100) == (b"to myself", one.getsockname())
 
 
-def test_the_class_is_one(net: ModuleType, pair: Pair) -> None:
+def test_the_class_is_one(client_net: ModuleType, server_net: ModuleType, pair: Pair) -> None:
     client, server = pair
-    assert type(client) is type(server) is net.socket
+    assert (type(client), type(server)) == (client_net.socket, server_net.socket)
     assert not server.get_inheritable()
     assert "raddr=" in repr(client)
 
 
+@pytest.mark.loopback_only("the network of the loopback is its subject")
 def test_every_loopback_address_is_this_host(
     net: ModuleType, closing: Callable[[Any], Any]
 ) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, errno_of, receive_exactly
+from tests.contract.legs import Side
 
 Pair = tuple[Any, Any]
 Closing = Callable[[Any], Any]
 TCP = names.IPPROTO_TCP
 
 
-def connected(net: ModuleType, closing: Closing, client: Any, listener: Any) -> Pair:
+def connected(closing: Closing, client: Any, listener: Any) -> Pair:
     client.settimeout(PATIENCE_SECONDS)
     client.connect(listener.getsockname())
     server, _ = listener.accept()
@@ -52,11 +53,13 @@ def sharing(net: ModuleType, closing: Closing, address: Any, backlog: int = 64) 
     return sock
 
 
-def test_listeners_share_a_port(net: ModuleType, closing: Closing) -> None:
-    first = sharing(net, closing, ("127.0.0.1", 0))
-    listeners = [first, *(sharing(net, closing, first.getsockname()) for _ in range(2))]
+def test_listeners_share_a_port(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    first = sharing(server_net, closing, (host, 0))
+    listeners = [first, *(sharing(server_net, closing, first.getsockname()) for _ in range(2))]
     assert {listener.getsockname() for listener in listeners} == {first.getsockname()}
-    clients = [closing(net.create_connection(first.getsockname(), 10)) for _ in range(60)]
+    clients = [closing(client_net.create_connection(first.getsockname(), 10)) for _ in range(60)]
     taken: list[int] = []
     for listener in listeners:
         listener.setblocking(False)
@@ -72,38 +75,44 @@ def test_listeners_share_a_port(net: ModuleType, closing: Closing) -> None:
     assert min(taken) > 0, "every listener has its share"
 
 
-def test_a_shared_port_outlives_its_first_listener(net: ModuleType, closing: Closing) -> None:
-    first = sharing(net, closing, ("127.0.0.1", 0))
+def test_a_shared_port_outlives_its_first_listener(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    first = sharing(server_net, closing, (host, 0))
     address = first.getsockname()
-    second = sharing(net, closing, address)
+    second = sharing(server_net, closing, address)
     first.close()
-    with net.create_connection(address, PATIENCE_SECONDS) as client:
+    with client_net.create_connection(address, PATIENCE_SECONDS) as client:
         server, _ = second.accept()
         with server:
             server.sendall(b"still")
             assert client.recv(10) == b"still"
     second.close()
-    with net.socket() as sock:
+    with client_net.socket() as sock:
         assert sock.connect_ex(address) == errno.ECONNREFUSED
 
 
-def test_a_port_is_shared_only_by_those_who_want_it(net: ModuleType, closing: Closing) -> None:
-    first = sharing(net, closing, ("127.0.0.1", 0))
+def test_a_port_is_shared_only_by_those_who_want_it(
+    net: ModuleType, host: str, closing: Closing
+) -> None:
+    first = sharing(net, closing, (host, 0))
     with net.socket() as sock:
         assert errno_of(sock.bind, first.getsockname()) == errno.EADDRINUSE
-    plain = closing(net.create_server(("127.0.0.1", 0)))
+    plain = closing(net.create_server((host, 0)))
     with net.socket() as sock:
         sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEPORT, 1)
         assert errno_of(sock.bind, plain.getsockname()) == errno.EADDRINUSE
 
 
-def test_a_shared_port_is_one_to_connect_from(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.create_server(("127.0.0.1", 0)))
-    other = closing(net.create_server(("127.0.0.1", 0)))
-    one, two = closing(net.socket()), closing(net.socket())
+def test_a_shared_port_is_one_to_connect_from(
+    server_net: ModuleType, host: str, client_side: Side, closing: Closing
+) -> None:
+    listener = closing(server_net.create_server((host, 0)))
+    other = closing(server_net.create_server((host, 0)))
+    one, two = closing(client_side.net.socket()), closing(client_side.net.socket())
     for sock in (one, two):
         sock.setsockopt(names.SOL_SOCKET, names.SO_REUSEPORT, 1)
-    one.bind(("127.0.0.1", 0))
+    one.bind((client_side.host, 0))
     two.bind(one.getsockname())
     one.connect(listener.getsockname())
     two.connect(other.getsockname())
@@ -113,16 +122,18 @@ def test_a_shared_port_is_one_to_connect_from(net: ModuleType, closing: Closing)
 # ---- buffers ----
 
 
-def test_the_receive_buffer_bounds_what_a_peer_can_send(net: ModuleType, closing: Closing) -> None:
+def test_the_receive_buffer_bounds_what_a_peer_can_send(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
     amounts = []
     for size in (4096, 100_000):
-        listener = closing(net.socket())
+        listener = closing(server_net.socket())
         listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, size)
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, 0))
         listener.listen()
-        client = closing(net.socket())
+        client = closing(client_net.socket())
         client.setsockopt(names.SOL_SOCKET, names.SO_SNDBUF, 16384)
-        client, server = connected(net, closing, client, listener)
+        client, server = connected(closing, client, listener)
         assert server.getsockopt(names.SOL_SOCKET, names.SO_RCVBUF) == 2 * size
         sent = fill(client)
         amounts.append(sent)
@@ -134,29 +145,35 @@ def test_the_receive_buffer_bounds_what_a_peer_can_send(net: ModuleType, closing
     assert amounts[0] < amounts[1]
 
 
-def test_the_send_buffer_bounds_what_is_taken(net: ModuleType, closing: Closing) -> None:
+def test_the_send_buffer_bounds_what_is_taken(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
     amounts = []
     for size in (8192, 200_000):
-        listener = closing(net.socket())
+        listener = closing(server_net.socket())
         listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, 4096)
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, 0))
         listener.listen()
-        client = closing(net.socket())
+        client = closing(client_net.socket())
         client.setsockopt(names.SOL_SOCKET, names.SO_SNDBUF, size)
-        client, _ = connected(net, closing, client, listener)
+        client, _ = connected(closing, client, listener)
         amounts.append(fill(client))
     assert amounts[0] < 90_000
     assert amounts[0] < amounts[1]
 
 
 def test_bulk_through_a_small_window(
-    net: ModuleType, closing: Closing, spawn: Callable[..., Any]
+    client_net: ModuleType,
+    server_net: ModuleType,
+    host: str,
+    closing: Closing,
+    spawn: Callable[..., Any],
 ) -> None:
-    listener = closing(net.socket())
+    listener = closing(server_net.socket())
     listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, 3000)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, 0))
     listener.listen()
-    client, server = connected(net, closing, closing(net.socket()), listener)
+    client, server = connected(closing, closing(client_net.socket()), listener)
     data = bytes(range(256)) * 2000
     sending = spawn(client.sendall, data)
     assert receive_exactly(server, len(data)) == data
@@ -170,7 +187,7 @@ def timeval(seconds: float) -> bytes:
     return struct.pack("ll", int(seconds), round(seconds % 1 * 1e6))
 
 
-def test_receive_timeout(net: ModuleType, pair: Pair, listener: Any) -> None:
+def test_receive_timeout(pair: Pair, listener: Any) -> None:
     client, server = pair
     for sock in (client, listener):
         sock.settimeout(None)
@@ -188,7 +205,7 @@ def test_receive_timeout(net: ModuleType, pair: Pair, listener: Any) -> None:
         client.recv(10)
 
 
-def test_send_timeout(net: ModuleType, pair: Pair) -> None:
+def test_send_timeout(pair: Pair) -> None:
     client, _ = pair
     client.settimeout(None)
     client.setsockopt(names.SOL_SOCKET, names.SO_SNDTIMEO, timeval(0.1))
@@ -203,7 +220,7 @@ def test_wrong_time_limits(net: ModuleType) -> None:
         assert errno_of(call, names.SOL_SOCKET, names.SO_RCVTIMEO, wrong) == errno.EDOM
 
 
-def test_low_water(net: ModuleType, pair: Pair, spawn: Callable[..., Any]) -> None:
+def test_low_water(pair: Pair, spawn: Callable[..., Any]) -> None:
     client, server = pair
     client.settimeout(None)
     client.setsockopt(names.SOL_SOCKET, names.SO_RCVLOWAT, 6)
@@ -219,7 +236,7 @@ def test_low_water(net: ModuleType, pair: Pair, spawn: Callable[..., Any]) -> No
 # ---- SO_LINGER ----
 
 
-def test_linger_of_no_time_resets(net: ModuleType, pair: Pair) -> None:
+def test_linger_of_no_time_resets(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 0))
     client.sendall(b"lost or not")
@@ -228,13 +245,15 @@ def test_linger_of_no_time_resets(net: ModuleType, pair: Pair) -> None:
         receive_exactly(server, 1000)
 
 
-def test_linger_waits_for_the_last_byte(net: ModuleType, closing: Closing) -> None:
+def test_linger_waits_for_the_last_byte(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
     """The peer does not read: close waits so long, and then lets the connection go on."""
-    listener = closing(net.socket())
+    listener = closing(server_net.socket())
     listener.setsockopt(names.SOL_SOCKET, names.SO_RCVBUF, 4096)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, 0))
     listener.listen()
-    client, server = connected(net, closing, closing(net.socket()), listener)
+    client, server = connected(closing, closing(client_net.socket()), listener)
     client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 1))
     sent = fill(client)
     client.setblocking(True)
@@ -244,7 +263,7 @@ def test_linger_waits_for_the_last_byte(net: ModuleType, closing: Closing) -> No
     assert len(receive_exactly(server, sent + 1)) == sent
 
 
-def test_linger_is_over_when_all_is_acknowledged(net: ModuleType, pair: Pair) -> None:
+def test_linger_is_over_when_all_is_acknowledged(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 15))
     client.sendall(b"taken")
@@ -257,7 +276,7 @@ def test_linger_is_over_when_all_is_acknowledged(net: ModuleType, pair: Pair) ->
     assert server.recv(10) == b""
 
 
-def test_no_linger_returns_at_once(net: ModuleType, pair: Pair) -> None:
+def test_no_linger_returns_at_once(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 0, 10))
     sent = fill(client)
@@ -275,7 +294,7 @@ def waits(sock: Any, seconds: float) -> bool:
     return not select.select([sock], [], [], seconds)[0]
 
 
-def test_cork_holds_back_what_fills_no_segment(net: ModuleType, pair: Pair) -> None:
+def test_cork_holds_back_what_fills_no_segment(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(TCP, names.TCP_CORK, 1)
     for _ in range(10):
@@ -285,7 +304,7 @@ def test_cork_holds_back_what_fills_no_segment(net: ModuleType, pair: Pair) -> N
     assert server.recv(100) == b"x" * 10
 
 
-def test_a_cork_is_no_stopper(net: ModuleType, pair: Pair) -> None:
+def test_a_cork_is_no_stopper(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(TCP, names.TCP_CORK, 1)
     client.sendall(b"late")
@@ -302,13 +321,15 @@ def test_a_cork_is_no_stopper(net: ModuleType, pair: Pair) -> None:
     assert not reader.is_alive()
 
 
-def test_deferred_accepts_wait_for_bytes(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.socket())
+def test_deferred_accepts_wait_for_bytes(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    listener = closing(server_net.socket())
     listener.setsockopt(TCP, names.TCP_DEFER_ACCEPT, 20)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, 0))
     listener.listen()
     listener.setblocking(False)
-    with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
+    with client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
         assert waits(listener, 0.2)
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -320,14 +341,16 @@ def test_deferred_accepts_wait_for_bytes(net: ModuleType, closing: Closing) -> N
             assert server.recv(10) == b"now"
 
 
-def test_a_deferred_connection_that_goes_away(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.socket())
+def test_a_deferred_connection_that_goes_away(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    listener = closing(server_net.socket())
     listener.setsockopt(TCP, names.TCP_DEFER_ACCEPT, 20)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, 0))
     listener.listen()
-    with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
+    with client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
         client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, struct.pack("ii", 1, 0))
-    with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
+    with client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as client:
         client.sendall(b"second")
         while True:
             server, _ = listener.accept()
@@ -344,7 +367,7 @@ def test_a_deferred_connection_that_goes_away(net: ModuleType, closing: Closing)
 STATES = {"established": 1, "close-wait": 8, "listen": 10, "close": 7}
 
 
-def test_tcp_info(net: ModuleType, pair: Pair, listener: Any) -> None:
+def test_tcp_info(client_net: ModuleType, pair: Pair, listener: Any) -> None:
     client, server = pair
     client.sendall(bytes(10_000))
     receive_exactly(server, 10_000)
@@ -367,26 +390,30 @@ def test_tcp_info(net: ModuleType, pair: Pair, listener: Any) -> None:
     assert acked in (10_000, 10_001)  # the kernel counts the SYN
     assert received == 4
     assert listener.getsockopt(TCP, names.TCP_INFO, 1)[0] == STATES["listen"]
-    with net.socket() as fresh:
+    with client_net.socket() as fresh:
         assert fresh.getsockopt(TCP, names.TCP_INFO) & 255 == STATES["close"]
     client.shutdown(names.SHUT_WR)
     assert server.recv(1) == b""
     assert server.getsockopt(TCP, names.TCP_INFO, 1)[0] == STATES["close-wait"]
 
 
-def test_the_largest_segment(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.create_server(("127.0.0.1", 0)))
-    client = closing(net.socket())
+def test_the_largest_segment(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    listener = closing(server_net.create_server((host, 0)))
+    client = closing(client_net.socket())
     client.setsockopt(TCP, names.TCP_MAXSEG, 1000)
     assert client.getsockopt(TCP, names.TCP_MAXSEG) == 1000
-    client, server = connected(net, closing, client, listener)
+    client, server = connected(closing, client, listener)
     for sock in (client, server):
         assert sock.getsockopt(TCP, names.TCP_MAXSEG) <= 1000
     client.sendall(bytes(100_000))
     assert len(receive_exactly(server, 100_000)) == 100_000
 
 
-def test_what_an_accepted_socket_inherits(net: ModuleType, closing: Closing) -> None:
+def test_what_an_accepted_socket_inherits(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
     settings = [
         (names.SOL_SOCKET, names.SO_KEEPALIVE, 1),
         (TCP, names.TCP_KEEPIDLE, 33),
@@ -396,10 +423,10 @@ def test_what_an_accepted_socket_inherits(net: ModuleType, closing: Closing) -> 
         (names.IPPROTO_IP, names.IP_TOS, 16),
         (names.IPPROTO_IP, names.IP_TTL, 55),
     ]
-    listener = closing(net.create_server(("127.0.0.1", 0)))
+    listener = closing(server_net.create_server((host, 0)))
     for level, option, value in settings:
         listener.setsockopt(level, option, value)
-    _, server = connected(net, closing, closing(net.socket()), listener)
+    _, server = connected(closing, closing(client_net.socket()), listener)
     for level, option, value in settings:
         assert server.getsockopt(level, option) == value
 
@@ -411,11 +438,14 @@ def test_a_device_that_is_not_there(net: ModuleType) -> None:
         assert errno_of(call, names.SOL_SOCKET, names.SO_BINDTODEVICE, name) == errno.ENODEV
 
 
-def test_the_loopback_device(net: ModuleType, closing: Closing) -> None:
-    listener = closing(net.create_server(("127.0.0.1", 0)))
-    client = closing(net.socket())
+@pytest.mark.loopback_only("its device is its subject")
+def test_the_loopback_device(
+    client_net: ModuleType, server_net: ModuleType, host: str, closing: Closing
+) -> None:
+    listener = closing(server_net.create_server((host, 0)))
+    client = closing(client_net.socket())
     client.setsockopt(names.SOL_SOCKET, names.SO_BINDTODEVICE, b"lo")
     assert client.getsockopt(names.SOL_SOCKET, names.SO_BINDTODEVICE, 16) == b"lo\0"
-    client, server = connected(net, closing, client, listener)
+    client, server = connected(closing, client, listener)
     client.sendall(b"over lo")
     assert server.recv(10) == b"over lo"

@@ -55,13 +55,17 @@ def everything(net: Any, family: int, row: Row) -> dict[str, Any]:
     return answers
 
 
+COMPARES = pytest.mark.legs("pifus", "tap", reason="the kernel's sockets are in the test itself")
+
+
+@COMPARES
 @pytest.mark.parametrize("family", [names.AF_INET, names.AF_INET6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_an_option_answers_as_the_kernels(
-    pifus_net: ModuleType, family: int, row: Row, monkeypatch: pytest.MonkeyPatch
+    net: ModuleType, family: int, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = everything(names, family, row)
-    ours = everything(pifus_net, family, row)
+    ours = everything(net, family, row)
     different = {call for call in kernel if kernel[call] != ours[call]}
     if row.differs:
         # The table must not claim a difference that is none; IPv4 has none of IPv6's options.
@@ -94,18 +98,19 @@ def test_every_row_says_what_it_does() -> None:
             assert getattr(lib, row.native) > 0
 
 
+@COMPARES
 @pytest.mark.parametrize("family", [names.AF_INET, names.AF_INET6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize(
     ("level", "option"), [(1, 9999), (6, 9999), (0, 9999), (41, 9999), (17, 1), (9999, 1)]
 )
 def test_unknown_options_are_refused_as_by_the_kernel(
-    pifus_net: ModuleType, family: int, level: int, option: int
+    net: ModuleType, family: int, level: int, option: int
 ) -> None:
     row = Row("SO_UNKNOWN", option, _option_table.REFUSED, "")
     for value in (1, b"\1", b""):
         answers = []
-        for net in (names, pifus_net):
-            with net.socket(family) as sock:
+        for each in (names, net):
+            with each.socket(family) as sock:
                 answers.append(
                     (
                         attempt(sock.setsockopt, level, option, value),

@@ -12,14 +12,14 @@ def test_multiprocessing_with_a_socket_as_argument(run: Run, method: str) -> Non
     code = """
 import multiprocessing, pathlib, subprocess, sys, tempfile
 program = '''
-import multiprocessing, socket, sys
+import multiprocessing, os, socket, sys
 def child(listener, near):
     near.sendall(b"from the child")
     with listener.accept()[0] as sock:
         sock.sendall(sock.recv(100) * 2)
 if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((os.environ["HOST"], 0))
     near = socket.create_connection(listener.getsockname(), 20)
     far, _ = listener.accept()
     process = context.Process(target=child, args=(listener, near))
@@ -72,7 +72,7 @@ with tempfile.TemporaryDirectory() as directory:
         post.bind(path)
         post.listen()
         process = subprocess.Popen([sys.executable, "-c", "import sys\\n" + receiver, path])
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server((HOST, 0))
         near = connect(listener.getsockname())
         near.settimeout(None)  # the receiver's object blocks, and so must the descriptor
         far, _ = listener.accept()
@@ -110,7 +110,7 @@ near.close()
 copy.sendall(b" and its copy")
 copy.close()
 '''
-listener = socket.create_server(("127.0.0.1", 0))
+listener = socket.create_server((HOST, 0))
 near = connect(listener.getsockname())
 near.settimeout(None)
 far, _ = listener.accept()

@@ -6,29 +6,28 @@ import errno
 import socket as names
 import struct
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, errno_of
+from tests.contract.legs import Side
 
 Make = Callable[..., Any]
 
 FAMILIES = pytest.mark.parametrize("family", [names.AF_INET, names.AF_INET6], ids=["4", "6"])
-HOSTS = {names.AF_INET: "127.0.0.1", names.AF_INET6: "::1"}
 REQUEST = {names.AF_INET: 8, names.AF_INET6: 128}
 REPLY = {names.AF_INET: 0, names.AF_INET6: 129}
 
 
 @pytest.fixture
-def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
+def make(client_side: Side, closing: Callable[[Any], Any]) -> Make:
     def create(family: int) -> Any:
         protocol = names.IPPROTO_ICMP if family == names.AF_INET else names.IPPROTO_ICMPV6
         try:
-            sock = closing(net.socket(family, names.SOCK_DGRAM, protocol))
+            sock = closing(client_side.net.socket(family, names.SOCK_DGRAM, protocol))
         except PermissionError:
-            if net is not names:
+            if client_side.net is not names:
                 raise
             pytest.skip("net.ipv4.ping_group_range of this machine does not have our group")
         sock.settimeout(PATIENCE_SECONDS)
@@ -46,9 +45,9 @@ def request(family: int, sequence: int, payload: bytes = b"payload", kind: int =
 
 
 @FAMILIES
-def test_echo(make: Make, family: int) -> None:
+def test_echo(make: Make, server_side: Side, family: int) -> None:
     sock = make(family)
-    host = HOSTS[names.AddressFamily(family)]
+    host = server_side.address(family)
     for sequence, size in ((1, 0), (2, 56), (3, 20000)):
         data = request(family, sequence, bytes(range(256)) * 79)[: 8 + size]
         assert sock.sendto(data, (host, 0)) == len(data)
@@ -61,10 +60,10 @@ def test_echo(make: Make, family: int) -> None:
 
 
 @FAMILIES
-def test_each_gets_its_own(make: Make, family: int) -> None:
+def test_each_gets_its_own(make: Make, server_side: Side, family: int) -> None:
     socks = [make(family) for _ in range(5)]
     for i, sock in enumerate(socks):
-        sock.sendto(request(family, i), (HOSTS[names.AddressFamily(family)], 0))
+        sock.sendto(request(family, i), (server_side.address(family), 0))
     for i, sock in enumerate(socks):
         assert struct.unpack_from("!H", sock.recv(100), 6)[0] == i
         sock.setblocking(False)
@@ -72,19 +71,19 @@ def test_each_gets_its_own(make: Make, family: int) -> None:
 
 
 @FAMILIES
-def test_bound_and_connected(make: Make, family: int) -> None:
+def test_bound_and_connected(make: Make, client_side: Side, server_side: Side, family: int) -> None:
     sock = make(family)
-    host = HOSTS[names.AddressFamily(family)]
-    sock.bind((host, 4711))
+    host = server_side.address(family)
+    sock.bind((client_side.address(family), 4711))
     sock.connect((host, 0))
     sock.send(request(family, 9))
     assert struct.unpack_from("!HH", sock.recv(100), 4) == (4711, 9)
 
 
 @FAMILIES
-def test_only_requests_can_be_sent(make: Make, family: int) -> None:
+def test_only_requests_can_be_sent(make: Make, server_side: Side, family: int) -> None:
     sock = make(family)
-    where = (HOSTS[names.AddressFamily(family)], 0)
+    where = (server_side.address(family), 0)
     assert errno_of(sock.sendto, request(family, 1)[:7], where) == errno.EINVAL
     kind = REPLY[names.AddressFamily(family)]
     assert errno_of(sock.sendto, request(family, 1, kind=kind or 5), where) == errno.EINVAL

@@ -183,7 +183,7 @@ threads = [threading.Thread(target=echo), threading.Thread(target=talk)]
 for thread in threads:
     thread.start()
 def child():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener:
         with connect(listener.getsockname()) as sock:
             sock.sendall(b"x")
             assert listener.accept()[0].recv(1) == b"x"

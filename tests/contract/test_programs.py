@@ -49,13 +49,19 @@ class Upper(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
-def test_a_threading_server(net: ModuleType, spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socketserver, "socket", net)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Upper) as server:
+def test_a_threading_server(
+    client_net: ModuleType,
+    server_net: ModuleType,
+    host: str,
+    spawn: Spawn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socketserver, "socket", server_net)
+    with socketserver.ThreadingTCPServer((host, 0), Upper) as server:
         serving = spawn(server.serve_forever, 0.05)
 
         def talk(number: int) -> bytes:
-            with net.create_connection(server.server_address, PATIENCE_SECONDS) as sock:
+            with client_net.create_connection(server.server_address, PATIENCE_SECONDS) as sock:
                 sock.sendall(b"line %d\n" % number * 100)
                 return receive_exactly(sock, len(b"line %d\n" % number) * 100)
 

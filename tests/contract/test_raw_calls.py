@@ -126,12 +126,10 @@ def work(address, passed):
     passed.close()
 if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
-    with connections.Listener(("127.0.0.1", 0), authkey=b"key") as listener:
-        direct = socket.create_server(("127.0.0.1", 0))
-        passed = connect(direct.getsockname())
-        passed.settimeout(None)
-        theirs = connections.Connection(passed.detach())
-        ours = connections.Connection(direct.accept()[0].detach())
+    with connections.Listener((HOST, 0), authkey=b"key") as listener:
+        near, far = pair()
+        theirs = connections.Connection(near.detach())
+        ours = connections.Connection(far.detach())
         child = context.Process(target=work, args=(listener.address, theirs))
         child.start()
         theirs.close()

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import PATIENCE_SECONDS, await_events, errno_of, python_environment
+from tests.contract.legs import Leg, Side
 
 Make = Callable[..., Any]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets are for root")
 
 FAMILIES = pytest.mark.parametrize("family", [names.AF_INET, names.AF_INET6], ids=["4", "6"])
-HOSTS = {names.AF_INET: "127.0.0.1", names.AF_INET6: "::1"}
 REQUEST = {names.AF_INET: 8, names.AF_INET6: 128}
 REPLY = {names.AF_INET: 0, names.AF_INET6: 129}
 # Which nobody else of the machine sends.
@@ -33,8 +33,7 @@ UNUSED = 200
 FILTER = {names.AF_INET: (255, 1), names.AF_INET6: (names.IPPROTO_ICMPV6, 1)}
 
 
-@pytest.fixture
-def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
+def maker(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
     def create(family: int) -> Any:
         protocol = names.IPPROTO_ICMP if family == names.AF_INET else names.IPPROTO_ICMPV6
         sock = closing(net.socket(family, names.SOCK_RAW, protocol))
@@ -42,6 +41,12 @@ def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
         return sock
 
     return create
+
+
+@pytest.fixture
+def make(net: ModuleType, closing: Callable[[Any], Any]) -> Make:
+    """Makes raw sockets."""
+    return maker(net, closing)
 
 
 def checksum(data: bytes) -> int:
@@ -67,9 +72,9 @@ def await_message(sock: Any, kind: int, number: int, size: int = 65535) -> tuple
 
 
 @FAMILIES
-def test_ping_by_hand(make: Make, family: names.AddressFamily) -> None:
+def test_ping_by_hand(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
-    host = HOSTS[family]
+    host = leg.server.address(family)
     for number, size in ((1, 0), (2, 56), (3, 20001)):
         data = message(REQUEST[family], number, (bytes(range(256)) * 79)[:size])
         assert sock.sendto(data, (host, 0)) == len(data)
@@ -83,11 +88,25 @@ def test_ping_by_hand(make: Make, family: names.AddressFamily) -> None:
             assert checksum(reply[20:]) == checksum(reply[:20]) == 0
 
 
-def test_a_request_with_a_wrong_checksum_gets_no_reply(make: Make) -> None:
+@FAMILIES
+def test_ping_of_the_other_side(
+    client_side: Side, server_side: Side, closing: Callable[[Any], Any], family: names.AddressFamily
+) -> None:
+    sock = maker(client_side.net, closing)(family)
+    host = server_side.address(family)
+    for number, size in ((1, 0), (2, 20001)):
+        data = message(REQUEST[family], number, (bytes(range(256)) * 79)[:size])
+        sock.sendto(data, (host, 0))
+        reply, sender = await_message(sock, REPLY[family], number)
+        assert sender[:2] == (host, 0)
+        assert reply[-len(data) + 4 :] == data[4:]
+
+
+def test_a_request_with_a_wrong_checksum_gets_no_reply(make: Make, host: str) -> None:
     sock = make(names.AF_INET)
     wrong = message(8, 4)[:2] + b"\x00\x01" + message(8, 4)[4:]
     for data in (wrong, message(8, 5)):
-        sock.sendto(data, ("127.0.0.1", 0))
+        sock.sendto(data, (host, 0))
     replies = []
     while 5 not in replies:
         packet = sock.recv(100)
@@ -96,53 +115,57 @@ def test_a_request_with_a_wrong_checksum_gets_no_reply(make: Make) -> None:
     assert 4 not in replies
 
 
-def test_the_header_of_ipv4(make: Make) -> None:
+def test_the_header_of_ipv4(make: Make, host: str) -> None:
     sock = make(names.AF_INET)
     sock.setsockopt(names.IPPROTO_IP, names.IP_TTL, 33)
     sock.setsockopt(names.IPPROTO_IP, names.IP_TOS, 0x20)
     data = message(UNUSED, 7, b"seven")
-    sock.sendto(data, ("127.0.0.1", 0))
+    sock.sendto(data, (host, 0))
     packet, _ = await_message(sock, UNUSED, 7)
     first, tos, length, _, _, ttl, protocol, _, source, target = struct.unpack_from(
         "!BBHHHBBH4s4s", packet
     )
     assert (first, tos, length, ttl, protocol) == (0x45, 0x20, 20 + len(data), 33, 1)
-    assert source == target == names.inet_aton("127.0.0.1")
+    assert source == target == names.inet_aton(host)
     assert checksum(packet[:20]) == 0
     assert packet[20:] == data
 
 
-def test_a_wrong_checksum_of_ipv4_is_sent_and_received(make: Make) -> None:
+def test_a_wrong_checksum_of_ipv4_is_sent_and_received(make: Make, host: str) -> None:
     sock = make(names.AF_INET)
     data = message(UNUSED, 8)
     data = data[:2] + b"\x00\x01" + data[4:]
-    sock.sendto(data, ("127.0.0.1", 0))
+    sock.sendto(data, (host, 0))
     assert await_message(sock, UNUSED, 8)[0][20:] == data
 
 
-def test_the_checksum_of_ipv6_is_made(make: Make) -> None:
+def test_the_checksum_of_ipv6_is_made(make: Make, leg: Leg) -> None:
     sock = make(names.AF_INET6)
     data = struct.pack("!BBHHH", UNUSED, 0, 0xFFFF, 1, 9)
-    sock.sendto(data, ("::1", 58))
+    sock.sendto(data, (leg.server.host6, 58))
     got, _ = await_message(sock, UNUSED, 9)
-    address = names.inet_pton(names.AF_INET6, "::1")
+    address = names.inet_pton(names.AF_INET6, leg.server.host6)
     pseudo = address + address + struct.pack("!II", len(data), 58)
     assert checksum(pseudo + got) == 0
     assert got[:2] + got[4:] == data[:2] + data[4:]
 
 
 @FAMILIES
-def test_each_gets_all_of_them(make: Make, family: names.AddressFamily) -> None:
+def test_each_gets_all_of_them(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     socks = [make(family) for _ in range(3)]
-    socks[1].bind((HOSTS[family], 0))
-    socks[0].sendto(message(UNUSED, 10), (HOSTS[family], 0))
+    socks[1].bind((leg.server.address(family), 0))
+    socks[0].sendto(message(UNUSED, 10), (leg.server.address(family), 0))
     for sock in socks:
         await_message(sock, UNUSED, 10)
 
 
 @FAMILIES
 def test_the_requests_of_ping_sockets_are_seen(
-    net: ModuleType, make: Make, closing: Callable[[Any], Any], family: names.AddressFamily
+    net: ModuleType,
+    make: Make,
+    closing: Callable[[Any], Any],
+    family: names.AddressFamily,
+    leg: Leg,
 ) -> None:
     protocol = names.IPPROTO_ICMP if family == names.AF_INET else names.IPPROTO_ICMPV6
     try:
@@ -151,12 +174,13 @@ def test_the_requests_of_ping_sockets_are_seen(
         pytest.skip("net.ipv4.ping_group_range of this machine does not have our group")
     ping.settimeout(PATIENCE_SECONDS)
     sock = make(family)
-    ping.sendto(message(REQUEST[family], 11), (HOSTS[family], 0))
+    ping.sendto(message(REQUEST[family], 11), (leg.server.address(family), 0))
     await_message(sock, REQUEST[family], 11)
     await_message(sock, REPLY[family], 11)
     assert ping.recv(100)[0] == REPLY[family]
 
 
+@pytest.mark.loopback_only("the network of the loopback is its subject")
 def test_bound_to_another_address(make: Make) -> None:
     other, sock = make(names.AF_INET), make(names.AF_INET)
     other.bind(("127.0.0.2", 0))
@@ -168,9 +192,9 @@ def test_bound_to_another_address(make: Make) -> None:
 
 
 @FAMILIES
-def test_connected(make: Make, family: names.AddressFamily) -> None:
+def test_connected(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
-    host = HOSTS[family]
+    host = leg.server.address(family)
     number = 1 if family == names.AF_INET else 58
     assert sock.getsockname()[1] == number
     assert errno_of(sock.getpeername) == errno.ENOTCONN
@@ -188,10 +212,10 @@ def test_connected(make: Make, family: names.AddressFamily) -> None:
 
 
 @FAMILIES
-def test_names_and_refusals(make: Make, family: names.AddressFamily) -> None:
+def test_names_and_refusals(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
     number = 1 if family == names.AF_INET else 58
-    host = HOSTS[family]
+    host = leg.server.address(family)
     anywhere = "0.0.0.0" if family == names.AF_INET else "::"
     assert sock.getsockname()[:2] == (anywhere, number)
     sock.bind((host, 5))
@@ -206,9 +230,9 @@ def test_names_and_refusals(make: Make, family: names.AddressFamily) -> None:
 
 
 @FAMILIES
-def test_what_cannot_be_sent(make: Make, family: names.AddressFamily) -> None:
+def test_what_cannot_be_sent(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
-    where = (HOSTS[family], 0)
+    where = (leg.server.address(family), 0)
     assert sock.sendto(message(UNUSED, 16), where) == 8
     for size in (0, 1):
         assert errno_of(sock.sendto, bytes(size), where) == errno.EFAULT
@@ -228,12 +252,12 @@ def test_what_cannot_be_sent(make: Make, family: names.AddressFamily) -> None:
 
 
 @FAMILIES
-def test_truncated(make: Make, family: names.AddressFamily) -> None:
+def test_truncated(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
     header = 20 if family == names.AF_INET else 0
     refuse_all_but(sock, UNUSED)
     for number in (20, 21, 22, 23):
-        sock.sendto(message(UNUSED, number, bytes(100)), (HOSTS[family], 0))
+        sock.sendto(message(UNUSED, number, bytes(100)), (leg.server.address(family), 0))
     assert len(sock.recv(header + 8, names.MSG_PEEK)) == header + 8
     assert len(sock.recv(header + 8)) == header + 8
     data, _, flags, _ = sock.recvmsg(header + 8)
@@ -253,7 +277,7 @@ def refuse_all_but(sock: Any, kind: int) -> None:
 
 
 @FAMILIES
-def test_filters(make: Make, family: names.AddressFamily) -> None:
+def test_filters(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
     key = FILTER[family]
     size = 4 if family == names.AF_INET else 32
@@ -266,8 +290,8 @@ def test_filters(make: Make, family: names.AddressFamily) -> None:
     sock.setsockopt(*key, bytes(64))
     assert sock.getsockopt(*key, 64) == bytes(size)
     refuse_all_but(sock, UNUSED)
-    sock.sendto(message(REQUEST[family], 30), (HOSTS[family], 0))
-    sock.sendto(message(UNUSED, 31), (HOSTS[family], 0))
+    sock.sendto(message(REQUEST[family], 30), (leg.server.address(family), 0))
+    sock.sendto(message(UNUSED, 31), (leg.server.address(family), 0))
     packet = sock.recv(100)
     assert packet[-8] == UNUSED  # the request and its reply would have come before
     assert errno_of(sock.getsockopt, key[0], 77) == errno.ENOPROTOOPT
@@ -276,7 +300,7 @@ def test_filters(make: Make, family: names.AddressFamily) -> None:
 
 @FAMILIES
 def test_waiting(
-    make: Make, spawn: Callable[..., Future[Any]], family: names.AddressFamily
+    make: Make, spawn: Callable[..., Future[Any]], family: names.AddressFamily, leg: Leg
 ) -> None:
     sock = make(family)
     refuse_all_but(sock, UNUSED)
@@ -286,18 +310,18 @@ def test_waiting(
     sock.setblocking(False)
     assert errno_of(sock.recv, 100) == errno.EAGAIN
     await_events(sock, select.POLLOUT, select.POLLIN | select.POLLOUT)
-    sock.sendto(message(UNUSED, 40), (HOSTS[family], 0))
+    sock.sendto(message(UNUSED, 40), (leg.server.address(family), 0))
     await_events(sock, select.POLLIN | select.POLLOUT, select.POLLIN | select.POLLOUT)
     assert sock.recv(100)
     await_events(sock, select.POLLOUT, select.POLLIN | select.POLLOUT)
     sock.settimeout(PATIENCE_SECONDS)
     waiting = spawn(sock.recv, 100)
-    make(family).sendto(message(UNUSED, 41), (HOSTS[family], 0))
+    make(family).sendto(message(UNUSED, 41), (leg.server.address(family), 0))
     assert waiting.result(PATIENCE_SECONDS)[-1] == 41
 
 
 @FAMILIES
-def test_ancillary_data(make: Make, family: names.AddressFamily) -> None:
+def test_ancillary_data(make: Make, family: names.AddressFamily, leg: Leg) -> None:
     sock = make(family)
     refuse_all_but(sock, UNUSED)
     if family == names.AF_INET:
@@ -307,7 +331,7 @@ def test_ancillary_data(make: Make, family: names.AddressFamily) -> None:
         sent = names.IPV6_HOPLIMIT
     sock.setsockopt(level, wanted, 1)
     ancillary = [(level, sent, struct.pack("i", 17))]
-    where = (HOSTS[family], 0)
+    where = (leg.server.address(family), 0)
     assert sock.sendmsg([message(UNUSED, 50)], ancillary, 0, where) == 8
     _, messages, _, sender = sock.recvmsg(100, 100)
     assert messages == [(level, kind, struct.pack("i", 17))]
@@ -357,6 +381,7 @@ def open_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.mark.loopback_only("its backends are its own")
 @FAMILIES
 def test_who_may(
     net: ModuleType, family: int, open_directory: Path, start_backend: Callable[..., Any]
@@ -395,7 +420,11 @@ def pass_on(net: ModuleType, sock: Any) -> Any:
 
 @FAMILIES
 def test_a_descriptor_is_enough(
-    net: ModuleType, make: Make, family: names.AddressFamily, closing: Callable[[Any], Any]
+    net: ModuleType,
+    make: Make,
+    family: names.AddressFamily,
+    closing: Callable[[Any], Any],
+    leg: Leg,
 ) -> None:
     sock = make(family)
     refuse_all_but(sock, UNUSED)
@@ -403,7 +432,7 @@ def test_a_descriptor_is_enough(
     if child == 0:
         try:
             sock.settimeout(PATIENCE_SECONDS)
-            sock.sendto(message(UNUSED, 60), (HOSTS[family], 0))
+            sock.sendto(message(UNUSED, 60), (leg.server.address(family), 0))
             again = sock.recv(100)[-1] == 60
             os._exit(0 if again else 1)
         finally:
@@ -411,5 +440,5 @@ def test_a_descriptor_is_enough(
     assert os.waitpid(child, 0)[1] == 0
     other = closing(pass_on(net, sock))
     other.settimeout(PATIENCE_SECONDS)
-    sock.sendto(message(UNUSED, 61), (HOSTS[family], 0))
+    sock.sendto(message(UNUSED, 61), (leg.server.address(family), 0))
     assert (other.type, other.recv(100)[-1]) == (names.SOCK_RAW, 61)

@@ -30,8 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import pifus.compat.socket as pifus_net
-from tests.conftest import BackendProcess
+from tests.contract.legs import Leg, loopback
 from tests.contract.worlds import Outcome, World, attempt, names_of, take
 
 EXAMPLES = int(os.environ.get("PIFUS_STATE_EXAMPLES", "150"))
@@ -50,12 +49,13 @@ NOT_YET: list[Outcome] = [("raised", "EAGAIN"), ("raised", "EPIPE"), ("returned"
 class Comparison(RuleBasedStateMachine):
     """Every rule acts on both worlds, and compares."""
 
-    host: ClassVar[str] = "127.0.0.1"
+    leg: ClassVar[Leg]
+    family: ClassVar[int] = kernel_net.AF_INET
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = World(kernel_net, self.host)
-        self.pifus = World(pifus_net, self.host)
+        self.kernel = World(loopback("kernel"), self.family)
+        self.pifus = World(self.leg, self.family)
         # By the index of the sender: bytes that its peer may not have read.
         self.refused: set[int] = set()
         self.sent: dict[int, int] = {}
@@ -66,6 +66,11 @@ class Comparison(RuleBasedStateMachine):
         self.open()
         self.connect(0)
         self.accept()
+
+    @property
+    def is_wire(self) -> bool:
+        """The listener's address is not the client's."""
+        return self.leg.client is not self.leg.server
 
     # ---- acting on both ----
 
@@ -94,7 +99,7 @@ class Comparison(RuleBasedStateMachine):
     @rule()
     def open(self) -> None:
         for world in (self.kernel, self.pifus):
-            world.add(world.net.socket(world.family))
+            world.add(world.leg.client.net.socket(world.family))
 
     @rule(number=st.integers(0, 99))
     def connect(self, number: int) -> None:
@@ -229,8 +234,8 @@ class Comparison(RuleBasedStateMachine):
     @rule(number=st.integers(0, 99))
     def names(self, number: int) -> None:
         index = self.index(number)
-        self.both(lambda world: world.socks[index].getpeername()[0])
-        self.both(lambda world: world.socks[index].getsockname()[0])
+        self.both(lambda world: world.side_of(world.socks[index].getpeername()[0]))
+        self.both(lambda world: world.side_of(world.socks[index].getsockname()[0]))
 
     @rule(number=st.integers(0, 99), size=st.integers(0, 500))
     def send_to(self, number: int, size: int) -> None:
@@ -277,7 +282,7 @@ class Comparison(RuleBasedStateMachine):
         def step(world: World) -> None:
             sock = world.socks[index]
             if sock.fileno() >= 0:
-                world.socks[index] = world.net.socket(fileno=sock.detach())
+                world.socks[index] = type(sock)(fileno=sock.detach())
                 world.socks[index].setblocking(False)
 
         self.both(step)
@@ -290,7 +295,9 @@ class Comparison(RuleBasedStateMachine):
             return  # Linux lets it be bound again, though nothing can come of that
 
         def step(world: World) -> None:
-            world.socks[index].bind(world.address if again else (world.host, 0))
+            port = world.address[1] if again and not self.is_wire else 0
+            sock = world.socks[index]
+            sock.bind((world.host_of(sock), port))
 
         self.both(step)
 
@@ -310,7 +317,7 @@ class Comparison(RuleBasedStateMachine):
     def close_listener(self) -> None:
         def step(world: World) -> None:
             world.listener.close()
-            world.listener = world.net.socket(world.family)
+            world.listener = world.leg.server.net.socket(world.family)
             world.listener.setsockopt(kernel_net.SOL_SOCKET, kernel_net.SO_REUSEADDR, 1)
             world.listener.setblocking(False)
             world.listener.bind(world.address)
@@ -383,11 +390,13 @@ class Comparison(RuleBasedStateMachine):
 class ComparisonByIPv6(Comparison):
     """The same by IPv6."""
 
-    host = "::1"
+    family = kernel_net.AF_INET6
 
 
+@pytest.mark.legs("pifus", "connects", "accepts", reason="the kernel's world is in each of them")
 @pytest.mark.parametrize("machine", [Comparison, ComparisonByIPv6], ids=["IPv4", "IPv6"])
-def test_the_kernel_and_the_stack_agree(machine: type[Comparison], backend: BackendProcess) -> None:
+def test_the_kernel_and_the_stack_agree(machine: type[Comparison], leg: Leg) -> None:
+    machine.leg = leg
     run_state_machine_as_test(
         machine,
         settings=settings(

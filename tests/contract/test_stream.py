@@ -247,9 +247,9 @@ def test_many_threads_share_one_socket(pair: Pair, spawn: Spawn) -> None:
 
 
 def test_a_client_may_not_wait_for_an_accept_to_send(
-    net: ModuleType, listener: Any, closing: Callable[[Any], Any]
+    client_net: ModuleType, listener: Any, closing: Callable[[Any], Any]
 ) -> None:
-    client = closing(net.create_connection(listener.getsockname()))
+    client = closing(client_net.create_connection(listener.getsockname()))
     client.sendall(b"early")
     client.shutdown(names.SHUT_WR)
     server, _ = listener.accept()
@@ -273,12 +273,12 @@ def test_a_failed_call_lets_go_of_the_buffer(pair: Pair) -> None:
 
 
 def test_idle_connections_hold_no_memory(
-    net: ModuleType, listener: Any, closing: Callable[[Any], Any], spawn: Spawn
+    client_net: ModuleType, listener: Any, closing: Callable[[Any], Any], spawn: Spawn
 ) -> None:
     """What they sent has arrived; that nobody asks them again must not starve the others."""
     data = bytes(500_000)
     for _ in range(200):
-        client = closing(net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+        client = closing(client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS))
         server = closing(listener.accept()[0])
         sending = spawn(client.sendall, data)
         assert receive_exactly(server, len(data)) == data
@@ -286,12 +286,12 @@ def test_idle_connections_hold_no_memory(
 
 
 def test_sockets_that_never_show_a_descriptor_cost_the_others_none(
-    net: ModuleType, closing: Callable[[Any], Any]
+    net: ModuleType, host: str, closing: Callable[[Any], Any]
 ) -> None:
     """More of them, one after another, than one process may have at once."""
     for _ in range(6000):
         net.socket().close()
-    sock = closing(net.create_server(("127.0.0.1", 0)))
+    sock = closing(net.create_server((host, 0)))
     poller = select.poll()
     poller.register(sock, select.POLLIN | select.POLLOUT)
     assert poller.poll(0) == []

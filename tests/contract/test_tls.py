@@ -237,19 +237,23 @@ def test_a_session_is_used_again(
 
 
 def test_connect_shakes_hands(
-    net: ModuleType, certificates: Certificates, spawn: Spawn, closing: Closing, listener: Any
+    client_net: ModuleType,
+    certificates: Certificates,
+    spawn: Spawn,
+    closing: Closing,
+    listener: Any,
 ) -> None:
     server_context = certificates.server_context()
     listening = closing(server_context.wrap_socket(listener, server_side=True))
     accepting = spawn(listening.accept)
-    raw = net.socket()
+    raw = client_net.socket()
     client = closing(certificates.client_context().wrap_socket(raw, server_hostname="localhost"))
     client.settimeout(PATIENCE_SECONDS)
     client.connect(listening.getsockname())
     server, address = accepting.result(PATIENCE_SECONDS)
     closing(server)
     assert address == client.getsockname()
-    assert type(server) is type(client)
+    assert type(server) is type(listening)
     client.sendall(b"hello")
     assert server.recv(10) == b"hello"
     with pytest.raises(ValueError, match="already-connected"):

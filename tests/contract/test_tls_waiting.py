@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 
 from tests.certificates import Certificates
-from tests.contract.conftest import PATIENCE_SECONDS, MakePair, Pair, receive_exactly
+from tests.contract.conftest import (
+    PATIENCE_SECONDS,
+    MakePair,
+    Pair,
+    receive_exactly,
+    until_done,
+)
 
 Spawn = Callable[..., Future[Any]]
 Closing = Callable[[Any], Any]
@@ -23,17 +29,6 @@ Closing = Callable[[Any], Any]
 
 def is_readable(sock: Any, seconds: float = 0) -> bool:
     return bool(select.select([sock], [], [], seconds)[0])
-
-
-def until_done(sock: Any, call: Callable[[], Any]) -> Any:
-    """What a program without blocking does: waits for what the engine asks for, and tries again."""
-    while True:
-        try:
-            return call()
-        except ssl.SSLWantReadError:
-            assert is_readable(sock, PATIENCE_SECONDS)
-        except ssl.SSLWantWriteError:
-            assert select.select([], [sock], [], PATIENCE_SECONDS)[1]
 
 
 def test_a_handshake_by_select(
@@ -214,11 +209,16 @@ def test_a_write_cannot_shrink(tls_pair: Pair) -> None:
 
 
 def test_a_server_on_a_selector(
-    net: ModuleType, tls: ModuleType, certificates: Certificates, spawn: Spawn, closing: Closing
+    client_net: ModuleType,
+    server_net: ModuleType,
+    host: str,
+    certificates: Certificates,
+    spawn: Spawn,
+    closing: Closing,
 ) -> None:
     """A whole server in one thread, as asyncore and the like do it; thirty clients at once."""
     context = certificates.server_context()
-    listener = closing(net.create_server(("127.0.0.1", 0), backlog=50))
+    listener = closing(server_net.create_server((host, 0), backlog=50))
     listener.setblocking(False)
     blob = os.urandom(100_000)
 
@@ -257,7 +257,7 @@ def test_a_server_on_a_selector(
         return 1
 
     def ask() -> bytes:
-        with net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as raw:
+        with client_net.create_connection(listener.getsockname(), PATIENCE_SECONDS) as raw:
             client_context = certificates.client_context()
             with client_context.wrap_socket(raw, server_hostname="localhost") as sock:
                 sock.sendall(blob)
@@ -271,10 +271,14 @@ def test_a_server_on_a_selector(
 
 
 def test_a_connect_without_waiting(
-    net: ModuleType, certificates: Certificates, spawn: Spawn, closing: Closing, listener: Any
+    client_net: ModuleType,
+    certificates: Certificates,
+    spawn: Spawn,
+    closing: Closing,
+    listener: Any,
 ) -> None:
     context = certificates.client_context()
-    raw = net.socket()
+    raw = client_net.socket()
     raw.setblocking(False)
     sock = closing(
         context.wrap_socket(raw, server_hostname="localhost", do_handshake_on_connect=False)

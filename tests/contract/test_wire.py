@@ -11,6 +11,7 @@ import os
 import select
 import socket as names
 import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -147,6 +148,65 @@ def test_who_does_not_read_stops_the_sender(ends: Ends) -> None:
     await_events(ours, OUT, ALL)
     assert ours.send(b"y") == 1
     assert theirs.recv(1) == b"y"
+
+
+def test_small_messages_one_way_are_not_held_up(ends: Ends) -> None:
+    """The sender's Nagle waits for the acknowledgement: of what nobody answers, it has to come."""
+    ours, theirs = ends
+    begun = time.monotonic()
+    for _ in range(100):
+        theirs.sendall(b"small")
+        assert receive_exactly(ours, 5) == b"small"
+    assert time.monotonic() - begun < 2  # with delayed acknowledgements it would be 5 s
+
+
+TENTATIVE = 0x40
+
+
+def link_local(device: str) -> str:
+    """The kernel's address of this kind on a device, when the kernel is sure that it is its own."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, *_, scope, flags, name = line.split()
+            if name == device and scope == "20" and not int(flags, 16) & TENTATIVE:
+                return names.inet_ntop(names.AF_INET6, bytes.fromhex(digits))
+    return pytest.fail(f"{device} has no link-local address")
+
+
+@pytest.mark.parametrize("connects", [True], indirect=True, ids=["connects"])
+@pytest.mark.parametrize("wire", ["IPv6"], indirect=True)
+@pytest.mark.parametrize("kind", [names.SOCK_STREAM, names.SOCK_DGRAM], ids=["TCP", "UDP"])
+def test_link_local_addresses(
+    wire: Wire, tap: Tap, closing: Closing, kind: names.SocketKind
+) -> None:
+    """A link is named by the number that the kernel gives its device."""
+    scope = names.if_nametoindex(tap.device)
+    theirs = closing(names.socket(names.AF_INET6, kind))
+    theirs.bind((link_local(tap.device), 0, 0, scope))
+    ours = closing(wire.net.socket(names.AF_INET6, kind))
+    for sock in (ours, theirs):
+        sock.settimeout(PATIENCE_SECONDS)
+    if kind == names.SOCK_STREAM:
+        theirs.listen()
+    ours.connect(theirs.getsockname())
+    assert ours.getpeername() == theirs.getsockname()
+    assert ours.getsockname()[3] == scope
+    ours.send(b"on this link")
+    if kind == names.SOCK_STREAM:
+        theirs, sender = theirs.accept()
+        closing(theirs).settimeout(PATIENCE_SECONDS)
+        assert theirs.recv(100) == b"on this link"
+    else:
+        data, sender = theirs.recvfrom(100)
+        assert data == b"on this link"
+        theirs.sendto(b"indeed", sender)
+        assert ours.recvfrom(100) == (b"indeed", theirs.getsockname())
+    assert sender == ours.getsockname()
+    for net in (names, wire.net):
+        for no_link, told in ((0, errno.EINVAL), (2**20, errno.ENETUNREACH)):
+            nowhere = closing(net.socket(names.AF_INET6, kind))
+            assert errno_of(nowhere.connect, (*ours.getpeername()[:3], no_link)) == told
 
 
 def test_looks_and_waits(ends: Ends, spawn: Spawn) -> None:

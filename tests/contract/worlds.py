@@ -1,11 +1,12 @@
-"""What the state machine has twice: the sockets of a stack, and how they are called."""
+"""What the state machine has twice: the sockets of a leg, and how they are called."""
 
 from __future__ import annotations
 
 import errno
 import select
-from types import ModuleType
 from typing import Any
+
+from tests.contract.legs import Leg
 
 WATCHED = select.POLLIN | select.POLLOUT | select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -13,18 +14,28 @@ Outcome = tuple[str, Any]
 
 
 class World:
-    """The sockets of one of the two stacks."""
+    """The sockets of one leg."""
 
-    def __init__(self, net: ModuleType, host: str) -> None:
-        self.net = net
-        self.host = host
-        self.family = net.AF_INET6 if ":" in host else net.AF_INET
+    def __init__(self, leg: Leg, family: int) -> None:
+        self.leg = leg
+        self.family = family
+        net, host = leg.server.net, leg.server.address(family)
         self.listener: Any = net.create_server((host, 0), family=self.family, backlog=20)
         self.listener.setblocking(False)
         self.address = self.listener.getsockname()
         with net.create_server((host, 0), family=self.family) as dead:
             self.dead_address = dead.getsockname()
         self.socks: list[Any] = []
+
+    def side_of(self, address: str) -> str:
+        """What an address is, whatever it is called in this world."""
+        hosts = [side.address(self.family) for side in (self.leg.client, self.leg.server)]
+        return "host" if address in hosts else address
+
+    def host_of(self, sock: Any) -> str:
+        """The address of the side that a socket is of."""
+        side = self.leg.client if type(sock) is self.leg.client.net.socket else self.leg.server
+        return side.address(self.family)
 
     def add(self, sock: Any) -> None:
         sock.setblocking(False)

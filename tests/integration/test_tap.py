@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import socket
@@ -42,24 +43,30 @@ class Tap:
     """A backend on a TAP device, and both ends' addresses."""
 
     backend: BackendProcess
+    device: str
     host4: str
     stack4: str
     host6: str
     stack6: str
 
 
+_taps = itertools.count()
+
+
 def start_tap(start_backend: StartBackend, *options: str) -> Tap:
-    number = os.getpid() % 200 + 20
-    host4, stack4 = f"10.213.{number}.1", f"10.213.{number}.2"
-    host6, stack6 = f"fd13:{number:x}::1", f"fd13:{number:x}::2"
+    """Another device, other addresses with each call: several may be there at once."""
+    count, number = next(_taps), os.getpid() % 200 + 20
+    device = f"pft{os.getpid() % 100000}n{count}"
+    net4, net6 = f"10.{200 + count % 50}.{number}", f"fd13:{number:x}:{count + 1:x}:"
+    host4, stack4, host6, stack6 = f"{net4}.1", f"{net4}.2", f"{net6}:1", f"{net6}:2"
     backend = start_backend(
-        "tap",
-        *("--driver", "tap", "--tap-name", f"pft{os.getpid() % 100000}"),
+        f"tap{count}",
+        *("--driver", "tap", "--tap-name", device),
         *("--tap-ipv4", f"{stack4}/24", "--tap-host-ipv4", f"{host4}/24"),
         *("--tap-ipv6", f"{stack6}/64", "--tap-host-ipv6", f"{host6}/64"),
         *options,
     )
-    return Tap(backend, host4, stack4, host6, stack6)
+    return Tap(backend, device, host4, stack4, host6, stack6)
 
 
 @pytest.fixture(params=["offload", "no-offload"])
