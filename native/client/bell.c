@@ -1,4 +1,4 @@
-/* Waiting for completions by descriptor. */
+/* Waiting by descriptor, for completions and for what can be read. */
 #include <errno.h>
 
 #include "client/internal.h"
@@ -16,4 +16,21 @@ int pf_bell_arm(struct pf_client *client) {
     }
     pf_unlock(client);
     return news;
+}
+
+int pf_watch(struct pf_client *client, uint32_t slot) {
+    if (pf_client_ended(client)) {
+        return -EPIPE;
+    }
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    int result = sock && sock->mirror_fd < 0 ? sock->open_error : -EBADF;
+    if (result == 0) {
+        /* Ask, fence, look: as of a mirror (mirror.c), with a hint for the answer. */
+        pf_store_fence(&sock->c2b->read_arm, sock->c2b->read_arm + 1);
+        sock->watched = true;
+        result = pf_sock_readable(sock);
+    }
+    pf_unlock(client);
+    return result;
 }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -20,14 +18,11 @@ _DATAGRAM_BYTES: Final = 65507
 _PASSING: Final = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.ETIMEDOUT})
 
 
-@contextmanager
-def _as_trio_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            raise trio.ClosedResourceError(str(error)) from None
-        raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+def _as_trios(error: OSError) -> Exception:
+    """What trio's streams raise for it. Raise it `from error`."""
+    if error.errno == errno.EBADF:
+        return trio.ClosedResourceError(str(error))
+    return trio.BrokenResourceError(f"the connection broke: {error}")
 
 
 class _Resource(trio.abc.AsyncResource):
@@ -111,8 +106,10 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
             raise TypeError(f"max_bytes must be int or None, not {type(max_bytes).__name__}")
         if limit < 1:
             raise ValueError("max_bytes must be >= 1")
-        with _as_trio_errors():
+        try:
             return await self._endpoint.receive(limit)
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`, which may change afterwards.
@@ -122,23 +119,31 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
         """
         if self._endpoint.eof_sent and not self._endpoint.closed:
             raise trio.ClosedResourceError("send_eof was called: nothing can be sent any more")
-        with _as_trio_errors():
+        try:
             await self._endpoint.send_all(data)
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """Waits until there is room for more bytes."""
-        with _as_trio_errors():
+        try:
             await self._endpoint.wait_writable()
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def flush(self) -> None:
         """Waits until the peer has acknowledged everything that was sent."""
-        with _as_trio_errors():
+        try:
             await self._endpoint.flush()
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def send_eof(self) -> None:
         """Ends the sending direction: the peer finds the end of the stream behind the last byte."""
-        with _as_trio_errors():
+        try:
             await self._endpoint.send_eof()
+        except OSError as error:
+            raise _as_trios(error) from error
 
 
 class Listener(_Resource, trio.abc.Listener[Stream]):
