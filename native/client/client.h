@@ -119,6 +119,8 @@ int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *ou
 /* Before waiting for the bell (docs/PROTOCOL.md): it rings once after this for completions that
  * pf_poll_any has not taken. 1: some are there already: take them instead; 0: wait; -EPIPE. */
 int pf_bell_arm(struct pf_client *client);
+/* Before that wait: spins, up to most_ns, where it pays, until the bell is about to ring: 1. */
+int pf_bell_spin(struct pf_client *client, int64_t most_ns);
 /* Before waiting, of a socket without a mirror that has nothing to read: pf_poll_any and pf_wait_any
  * yield a RECV with op_id 0 once there is a byte, a datagram, an end or an error. 1: there is; 0:
  * wait; or -errno. */

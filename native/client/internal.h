@@ -111,6 +111,7 @@ struct pf_client {
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
     struct pf_spin spin;
+    struct pf_spin bell_spin;
     uint32_t abandoned;
     uint32_t wake_any; /* bumped by pf_wake_any */
     uint32_t bell_arm; /* what c2b_control says */

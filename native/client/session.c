@@ -121,6 +121,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
     /* On a single processor spinning only keeps the other side from running. */
     client->spin_ns = one_processor() ? 0 : (int64_t)client->layout.spin_ns;
     pf_spin_reset(&client->spin);
+    pf_spin_reset(&client->bell_spin);
     client->doorbell_fd = doorbell_fd;
     (void)close(c2b_fd);
     (void)close(b2c_fd);
@@ -171,6 +172,7 @@ int pf_client_ended(struct pf_client *client) {
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns) {
     client->spin_ns = spin_ns < 0 ? (int64_t)client->layout.spin_ns : spin_ns;
     pf_spin_reset(&client->spin);
+    pf_spin_reset(&client->bell_spin);
 }
 
 uint32_t pf_client_max_sockets(const struct pf_client *client) {

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 # So many completions are handed out before other work of the event loop has its turn.
 _BATCH: Final = 256
 _BELL_BYTES: Final = 64
+# Longer than any profile has it.
+_SPIN_SECONDS: Final = 0.001
 # What is received in one call; more is taken in pieces.
 SCRATCH_BYTES: Final = 4096
 
 _poll_any = lib.pf_poll_any
+_spin = lib.pf_bell_spin
 _watch = lib.pf_watch
 
 # Gets the `struct pf_done` of its operation, or None: the session has ended.
@@ -158,6 +161,15 @@ class Hub:
         if got < 0:
             self._fail()
         return got == 1
+
+    def spin(self, timeout: float = _SPIN_SECONDS) -> bool:
+        """Before waiting for `fileno`, for so many seconds at most: not to sleep for a moment.
+
+        Spins where the backend's profile allows it and it has paid of late, in C. True: there is
+        something to dispatch.
+        """
+        handle = self._handle
+        return handle is not None and _spin(handle, int(min(timeout, _SPIN_SECONDS) * 1e9)) != 0
 
     def poll(self) -> int:
         """The same, and leaves the bell alone: 1, there are more; 0, there are none; or -errno."""

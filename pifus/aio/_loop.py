@@ -34,6 +34,8 @@ class AioLoop(Loop):
         self._loop = loop
         self._ours = ours
         self._calls = 0
+        self._idling = False
+        self._idle_calls = 0
         loop.add_reader(hub.fileno(), self._rung)
         self._pump()
 
@@ -51,7 +53,18 @@ class AioLoop(Loop):
     async def park(self, signal: Signal) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
         signal.wake = partial(_resolve, future)
+        if not self._idling:
+            self._idling = True
+            self._loop.call_soon(self._idle)
         await future
+
+    def _idle(self) -> None:
+        """Behind everything that was to be run: spins, if no task has begun a call since."""
+        calls, self._idle_calls = self._idle_calls, self._calls
+        self._idling = calls != self._calls or self.hub.spin()
+        if self._idling:
+            self._pump()
+            self._loop.call_soon(self._idle)
 
     async def nap(self) -> None:
         await asyncio.sleep(_NAP_SECONDS)

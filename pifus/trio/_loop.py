@@ -28,10 +28,15 @@ def _abort(signal: Signal, _: object) -> Abort:
 
 class _Pump(trio.abc.Instrument):
     """Hands completions out where trio looks for I/O: their tasks run a round of its loop earlier
-    than if the system task did it, which does what is left to do."""
+    than if the system task did it, which does what is left to do. Where trio would sleep it spins
+    first."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0:
+            self._hub.spin(timeout)
 
     def after_io_wait(self, timeout: float) -> None:
         self._hub.poll()
