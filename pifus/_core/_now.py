@@ -157,6 +157,11 @@ def call(
         raise _errors.os_error(-done.result)
 
 
+def bind(sock: Socket, address: Address) -> None:
+    """Binds, at once. Raises: as `call`; as of the kernel's sockets if the address is none."""
+    call(sock, lib.PF_OP_BIND, addr=_address.to_native(sock.family, address, "bind"))
+
+
 def listen(sock: Socket, backlog: int) -> None:
     """Listens, at once. Raises: as `call`."""
     call(sock, lib.PF_OP_LISTEN, length=max(backlog, 0))
