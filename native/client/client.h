@@ -121,9 +121,9 @@ int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *ou
 int pf_bell_arm(struct pf_client *client);
 /* Before that wait: spins, up to most_ns, where it pays, until the bell is about to ring: 1. */
 int pf_bell_spin(struct pf_client *client, int64_t most_ns);
-/* Before waiting, of a socket without a mirror that has nothing to read: pf_poll_any and pf_wait_any
- * yield a RECV with op_id 0 once there is a byte, a datagram, an end or an error. 1: there is; 0:
- * wait; or -errno. */
+/* Before waiting, of a socket without a mirror that has nothing to read: once there is a byte, a
+ * datagram, an end or an error, pf_poll_any and pf_wait_any yield a RECV with op_id 0. 1: there is;
+ * 0: wait; or -errno. */
 int pf_watch(struct pf_client *client, uint32_t slot);
 /* Wakes every thread in pf_wait_any: it returns 0 early. */
 void pf_wake_any(struct pf_client *client);

@@ -94,7 +94,7 @@ def readable(sock: Socket) -> bool:
     )
 
 
-def write(sock: Socket, data: memoryview) -> int | None:
+def write(sock: Socket, data: bytes | memoryview) -> int | None:
     """Submits a write; the operation, or None: there is no room for it now.
 
     Raises:

@@ -1,5 +1,5 @@
-"""`pifus bench tasks`: one byte there and back for trio and asyncio, over the kernel's sockets, over
-the drop-in, and over pifus.trio and pifus.aio; loopback, client and server in a process each."""
+"""`pifus bench tasks`: one byte there and back for trio and asyncio, over the kernel's sockets, the
+drop-in, and pifus.trio and pifus.aio; over loopback, client and server in a process each."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def run(seconds: float, progress: Progress) -> Result:
     for library in KINDS:
         native = median[f"{library}.native"]
         result.notes.append(
-            f"{library}: native takes {native / median[f'{library}.compat']:.2f} times the drop-in, "
-            f"{native / median[f'{library}.kernel']:.2f} times the kernel (medians)"
+            f"{library}: native takes {native / median[f'{library}.compat']:.2f} times as long as "
+            f"the drop-in, {native / median[f'{library}.kernel']:.2f} times as long as the kernel "
+            "(medians)"
         )
     return result

@@ -30,7 +30,7 @@ _from_stdlib_socket = trio.socket.from_stdlib_socket
 class PlainSocket(Shape):
     """A socket of the stack in the shape of the standard library's: to be set up, and handed over.
 
-    It neither sends nor receives: `trio.socket.from_stdlib_socket` makes the socket of it that does.
+    It neither sends nor receives: `trio.socket.from_stdlib_socket` makes one of it that does.
     """
 
     def __init__(self, factory: SocketFactory, family: int, type: int, proto: int) -> None:  # noqa: A002

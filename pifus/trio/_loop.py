@@ -38,7 +38,7 @@ class _Pump(trio.abc.Instrument):
         if timeout > 0:
             self._hub.spin(timeout)
 
-    def after_io_wait(self, timeout: float) -> None:
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's
         self._hub.poll()
 
 

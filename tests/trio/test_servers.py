@@ -104,16 +104,16 @@ def test_anyio_tls(installed: Installed, tmp_path: Path) -> None:
     async def main() -> None:
         plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
         port = plain.extra(SocketAttribute.local_port)
-        async with TLSListener(plain, made.server_context()) as listener:
-            async with anyio.create_task_group() as group:
-                group.start_soon(listener.serve, echo)
-                stream = await TLSStream.wrap(
-                    await anyio.connect_tcp("127.0.0.1", port),
-                    hostname="localhost",
-                    ssl_context=made.client_context(),
-                )
-                await check_echo(stream)
-                group.cancel_scope.cancel()
+        listener = TLSListener(plain, made.server_context())
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(listener.serve, echo)
+            stream = await TLSStream.wrap(
+                await anyio.connect_tcp("127.0.0.1", port),
+                hostname="localhost",
+                ssl_context=made.client_context(),
+            )
+            await check_echo(stream)
+            group.cancel_scope.cancel()
 
     installed(main)
 
@@ -157,8 +157,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         body += event["body"]
         if not event["more_body"]:
             break
-    peer = "%s %d" % scope["client"]
-    headers = [(b"x-peer", peer.encode())]
+    headers = [(b"x-peer", str(scope["client"]).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for more in (True, False):
         await send({"type": "http.response.body", "body": body, "more_body": more})
@@ -217,13 +216,13 @@ def test_only_in_runs_that_have_installed_it(installed: Installed) -> None:
 def test_other_sockets_stay_the_kernels(installed: Installed, tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "socket"
-        async with await anyio.create_unix_listener(path) as listener:
-            async with anyio.create_task_group() as group:
-                group.start_soon(listener.serve, echo)
-                with socket.socket(socket.AF_UNIX) as one:
-                    await anyio.to_thread.run_sync(one.connect, str(path))
-                    one.send(b"x")
-                    assert await anyio.to_thread.run_sync(one.recv, 1) == b"x"
-                group.cancel_scope.cancel()
+        listener = await anyio.create_unix_listener(path)
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(listener.serve, echo)
+            with socket.socket(socket.AF_UNIX) as one:
+                await anyio.to_thread.run_sync(one.connect, str(path))
+                one.send(b"x")
+                assert await anyio.to_thread.run_sync(one.recv, 1) == b"x"
+            group.cancel_scope.cancel()
 
     installed(main)
