@@ -280,6 +280,13 @@ class Endpoint:
         await self.loop.before()
         await self._finish(self._open().connect(address))
 
+    async def in_group(self, group: str, interface: int, joined: bool) -> None:
+        """Joins or leaves a multicast group."""
+        await self.loop.before()
+        sock = self._open()
+        act = sock.join_group if joined else sock.leave_group
+        await self._finish(act(group, interface))
+
     def is_readable(self) -> bool:
         """True: a receive or an accept would not wait."""
         return bool(self._accepted) or _now.readable(self._open())

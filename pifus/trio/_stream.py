@@ -7,10 +7,8 @@ from typing import Final
 
 import trio
 
-from pifus._async._endpoint import Endpoint
+from pifus._async._resource import Connected, Datagrams, Resource
 from pifus._core._address import Address
-from pifus._core._ops import Option, Priority
-from pifus._core._socket import Socket
 
 _RECEIVE_BYTES: Final = 65536
 _DATAGRAM_BYTES: Final = 65507
@@ -25,45 +23,8 @@ def _as_trios(error: OSError) -> Exception:
     return trio.BrokenResourceError(f"the connection broke: {error}")
 
 
-class _Resource(trio.abc.AsyncResource):
+class _Closing(Resource, trio.abc.AsyncResource):
     """What is true of every socket here."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def __repr__(self) -> str:
-        return f"<pifus.trio.{type(self).__name__} {self._endpoint.sock!r}>"
-
-    @property
-    def socket(self) -> Socket:
-        """The socket of the completion API. Its completions are taken here: submit nothing."""
-        return self._endpoint.sock
-
-    @property
-    def local_address(self) -> Address | None:
-        """The local address, as of the kernel's sockets.
-
-        Raises:
-            OSError: EBADF after close.
-        """
-        return self._endpoint.sock.local_address
-
-    @property
-    def priority(self) -> Priority:
-        """The priority that the backend works with."""
-        return self._endpoint.sock.priority
-
-    def set_priority(self, priority: Priority) -> None:
-        """Changes the priority, for what is sent or received from now on."""
-        self.setopt(Option.PRIORITY, Priority(priority))
-
-    def setopt(self, option: Option, value: int) -> None:
-        """Sets an option, at once.
-
-        Raises:
-            OSError: the value is none for it; EBADF after close.
-        """
-        self._endpoint.setopt(Option(option), value)
 
     async def aclose(self) -> None:
         """Closes the socket: tasks that wait in it get ClosedResourceError.
@@ -75,7 +36,7 @@ class _Resource(trio.abc.AsyncResource):
         await trio.lowlevel.checkpoint()
 
 
-class Stream(_Resource, trio.abc.HalfCloseableStream):
+class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
     """A TCP connection over the stack.
 
     Raised by its methods:
@@ -89,11 +50,6 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
     closed, unless the protocol can live with that. All other calls have their effect or not, and
     not both.
     """
-
-    @property
-    def peer_address(self) -> Address | None:
-        """The address of the peer."""
-        return self._endpoint.sock.peer_address
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receives at least one byte and at most `max_bytes`; b"" at the end of the stream.
@@ -146,7 +102,7 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
             raise _as_trios(error) from error
 
 
-class Listener(_Resource, trio.abc.Listener[Stream]):
+class Listener(_Closing, trio.abc.Listener[Stream]):
     """Accepts TCP connections over the stack; they get its priority.
 
     A cancelled `accept` has accepted nothing: the next call gets the connection.
@@ -172,7 +128,7 @@ class Listener(_Resource, trio.abc.Listener[Stream]):
                 return Stream(endpoint)
 
 
-class UdpSocket(_Resource):
+class UdpSocket(_Closing, Datagrams):
     """A UDP socket over the stack; `async with` closes it.
 
     **Cancellation.** `receive_from` that is cancelled has taken nothing: the next call gets the
