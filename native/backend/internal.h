@@ -547,6 +547,9 @@ void pf_bell_close(struct pf_session *session);
  * there is room to write, each at most once per arming by the client; and its ends. Only for a
  * socket that has one; after an error it has none any more. */
 void pf_mirror_update(struct pf_bsock *sock);
+/* Of a socket without one, behind the fence after what was published: the client has asked
+ * (pf_watch), and there is something to read. True once for each question. */
+bool pf_watch_answered(struct pf_bsock *sock);
 
 /* ready.c */
 void pf_ready_add(struct pf_bsock *sock, uint32_t work);

@@ -154,9 +154,9 @@ static void flush_sock(struct pf_bsock *sock) {
     struct pf_backend *backend = session->backend;
     sock->wake = false;
     (void)pf_event_ring(&sock->b2c->event, &sock->c2b->waiting);
-    if (sock->wake_hint) {
+    /* Ringing had the fence between the news and this. */
+    if (sock->wake_hint || (sock->mirror_fd < 0 && pf_watch_answered(sock))) {
         sock->wake_hint = false;
-        /* Ringing had the fence between the news and this. */
         int pushed = pf_hint_push_fenced(&session->events[sock->priority],
                                          &sock->event_mark[sock->priority], sock->slot);
         if (pushed < 0) {

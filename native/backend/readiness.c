@@ -25,6 +25,15 @@ static bool readable(const struct pf_bsock *sock) {
            (sock->state & (PF_STATE_EOF | PF_STATE_ERROR));
 }
 
+bool pf_watch_answered(struct pf_bsock *sock) {
+    uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
+    if (arm == sock->read_token || !readable(sock)) {
+        return false;
+    }
+    sock->read_token = arm;
+    return true;
+}
+
 /* Writes will not block: they fail, nothing is under way, or something was acknowledged since the
  * client last looked for room (which it does before it arms). */
 static bool writable(const struct pf_bsock *sock) {

@@ -73,7 +73,6 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->mirror_eof = false;
     sock->corked = false;
     sock->cork_ns = 0;
-    sock->credit_threshold = PF_CREDIT_THRESHOLD;
     sock->work = 0;
     sock->error = 0;
     sock->tx_written = 0;
@@ -103,6 +102,7 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     sock->generation = generation;
     sock->phase = PF_SOCK_OPEN;
     sock->rx_bytes = rx_bytes;
+    sock->credit_threshold = PF_CREDIT_THRESHOLD;
     sock->rx_assigned = sock->rx_head;
     sock->rx_credited = sock->rx_head;
     sock->rx_base = sock->rx_head;

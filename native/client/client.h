@@ -140,6 +140,12 @@ int pf_poll_many(struct pf_client *client, uint32_t slot, struct pf_done *out, u
 /* Before waiting for the bell (docs/PROTOCOL.md): it rings once after this for completions that
  * pf_poll_any has not taken. 1: some are there already: take them instead; 0: wait; -EPIPE. */
 int pf_bell_arm(struct pf_client *client);
+/* Before that wait: spins, up to most_ns, where it pays, until the bell is about to ring: 1. */
+int pf_bell_spin(struct pf_client *client, int64_t most_ns);
+/* Before waiting, of a socket without a mirror that has nothing to read: once there is a byte, a
+ * datagram, an end or an error, pf_poll_any and pf_wait_any yield a RECV with op_id 0. 1: there is;
+ * 0: wait; or -errno. */
+int pf_watch(struct pf_client *client, uint32_t slot);
 /* Wakes every thread in pf_wait_any: it returns 0 early. */
 void pf_wake_any(struct pf_client *client);
 /* The completion of one PF_DELIVER_CALL operation. 1, 0 at time-out (call again or pf_forget),

@@ -83,6 +83,7 @@ struct pf_sock {
     int mirror_fd;
     bool mirror_armed;
     bool mirror_unsure; /* a token may come for what has been read already */
+    bool watched;       /* pf_watch: what can be read is to be told of */
     bool identified;    /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
     uint32_t next; /* in the list of free, closing or ready slots */
@@ -120,6 +121,7 @@ struct pf_client {
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns;
     struct pf_spin spin;
+    struct pf_spin bell_spin;
     uint32_t abandoned;
     uint32_t wake_any; /* bumped by pf_wake_any */
     uint32_t bell_arm; /* what c2b_control says */
@@ -144,6 +146,20 @@ static inline bool pf_sock_known(const struct pf_sock *sock) {
     return pf_load_acquire(&sock->b2c->generation) == sock->generation;
 }
 
+/* There is a byte, a datagram, a connection, an end or an error. Caller holds the lock. */
+static inline bool pf_sock_readable(const struct pf_sock *sock) {
+    if (!pf_sock_known(sock)) {
+        return false;
+    }
+    uint32_t state = pf_load_acquire(&sock->b2c->state);
+    if (state & PF_STATE_SHARED) {
+        return pf_load_acquire(&sock->b2c->accepts) != 0;
+    }
+    return (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
+            pf_load_acquire(&sock->b2c->rx_head) != sock->rx_tail ||
+            (pf_load_acquire(&sock->b2c->state) & (PF_STATE_EOF | PF_STATE_ERROR)));
+}
+
 /* A completion waits in the CQ. Without the lock: a glance, which may be out of date. */
 static inline bool pf_cq_waiting(const struct pf_client *client, const struct pf_sock *sock) {
     return pf_cq_ready(sock->cq, client->layout.cq_depth, pf_load_relaxed(&sock->cq_head));
@@ -152,6 +168,8 @@ static inline bool pf_cq_waiting(const struct pf_client *client, const struct pf
 /* reap.c */
 /* Moves every completion of the CQ to where it is to be delivered. Caller holds the lock. */
 void pf_reap(struct pf_client *client, struct pf_sock *sock);
+/* The same for a socket that an event ring names, with what a pf_watch waits for. */
+void pf_reap_news(struct pf_client *client, struct pf_sock *sock);
 /* Tells the backend how far the CQ has been reaped. Caller holds the lock. */
 void pf_publish_reaped(struct pf_sock *sock);
 /* Tells the backend to look at the socket. True: ring the doorbell, after unlocking. */

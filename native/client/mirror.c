@@ -67,19 +67,6 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd) {
     return result;
 }
 
-static bool readable(const struct pf_sock *sock) {
-    if (!pf_sock_known(sock)) {
-        return false;
-    }
-    uint32_t state = pf_load_acquire(&sock->b2c->state);
-    if (state & PF_STATE_SHARED) {
-        return pf_load_acquire(&sock->b2c->accepts) != 0;
-    }
-    return (pf_load_acquire(&sock->b2c->accepts) != sock->c2b->accepts_taken ||
-            pf_load_acquire(&sock->b2c->rx_head) != sock->rx_tail ||
-            (pf_load_acquire(&sock->b2c->state) & (PF_STATE_EOF | PF_STATE_ERROR)));
-}
-
 /* -ESTALE: the socket has moved, and what was done to its mirror has to be made good by a claim.
  */
 static int gone(struct pf_client *client, const struct pf_sock *sock) {
@@ -94,12 +81,12 @@ static int gone(struct pf_client *client, const struct pf_sock *sock) {
 static bool ask_again(struct pf_client *client, struct pf_sock *sock) {
     pf_store_fence(&sock->c2b->read_arm, sock->c2b->read_arm + 1);
     /* News that came before the backend could see the new arming: have it look again. */
-    return readable(sock) && pf_hint(client, sock);
+    return pf_sock_readable(sock) && pf_hint(client, sock);
 }
 
 /* Takes the token out, if there is one, and asks anew. Caller holds the lock; true: ring. */
 static bool take_token(struct pf_client *client, struct pf_sock *sock) {
-    if (!sock->mirror_armed || readable(sock)) {
+    if (!sock->mirror_armed || pf_sock_readable(sock)) {
         return false;
     }
     char token[64];
@@ -130,7 +117,7 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
 int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    int result = sock && sock->mirror_unsure && sock->mirror_armed && !readable(sock);
+    int result = sock && sock->mirror_unsure && sock->mirror_armed && !pf_sock_readable(sock);
     pf_unlock(client);
     return result;
 }

@@ -96,6 +96,18 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
     sock->pending_free[sock->pending_free_count++] = (uint32_t)(pending - sock->pending);
 }
 
+void pf_reap_news(struct pf_client *client, struct pf_sock *sock) {
+    pf_reap(client, sock);
+    if (sock->watched && (sock->open_error || pf_sock_readable(sock))) {
+        struct pf_done done = {
+            .opcode = PF_OP_RECV, .slot = sock->slot, .generation = sock->generation};
+        if (fifo_push(sock, &done)) {
+            sock->watched = false;
+            mark_ready(client, sock);
+        }
+    }
+}
+
 void pf_reap(struct pf_client *client, struct pf_sock *sock) {
     uint32_t entries = client->layout.cq_depth;
     uint32_t head = sock->cq_head;
@@ -160,6 +172,7 @@ void pf_slot_recycle(struct pf_client *client, struct pf_sock *sock) {
     pf_store_relaxed(&sock->fifo_count, 0);
     sock->mirror_fd = -1;
     sock->mirror_armed = false;
+    sock->watched = false;
     sock->identified = false;
     if (sock->fifo_capacity > client->layout.cq_depth) {
         free(sock->fifo);

@@ -121,6 +121,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
     /* On a single processor spinning only keeps the other side from running. */
     client->spin_ns = one_processor() ? 0 : (int64_t)client->layout.spin_ns;
     pf_spin_reset(&client->spin);
+    pf_spin_reset(&client->bell_spin);
     client->doorbell_fd = doorbell_fd;
     (void)close(c2b_fd);
     (void)close(b2c_fd);
@@ -172,6 +173,7 @@ int pf_client_ended(struct pf_client *client) {
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns) {
     client->spin_ns = spin_ns < 0 ? (int64_t)client->layout.spin_ns : spin_ns;
     pf_spin_reset(&client->spin);
+    pf_spin_reset(&client->bell_spin);
 }
 
 void pf_client_stamp_reaped(struct pf_client *client, int on) {

@@ -189,7 +189,7 @@ static void drain_events(struct pf_client *client) {
             for (int i = 0; i < count; i++) {
                 struct pf_sock *sock = pf_sock_get(client, slots[i]);
                 if (sock) {
-                    pf_reap(client, sock);
+                    pf_reap_news(client, sock);
                 }
             }
         }

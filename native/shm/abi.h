@@ -255,7 +255,8 @@ struct pf_socket_c2b {
     uint32_t cq_head;
     uint32_t rx_tail;
     uint32_t waiting;       /* number of threads that sleep on pf_socket_b2c.event */
-    uint32_t read_arm;      /* mirror: bumped when the client has taken the readable token */
+    uint32_t read_arm;      /* bumped when the client found nothing to read: tell it by the mirror's
+                               token or, without a mirror, by a hint */
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
     uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
     uint32_t pad[9];

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pifus._async._loop import Loop, Side, Signal
 from pifus._core import _errors, _now, _ops
+from pifus._core._hub import SCRATCH_BYTES
 from pifus._core._ops import Option
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # A write completes when its bytes were acknowledged; so many may wait for that.
 UNACKED_MAX: Final = 262_144
 _PIECE: Final = 65_536
+_LOOSE_BYTES: Final = 16_384
 # Operations that are not writes have room in the queue at all times.
 _RESERVED: Final = 4
 
@@ -48,6 +50,10 @@ class Endpoint:
         self._unacked = 0
         self._writes = 0
         self._writes_max = max(sock.client.queue_depth - _RESERVED, 1)
+        # Small writes go without a completion, except for one now and then.
+        self._loose = 0
+        self._loose_bytes = 0
+        self._loose_max = self._writes_max // 4
         self._broken = 0
         self._ended = False
         self._others: set[Signal] = set()
@@ -56,43 +62,29 @@ class Endpoint:
 
     async def receive(self, limit: int) -> bytes:
         """Up to `limit` bytes of a stream, at least one; b"" at its end."""
+        hub = self.loop.hub
         with self._reading:
             await self.loop.before()
-            data = _now.read(self._open(), limit)
-            if data is not None:
-                await self.loop.after()
-            while data is None:
-                await self._arrival()
-                data = _now.read(self._open(), limit)
-            return data
+            while True:
+                data = _now.read(self._open(), limit, hub.scratch, SCRATCH_BYTES)
+                if data is not None:
+                    await self.loop.after()
+                    return data
+                if hub.watch(self.sock, self._reading.signal.fire):
+                    await self.loop.park(self._reading.signal)
+                    data = _now.read(self._open(), limit, hub.scratch, SCRATCH_BYTES)
+                    if data is not None:
+                        return data
 
     async def receive_from(self, limit: int) -> tuple[bytes, Address | None]:
         """A datagram, cut to `limit` bytes, and its sender."""
         with self._reading:
             await self.loop.before()
             while (got := _now.read_datagram(self._open(), limit)) is None:
-                await self._arrival()
+                if self.loop.hub.watch(self.sock, self._reading.signal.fire):
+                    await self.loop.park(self._reading.signal)
             await self.loop.after()
             return got
-
-    async def _arrival(self) -> None:
-        """Waits until there may be something to receive."""
-        self._tell_error()
-        if not self._asked:
-            self._asked = self.loop.hub.expect(self.sock, self.sock.recv(1), self._answered)
-        if self._asked:
-            await self.loop.park(self._reading.signal)
-
-    def _tell_error(self) -> None:
-        if self._error:
-            error, self._error = self._error, 0
-            raise _errors.os_error(error)
-
-    def _answered(self, raw: bytes | None) -> None:
-        self._asked = False
-        if raw is not None:
-            self._error = max(-_ops.result_of(raw), 0)
-        self._reading.signal.fire()
 
     # ---- accepting ----
 
@@ -102,7 +94,9 @@ class Endpoint:
             await self.loop.before()
             while not self._accepted:
                 self._open()
-                self._tell_error()
+                if self._error:
+                    error, self._error = self._error, 0
+                    raise _errors.os_error(error)
                 if not self._asked:
                     op = self.sock.accept()
                     self._asked = self.loop.hub.expect(self.sock, op, self._arrived)
@@ -113,22 +107,28 @@ class Endpoint:
             return Endpoint(self.loop, sock), peer
 
     def _arrived(self, raw: bytes | None) -> None:
-        if raw is not None and _ops.result_of(raw) >= 0:
-            self._accepted.append(raw)
-            raw = None
-        self._answered(raw)
+        self._asked = False
+        if raw is not None:
+            result = _ops.result_of(raw)
+            if result >= 0:
+                self._accepted.append(raw)
+            else:
+                self._error = -result
+        self._reading.signal.fire()
 
     # ---- sending ----
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`: returns when the last bytes are in the send arena."""
-        octets = memoryview(data).cast("B")
+        octets = data if type(data) is bytes else memoryview(data).cast("B")
         with self._writing:
             self._sendable()
             await self.loop.before()
-            sent = 0
-            while (sent := sent + self._push(octets[sent:])) < len(octets):
+            sent = self._push(octets)
+            while sent < len(octets):
                 await self._room()
+                octets = memoryview(octets)[sent:]
+                sent = self._push(octets)
             await self.loop.after()
 
     async def send_some(self, data: bytes | bytearray | memoryview) -> int:
@@ -157,6 +157,8 @@ class Endpoint:
         with self._writing:
             self._writable()
             await self.loop.before()
+            if self._loose:
+                self._mark(self.sock.drain())
             while self._writes:
                 await self.loop.park(self._writing.signal)
                 self._writable()
@@ -199,26 +201,40 @@ class Endpoint:
         if self.eof_sent:
             raise _errors.os_error(errno.EPIPE)
 
-    def _push(self, octets: memoryview) -> int:
+    def _push(self, octets: bytes | memoryview) -> int:
         """Submits writes of what there is room for now; returns how many bytes."""
         sent = 0
-        while (
-            sent < len(octets) and self._unacked < UNACKED_MAX and self._writes < self._writes_max
-        ):
-            piece = octets[sent : sent + _PIECE]
+        length = len(octets)
+        while sent < length and self._unacked < UNACKED_MAX and self._writes < self._writes_max:
+            piece = octets if length <= _PIECE else memoryview(octets)[sent : sent + _PIECE]
             size = len(piece)
-            op = _now.write(self.sock, piece)
-            if op is None:
-                break
+            if self._loose < self._loose_max and self._loose_bytes + size <= _LOOSE_BYTES:
+                if not _now.send(self.sock, piece):
+                    break
+                op = 0
+            else:
+                marked = _now.write(self.sock, piece)
+                if marked is None:
+                    break
+                op = marked
             self._unacked += size
             self._writes += 1
+            self._loose += 1
+            self._loose_bytes += size
             sent += size
-            self.loop.hub.expect(self.sock, op, partial(self._written, size))
+            if op:
+                self._mark(op)
         return sent
 
-    def _written(self, size: int, raw: bytes | None) -> None:
+    def _mark(self, op: int) -> None:
+        """With the end of this operation everything sent before it has been acknowledged."""
+        done = partial(self._written, self._loose_bytes, self._loose)
+        self._loose = self._loose_bytes = 0
+        self.loop.hub.expect(self.sock, op, done)
+
+    def _written(self, size: int, writes: int, raw: bytes | None) -> None:
         self._unacked -= size
-        self._writes -= 1
+        self._writes -= writes
         if raw is None:
             self._ended = True
         elif _ops.result_of(raw) < 0:
@@ -227,7 +243,7 @@ class Endpoint:
 
     async def _room(self) -> None:
         """Waits until there may be room for more bytes."""
-        if self._writes:
+        if self._writes > self._loose:
             await self.loop.park(self._writing.signal)
         else:
             await self.loop.nap()  # the arena is full of what others sent
@@ -263,6 +279,13 @@ class Endpoint:
         """Chooses the peer of a datagram socket; None: any."""
         await self.loop.before()
         await self._finish(self._open().connect(address))
+
+    async def in_group(self, group: str, interface: int, joined: bool) -> None:
+        """Joins or leaves a multicast group."""
+        await self.loop.before()
+        sock = self._open()
+        act = sock.join_group if joined else sock.leave_group
+        await self._finish(act(group, interface))
 
     def is_readable(self) -> bool:
         """True: a receive or an accept would not wait."""

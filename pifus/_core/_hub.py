@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pifus._core import _ops
-from pifus._core._client import lib
+from pifus._core._client import ffi, lib
 from pifus._core._slot import new_slate
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 # So many completions are handed out before other work of the event loop has its turn.
 _BATCH: Final = 256
 _BELL_BYTES: Final = 64
+# Longer than any profile has it.
+_SPIN_SECONDS: Final = 0.001
+# What is received in one call; more is taken in pieces.
+SCRATCH_BYTES: Final = 4096
+
+_poll_any = lib.pf_poll_any
+_spin = lib.pf_bell_spin
+_watch = lib.pf_watch
 
 # Gets the `struct pf_done` of its operation, or None: the session has ended.
 Deliver = Callable[[bytes | None], None]
@@ -31,14 +40,16 @@ class _Entry:
         generation: of its slot.
         expected: who gets the completion of an operation.
         unclaimed: completions that came before anybody asked for them.
+        reader: who is told, once, that there is something to receive.
     """
 
-    __slots__ = ("expected", "generation", "unclaimed")
+    __slots__ = ("expected", "generation", "reader", "unclaimed")
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.expected: dict[int, Deliver] = {}
         self.unclaimed: dict[int, deque[bytes]] = {}
+        self.reader: Callable[[], None] | None = None
 
 
 class Hub:
@@ -49,6 +60,9 @@ class Hub:
 
     Args:
         client: in poll mode; nobody else may take its completions while this hub is there.
+
+    Attributes:
+        scratch: SCRATCH_BYTES of memory for whoever receives, for as long as one call lasts.
 
     Raises:
         RuntimeError: the client has a callback, which gets them.
@@ -61,6 +75,7 @@ class Hub:
         self.client = client
         self._bell = client._session.take_bell()
         client._session.add_owner(self)
+        self.scratch = ffi.new("char[]", SCRATCH_BYTES)
         self._slate = new_slate()
         self._entries: dict[int, _Entry] = {}
 
@@ -90,6 +105,14 @@ class Hub:
             deliver(None)
             return False
         entry.expected[op] = deliver
+        return True
+
+    def watch(self, sock: Socket, reader: Callable[[], None]) -> bool:
+        """Has `reader` called, once, when there may be something to receive. False: look now."""
+        handle = self._handle
+        if handle is None or _watch(handle, sock._slot) != 0:
+            return False
+        self._entry(sock._slot, sock._generation).reader = reader
         return True
 
     def forget(self, sock: Socket, op: int) -> None:
@@ -131,31 +154,54 @@ class Hub:
         Returns:
             False: there are no more now, and the bell rings when there are (unless `ended`).
         """
+        got = self.poll()
         handle = self._handle
-        if handle is None or self._bell < 0:
-            self._fail()
-            return False
-        done, copy = self._slate
-        for _ in range(_BATCH):
-            got = lib.pf_poll_any(handle, done)
-            if got != 1:
-                break
-            self._hand_out(copy())
-        else:
-            return True
-        if got == 0:
+        if got == 0 and handle is not None:
             got = lib.pf_bell_arm(handle)
         if got < 0:
             self._fail()
         return got == 1
 
+    def spin(self, timeout: float = _SPIN_SECONDS) -> bool:
+        """Before waiting for `fileno`, for so many seconds at most: not to sleep for a moment.
+
+        Spins where the backend's profile allows it and it has paid of late, in C. True: there is
+        something to dispatch.
+        """
+        handle = self._handle
+        return handle is not None and _spin(handle, int(min(timeout, _SPIN_SECONDS) * 1e9)) != 0
+
+    def poll(self) -> int:
+        """The same, and leaves the bell alone: 1, there are more; 0, there are none; or -errno."""
+        handle = self._handle
+        if handle is None or self._bell < 0:
+            return -errno.EPIPE
+        done, copy = self._slate
+        for _ in range(_BATCH):
+            got: int = _poll_any(handle, done)
+            if got != 1:
+                return got
+            if done.op_id:
+                self._hand_out(copy())
+            else:
+                self._tell_reader(done.slot, done.generation)
+        return 1
+
+    def _tell_reader(self, slot: int, generation: int) -> None:
+        entry = self._entries.get(slot)
+        if entry is not None and entry.generation == generation and entry.reader is not None:
+            reader, entry.reader = entry.reader, None
+            reader()
+
     def _hand_out(self, raw: bytes) -> None:
         slot, generation = _ops.slot_of(raw)
-        sock = self.client._sockets.get(slot)
-        if sock is None or sock._generation != generation:
-            return  # released meanwhile
+        entry = self._entries.get(slot)
+        if entry is None or entry.generation != generation:
+            sock = self.client._sockets.get(slot)
+            if sock is None or sock._generation != generation:
+                return  # released meanwhile
+            entry = self._entry(slot, generation)
         op = _ops.op_of(raw)
-        entry = self._entry(slot, generation)
         deliver = entry.expected.pop(op, None)
         if deliver is not None:
             deliver(raw)
@@ -167,6 +213,8 @@ class Hub:
         for entry in entries.values():
             for deliver in entry.expected.values():
                 deliver(None)
+            if entry.reader is not None:
+                entry.reader()
 
     def close(self) -> None:
         """Lets go of the client's completions; who waits for one is told that there is none."""

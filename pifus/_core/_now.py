@@ -17,28 +17,41 @@ if TYPE_CHECKING:
 
 _AGAIN: Final = -errno.EAGAIN
 _NULL: Final = ffi.NULL
+# Bound once: see Socket.
+_rx_read = lib.pf_rx_read
+_send = lib.pf_send
+_unpack = ffi.unpack
 
 
-def read(sock: Socket, limit: int) -> bytes | None:
+def read(sock: Socket, limit: int, scratch: CData, scratch_bytes: int) -> bytes | None:
     """Takes up to `limit` received bytes; b"" at the end of the stream; None: none are here now.
+
+    Args:
+        sock: of a stream.
+        limit: at least 1.
+        scratch: memory that nobody else uses during the call, of `scratch_bytes`.
+        scratch_bytes: its size.
 
     Raises:
         OSError: what ended the connection; EBADF after close.
         BackendGone, ClientClosed: the backend or the client has ended.
     """
     handle = _handle(sock)
-    with sock._book.lock:
-        spans = ffi.new("struct pf_span[2]")
-        pieces = lib.pf_rx_spans(handle, sock._slot, limit, spans)
-        if pieces > 0:
-            data = b"".join(ffi.buffer(spans[i].data, spans[i].length)[:] for i in range(pieces))
-            lib.pf_rx_consume(handle, sock._slot, len(data))
-            return data
-        # Nothing there: for the reason. Bytes may have come meanwhile.
-        byte = ffi.new("char[]", 1)
-        got = lib.pf_rx_read(handle, sock._slot, byte, 1, 0)
+    slot = sock._slot
+    got = _rx_read(handle, slot, scratch, min(limit, scratch_bytes), 0)
     if got > 0:
-        return ffi.buffer(byte, 1)[:]
+        data: bytes = _unpack(scratch, got)
+        if got < scratch_bytes or got == limit:
+            return data
+        # Many: the others without a stop in between.
+        spans = ffi.new("struct pf_span[2]")
+        pieces = lib.pf_rx_spans(handle, slot, limit - got, spans)
+        if pieces <= 0:
+            return data
+        more = [ffi.buffer(spans[i].data, spans[i].length) for i in range(pieces)]
+        data = b"".join((data, *more))
+        lib.pf_rx_consume(handle, slot, len(data) - got)
+        return data
     if got == 0:
         return b""
     _check_nothing(sock, got)
@@ -81,7 +94,7 @@ def readable(sock: Socket) -> bool:
     )
 
 
-def write(sock: Socket, data: memoryview) -> int | None:
+def write(sock: Socket, data: bytes | memoryview) -> int | None:
     """Submits a write; the operation, or None: there is no room for it now.
 
     Raises:
@@ -91,6 +104,24 @@ def write(sock: Socket, data: memoryview) -> int | None:
         return sock.write(data)
     except (ArenaFull, QueueFull):
         return None
+
+
+def send(sock: Socket, data: bytes | memoryview) -> bool:
+    """Sends 64 KiB at most, of whose end nobody is told; False: there is no room for it now.
+
+    Raises:
+        OSError: the connection is broken, or its sending direction ended; EBADF after close.
+        BackendGone, ClientClosed: the backend or the client has ended.
+    """
+    handle = _handle(sock)
+    source = data if type(data) is bytes else ffi.from_buffer("char[]", data)
+    sent = _send(handle, sock._slot, source, len(data), 0)
+    if sent > 0:
+        return True
+    if sent == -errno.EPIPE and not lib.pf_client_ended(handle):
+        raise _errors.os_error(errno.EPIPE)
+    _check_nothing(sock, sent)
+    return False
 
 
 def call(
@@ -124,6 +155,11 @@ def call(
         raise sock._refusal(got)
     if done.result < 0:
         raise _errors.os_error(-done.result)
+
+
+def bind(sock: Socket, address: Address) -> None:
+    """Binds, at once. Raises: as `call`; as of the kernel's sockets if the address is none."""
+    call(sock, lib.PF_OP_BIND, addr=_address.to_native(sock.family, address, "bind"))
 
 
 def listen(sock: Socket, backlog: int) -> None:

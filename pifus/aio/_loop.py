@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Final
 
 from pifus._async._loop import Loop, Signal
@@ -11,12 +12,18 @@ from pifus._core._hub import Hub
 from pifus.completion import Client
 
 _NAP_SECONDS: Final = 0.01
+_CALLS: Final = 16
 # Of clients made here, for whole programs.
 _QUEUE_DEPTH: Final = 256
 _MAX_SOCKETS: Final = 4096
 
 _loops: dict[asyncio.AbstractEventLoop, dict[Client | None, AioLoop]] = {}
 _lock = threading.Lock()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():  # cancelled
+        future.set_result(None)
 
 
 class AioLoop(Loop):
@@ -26,11 +33,18 @@ class AioLoop(Loop):
         super().__init__(hub)
         self._loop = loop
         self._ours = ours
+        self._calls = 0
+        self._idling = False
+        self._idle_calls = 0
         loop.add_reader(hub.fileno(), self._rung)
         self._pump()
 
     async def before(self) -> None:
-        await asyncio.sleep(0)
+        # As asyncio's own streams do not, most calls do not let others have their turn; but here
+        # bytes come and go beside the event loop, so a task could go on and on.
+        self._calls += 1
+        if self._calls % _CALLS == 0:
+            await asyncio.sleep(0)
 
     async def after(self) -> None:
         # Nothing: what is awaited here could be cancelled.
@@ -38,17 +52,19 @@ class AioLoop(Loop):
 
     async def park(self, signal: Signal) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
+        signal.wake = partial(_resolve, future)
+        if not self._idling:
+            self._idling = True
+            self._loop.call_soon(self._idle)
+        await future
 
-        def wake() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        signal.wake = wake
-        try:
-            await future
-        finally:
-            if signal.wake is wake:
-                signal.wake = None
+    def _idle(self) -> None:
+        """Behind everything that was to be run: spins, if no task has begun a call since."""
+        calls, self._idle_calls = self._idle_calls, self._calls
+        self._idling = calls != self._calls or self.hub.spin()
+        if self._idling:
+            self._pump()
+            self._loop.call_soon(self._idle)
 
     async def nap(self) -> None:
         await asyncio.sleep(_NAP_SECONDS)

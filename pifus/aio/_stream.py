@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
+from pifus._async import _opening
 from pifus._async._completed import completed as _completed
 from pifus._async._endpoint import Endpoint
+from pifus._async._resource import Connected, Datagrams, Resource
 from pifus._core._address import Address
-from pifus._core._ops import Completion, Option, Priority, Protocol
+from pifus._core._ops import Completion, Priority
 from pifus._core._socket import Socket
-from pifus.aio._loop import AioLoop, loop_of
+from pifus.aio._loop import loop_of
 from pifus.completion import Client
 
 _BACKLOG: Final = 1024
@@ -21,14 +23,8 @@ _DATAGRAM_BYTES: Final = 65507
 _READ_BYTES: Final = 65536
 
 
-class _Closing:
+class _Closing(Resource):
     """What is true of every socket here; `async with` closes it."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def __repr__(self) -> str:
-        return f"<pifus.aio.{type(self).__name__} {self._endpoint.sock!r}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,32 +37,6 @@ class _Closing:
     ) -> None:
         self.close()
 
-    @property
-    def socket(self) -> Socket:
-        """The socket of the completion API. Its completions are taken here: submit nothing."""
-        return self._endpoint.sock
-
-    @property
-    def local_address(self) -> Address | None:
-        """The local address.
-
-        Raises:
-            OSError: EBADF after close.
-        """
-        return self._endpoint.sock.local_address
-
-    def set_priority(self, priority: Priority) -> None:
-        """Changes the priority, for what is sent or received from now on."""
-        self.setopt(Option.PRIORITY, Priority(priority))
-
-    def setopt(self, option: Option, value: int) -> None:
-        """Sets an option, at once.
-
-        Raises:
-            OSError: the value is none for it; EBADF after close.
-        """
-        self._endpoint.setopt(Option(option), value)
-
     def close(self) -> None:
         """Closes the socket: tasks that wait in it get ConnectionAbortedError.
 
@@ -75,7 +45,7 @@ class _Closing:
         self._endpoint.close()
 
 
-class Stream(_Closing):
+class Stream(_Closing, Connected):
     """A TCP connection over the stack.
 
     Raised by its methods:
@@ -92,11 +62,6 @@ class Stream(_Closing):
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
         self._buffer = bytearray()
-
-    @property
-    def peer_address(self) -> Address | None:
-        """The address of the peer."""
-        return self._endpoint.sock.peer_address
 
     async def read(self, limit: int = _READ_BYTES) -> bytes:
         """Reads at least one byte and at most `limit`; b"" at the end of the stream.
@@ -169,7 +134,7 @@ class Stream(_Closing):
         await self._endpoint.send_eof()
 
 
-class UdpSocket(_Closing):
+class UdpSocket(_Closing, Datagrams):
     """A UDP socket over the stack.
 
     A cancelled `recvfrom` has taken nothing; a cancelled `sendto` has sent the whole datagram or
@@ -255,18 +220,11 @@ class Server:
         self.close()
 
 
-def _endpoint(
-    loop: AioLoop, family: int, priority: Priority, protocol: Protocol = Protocol.TCP
-) -> Endpoint:
-    return Endpoint(loop, loop.hub.client.socket(protocol, family=family, priority=priority))
-
-
 async def _addresses(host: str | None, port: int, flags: int = 0) -> list[tuple[int, Address]]:
     found = await asyncio.get_running_loop().getaddrinfo(
         host, port, type=_socket.SOCK_STREAM, flags=flags
     )
-    # Typed as if Python could have been built without IPv6.
-    return [(int(one[0]), one[4]) for one in found]  # type: ignore[misc]
+    return _opening.families(found)
 
 
 async def open_connection(
@@ -292,7 +250,7 @@ async def open_connection(
     loop = loop_of(client)
     failure: OSError | None = None
     for family, address in await _addresses(host, port):
-        endpoint = _endpoint(loop, family, priority)
+        endpoint = _opening.endpoint(loop, family, priority)
         try:
             await endpoint.connect(address)
         except OSError as error:
@@ -326,20 +284,8 @@ async def start_server(
         OSError: an address cannot be listened on.
     """
     loop = loop_of(client)
-    endpoints: list[Endpoint] = []
-    try:
-        for family, address in await _addresses(host, port, _socket.AI_PASSIVE):
-            endpoint = _endpoint(loop, family, priority)
-            endpoints.append(endpoint)
-            endpoint.setopt(Option.REUSEADDR, 1)
-            if family == _socket.AF_INET6:
-                endpoint.setopt(Option.V6ONLY, 1)
-            await endpoint.bind(address)
-            endpoint.listen(backlog)
-    except BaseException:
-        for endpoint in endpoints:
-            endpoint.close()
-        raise
+    addresses = await _addresses(host, port, _socket.AI_PASSIVE)
+    endpoints = await _opening.listening(loop, addresses, backlog, priority)
     return Server(endpoints, handler)
 
 
@@ -356,16 +302,9 @@ async def open_udp_socket(
     Raises:
         OSError: an address cannot be used.
     """
-    endpoint = _endpoint(loop_of(client), family, priority, Protocol.UDP)
-    try:
-        if local_address is not None:
-            await endpoint.bind(local_address)
-        if remote_address is not None:
-            await endpoint.reconnect(remote_address)
-    except BaseException:
-        endpoint.close()
-        raise
-    return UdpSocket(endpoint)
+    return UdpSocket(
+        await _opening.datagrams(loop_of(client), local_address, remote_address, family, priority)
+    )
 
 
 async def completed(sock: Socket, op: int) -> Completion:

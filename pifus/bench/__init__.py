@@ -30,6 +30,7 @@ BENCHES = {
     "compat": ("the drop-in against the kernel's sockets, same script, over loopback", 5.0),
     "churn": ("short connections over the drop-in, as fast as they go, and what grows", 60.0),
     "periodic": ("64 bytes every millisecond from Python, against kernel sockets", 10.0),
+    "tasks": ("trio and asyncio: the kernel's sockets, the drop-in, pifus.trio and pifus.aio", 4.0),
     "tcp": ("1-byte round trip and bulk over TAP, against the kernel's sockets", 5.0),
 }
 _SECONDS_MIN, _SECONDS_MAX = 0.05, 3600.0

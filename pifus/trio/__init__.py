@@ -5,12 +5,12 @@ async with await pifus.trio.open_tcp_stream("192.168.77.1", 5000, priority=HIGH)
     answer = await stream.receive_some()
 
 All sockets of a client share one descriptor, by which trio waits. A program that uses trio's own
-functions runs over the stack with two lines at its start:
+functions, anyio or hypercorn runs over the stack with one line at the start of its run:
 
-    trio.socket.set_custom_socket_factory(pifus.trio.SocketFactory())
-    trio.socket.set_custom_hostname_resolver(pifus.trio.HostnameResolver())
+    pifus.trio.install()
 """
 
+from pifus.trio._install import install
 from pifus.trio._open import (
     completed,
     open_tcp_listeners,
@@ -29,6 +29,7 @@ __all__ = [
     "Stream",
     "UdpSocket",
     "completed",
+    "install",
     "open_tcp_listeners",
     "open_tcp_stream",
     "open_udp_socket",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from typing import Final
 
 import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from pifus._async._loop import Loop, Signal
 from pifus._core._hub import Hub
@@ -18,24 +21,36 @@ _MAX_SOCKETS: Final = 4096
 _loops: trio.lowlevel.RunVar[dict[Client | None, TrioLoop]] = trio.lowlevel.RunVar("pifus_loops")
 
 
+def _abort(signal: Signal, _: object) -> Abort:
+    signal.wake = None
+    return Abort.SUCCEEDED
+
+
+class _Pump(trio.abc.Instrument):
+    """Hands completions out where trio looks for I/O: their tasks run a round of its loop earlier
+    than if the system task did it, which does what is left to do. Where trio would sleep it spins
+    first."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0:
+            self._hub.spin(timeout)
+
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's
+        self._hub.poll()
+
+
 class TrioLoop(Loop):
     """See Loop."""
 
-    async def before(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-
-    async def after(self) -> None:
-        await trio.lowlevel.cancel_shielded_checkpoint()
+    before = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
+    after = staticmethod(trio.lowlevel.cancel_shielded_checkpoint)
 
     async def park(self, signal: Signal) -> None:
-        task = trio.lowlevel.current_task()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            signal.wake = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        signal.wake = lambda: trio.lowlevel.reschedule(task)
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        signal.wake = partial(reschedule, current_task())
+        await wait_task_rescheduled(partial(_abort, signal))
 
     async def nap(self) -> None:
         await trio.sleep(_NAP_SECONDS)
@@ -48,6 +63,8 @@ class TrioLoop(Loop):
 
     async def run(self, ours: bool) -> None:
         """The system task. `ours`: the client is closed with the run."""
+        pump = _Pump(self.hub)
+        trio.lowlevel.add_instrument(pump)
         try:
             while True:
                 while self.hub.dispatch():
@@ -57,6 +74,8 @@ class TrioLoop(Loop):
                 await trio.lowlevel.wait_readable(self.hub.fileno())
                 self.hub.drain()
         finally:
+            with contextlib.suppress(KeyError):  # trio lets go of one that has failed
+                trio.lowlevel.remove_instrument(pump)
             self.hub.close()
             if ours:
                 self.hub.client.close()

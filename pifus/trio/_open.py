@@ -7,22 +7,17 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from pifus._async import _opening
 from pifus._async._completed import completed as _completed
 from pifus._async._endpoint import Endpoint
 from pifus._core._address import Address
-from pifus._core._ops import Completion, Option, Priority, Protocol
+from pifus._core._ops import Completion, Priority
 from pifus._core._socket import Socket
 from pifus.completion import Client
-from pifus.trio._loop import TrioLoop, loop_of
+from pifus.trio._loop import loop_of
 from pifus.trio._stream import Listener, Stream, UdpSocket
 
 _BACKLOG_MAX = 65535
-
-
-def _endpoint(
-    loop: TrioLoop, family: int, priority: Priority, protocol: Protocol = Protocol.TCP
-) -> Endpoint:
-    return Endpoint(loop, loop.hub.client.socket(protocol, family=family, priority=priority))
 
 
 async def _addresses(
@@ -30,8 +25,7 @@ async def _addresses(
 ) -> list[tuple[int, Address]]:
     """Families and addresses of a name, in the order in which to try them."""
     found = await trio.socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM, flags=flags)
-    # Typed as if Python could have been built without IPv6.
-    return [(int(one[0]), one[4]) for one in found]  # type: ignore[misc]
+    return _opening.families(found)
 
 
 async def _connected(endpoint: Endpoint, address: Address, local: str | None) -> Endpoint:
@@ -77,7 +71,9 @@ async def open_tcp_stream(
 
     async def attempt(family: int, address: Address, failed: trio.Event) -> None:
         try:
-            won.append(await _connected(_endpoint(loop, family, priority), address, local_address))
+            won.append(
+                await _connected(_opening.endpoint(loop, family, priority), address, local_address)
+            )
             nursery.cancel_scope.cancel()
         except OSError as error:
             errors.append(error)
@@ -132,20 +128,8 @@ async def open_tcp_listeners(
         raise TypeError(f"backlog must be int or None, not {type(backlog).__name__}")
     loop = loop_of(client)
     addresses = await _addresses(host, port, _socket.AI_PASSIVE)
-    endpoints: list[Endpoint] = []
-    try:
-        for family, address in addresses:
-            endpoint = _endpoint(loop, family, priority)
-            endpoints.append(endpoint)
-            endpoint.setopt(Option.REUSEADDR, 1)
-            if family == _socket.AF_INET6:
-                endpoint.setopt(Option.V6ONLY, 1)
-            await endpoint.bind(address)
-            endpoint.listen(_BACKLOG_MAX if backlog is None else min(backlog, _BACKLOG_MAX))
-    except BaseException:
-        for endpoint in endpoints:
-            endpoint.close()
-        raise
+    most = _BACKLOG_MAX if backlog is None else min(backlog, _BACKLOG_MAX)
+    endpoints = await _opening.listening(loop, addresses, most, priority)
     return [Listener(endpoint) for endpoint in endpoints]
 
 
@@ -196,16 +180,9 @@ async def open_udp_socket(
     Raises:
         OSError: an address cannot be used.
     """
-    endpoint = _endpoint(loop_of(client), family, priority, Protocol.UDP)
-    try:
-        if local_address is not None:
-            await endpoint.bind(local_address)
-        if remote_address is not None:
-            await endpoint.reconnect(remote_address)
-    except BaseException:
-        endpoint.close()
-        raise
-    return UdpSocket(endpoint)
+    return UdpSocket(
+        await _opening.datagrams(loop_of(client), local_address, remote_address, family, priority)
+    )
 
 
 async def completed(sock: Socket, op: int) -> Completion:

@@ -6,7 +6,6 @@ import errno
 import os
 import socket as _socket
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import trio
@@ -16,36 +15,15 @@ from pifus import _ambient
 from pifus._async._endpoint import Endpoint
 from pifus._compat import _names
 from pifus._core._address import Address
-from pifus._core._ops import Option, Priority, Protocol, SocketState
+from pifus._core._ops import Priority, Protocol
 from pifus.completion import Client
 from pifus.trio._loop import loop_of
+from pifus.trio._shape import Shape
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-Kind = type[BaseException]
-
 _TYPES: Final = {_socket.SOCK_STREAM: Protocol.TCP, _socket.SOCK_DGRAM: Protocol.UDP}
-_NO_DESCRIPTOR: Final = -2
-_INT_BYTES: Final = 4
-# What is set in the stack, and what it is before.
-_OPTIONS: Final = {
-    (_socket.SOL_SOCKET, _socket.SO_REUSEADDR): (Option.REUSEADDR, 0),
-    (_socket.SOL_SOCKET, _socket.SO_REUSEPORT): (Option.REUSEPORT, 0),
-    (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE): (Option.KEEPALIVE, 0),
-    (_socket.SOL_SOCKET, _socket.SO_BROADCAST): (Option.BROADCAST, 0),
-    (_socket.IPPROTO_TCP, _socket.TCP_NODELAY): (Option.NODELAY, 1),
-    (_socket.IPPROTO_TCP, _socket.TCP_CORK): (Option.CORK, 0),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE): (Option.KEEPIDLE, 7200),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL): (Option.KEEPINTVL, 75),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT): (Option.KEEPCNT, 9),
-    (_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT): (Option.USER_TIMEOUT, 0),
-    (_socket.IPPROTO_IP, _socket.IP_TOS): (Option.TOS, 0),
-    (_socket.IPPROTO_IP, _socket.IP_TTL): (Option.TTL, 64),
-    (_socket.IPPROTO_IPV6, _socket.IPV6_TCLASS): (Option.TOS, 0),
-    (_socket.IPPROTO_IPV6, _socket.IPV6_UNICAST_HOPS): (Option.TTL, 64),
-    (_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY): (Option.V6ONLY, 0),
-}
 
 
 class SocketFactory(trio.abc.SocketFactory):
@@ -54,7 +32,8 @@ class SocketFactory(trio.abc.SocketFactory):
     They have the priority of the innermost `with pifus.priority(…)`, else `priority`. All
     operations but those named here do what trio's do; of a call that is cancelled the promises
     of `Stream` and `UdpSocket` hold. `fileno` is -2 until the socket is closed: there is no
-    descriptor. Sockets made with `trio.socket.from_stdlib_socket` are the program's own.
+    descriptor. Sockets made with `trio.socket.from_stdlib_socket` are the program's own, but for
+    those of `install`.
 
     Args:
         priority: how urgent the work of the sockets is.
@@ -73,6 +52,10 @@ class SocketFactory(trio.abc.SocketFactory):
         Raises:
             OSError: EAFNOSUPPORT, EPROTONOSUPPORT, ESOCKTNOSUPPORT: not TCP or UDP over IP.
         """
+        return StackSocket(self.endpoint(family, type, proto))
+
+    def endpoint(self, family: int, type: int, proto: int) -> Endpoint:  # noqa: A002
+        """What such a socket is made of. Raises: see `socket`."""
         protocol = _TYPES.get(_socket.SocketKind(type or _socket.SOCK_STREAM))
         if protocol is None:
             raise OSError(errno.ESOCKTNOSUPPORT, f"socket type {type}: only TCP and UDP")
@@ -82,89 +65,35 @@ class SocketFactory(trio.abc.SocketFactory):
         priority = self._priority if ambient is None else Priority[ambient.upper()]
         loop = loop_of(self._client)
         sock = loop.hub.client.socket(protocol, family=family or _socket.AF_INET, priority=priority)
-        return StackSocket(Endpoint(loop, sock))
+        return Endpoint(loop, sock)
 
 
-class StackSocket(SocketType):
+class StackSocket(Shape, SocketType):
     """A socket of the stack with the methods of trio's sockets, which it documents."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(
+        self, endpoint: Endpoint, options: dict[tuple[int, int], int] | None = None
+    ) -> None:
         super().__init__()
         self._endpoint = endpoint
-        self._options: dict[tuple[int, int], int] = {}
+        self._options = {} if options is None else options
 
     def __repr__(self) -> str:
         return f"<pifus.trio.StackSocket {self._endpoint.sock!r}>"
 
-    # ---- what it is ----
-
     @property
-    def family(self) -> _socket.AddressFamily:
-        return _socket.AddressFamily(self._endpoint.sock.family)
-
-    @property
-    def type(self) -> _socket.SocketKind:
-        stream = self._endpoint.sock.protocol is Protocol.TCP
-        return _socket.SOCK_STREAM if stream else _socket.SOCK_DGRAM
-
-    @property
-    def proto(self) -> int:
-        return int(self._endpoint.sock.protocol)
+    def _sock(self) -> Self:
+        """Where anyio looks for the names of a socket."""
+        return self
 
     @property
     def did_shutdown_SHUT_WR(self) -> bool:  # noqa: N802 - trio's name
         return self._endpoint.eof_sent
 
-    def fileno(self) -> int:
-        return -1 if self._endpoint.closed else _NO_DESCRIPTOR
-
-    def getsockname(self) -> Any:
-        any_address = ("0.0.0.0", 0) if self.family == _socket.AF_INET else ("::", 0, 0, 0)
-        return self._live().sock.local_address or any_address
-
-    def getpeername(self) -> Any:
-        peer = self._live().sock.peer_address
-        if peer is None:
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return peer
-
-    def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> Any:
-        value = self._getopt(level, optname)
-        return value if buflen is None else value.to_bytes(_INT_BYTES, "little")[:buflen]
-
-    def _getopt(self, level: int, name: int) -> int:
-        endpoint = self._live()
-        if level == _socket.SOL_SOCKET:
-            if name == _socket.SO_TYPE:
-                return int(self.type)
-            if name == _socket.SO_DOMAIN:
-                return int(self.family)
-            if name == _socket.SO_PROTOCOL:
-                return self.proto
-            if name == _socket.SO_ERROR:
-                return endpoint.sock.take_error()
-            if name == _socket.SO_ACCEPTCONN:
-                return int(SocketState.LISTENING in endpoint.sock.state)
-        if (level, name) not in _OPTIONS:
-            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        return self._options.get((level, name), _OPTIONS[level, name][1])
-
-    def setsockopt(self, level: int, optname: int, value: Any, optlen: int | None = None) -> None:
-        endpoint = self._live()
-        known = _OPTIONS.get((level, optname))
-        if known is None or optlen is not None:
-            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        number = value if isinstance(value, int) else int.from_bytes(value, "little")
-        endpoint.setopt(known[0], number)
-        self._options[level, optname] = number
-
     # ---- what it does ----
 
     async def bind(self, address: Any) -> None:
         await self._live().bind(await self._resolve(address, _socket.AI_PASSIVE))
-
-    def listen(self, backlog: int = 128) -> None:
-        self._live().listen(backlog)
 
     async def accept(self) -> tuple[SocketType, Any]:
         endpoint, peer = await self._live().accept()
@@ -179,20 +108,6 @@ class StackSocket(SocketType):
 
     def shutdown(self, flag: int) -> None:
         self._live().shut(flag)
-
-    def close(self) -> None:
-        self._endpoint.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: Kind | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     async def wait_writable(self) -> None:
         await self._live().wait_writable()
@@ -263,19 +178,11 @@ class StackSocket(SocketType):
     def dup(self) -> NoReturn:
         self.detach()
 
-    def get_inheritable(self) -> bool:
-        return False
-
     def set_inheritable(self, inheritable: bool) -> None:
         if inheritable:
             self.detach()
 
     # ---- inside ----
-
-    def _live(self) -> Endpoint:
-        if self._endpoint.closed:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._endpoint
 
     async def _resolve(self, address: Any, flags: int = 0) -> Address:
         """The address with its host as a number, as trio's sockets take names."""

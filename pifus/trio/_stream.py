@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import trio
 
-from pifus._async._endpoint import Endpoint
+from pifus._async._resource import Connected, Datagrams, Resource
 from pifus._core._address import Address
-from pifus._core._ops import Option, Priority
-from pifus._core._socket import Socket
 
 _RECEIVE_BYTES: Final = 65536
 _DATAGRAM_BYTES: Final = 65507
@@ -20,55 +16,15 @@ _DATAGRAM_BYTES: Final = 65507
 _PASSING: Final = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.ETIMEDOUT})
 
 
-@contextmanager
-def _as_trio_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            raise trio.ClosedResourceError(str(error)) from None
-        raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+def _as_trios(error: OSError) -> Exception:
+    """What trio's streams raise for it. Raise it `from error`."""
+    if error.errno == errno.EBADF:
+        return trio.ClosedResourceError(str(error))
+    return trio.BrokenResourceError(f"the connection broke: {error}")
 
 
-class _Resource(trio.abc.AsyncResource):
+class _Closing(Resource, trio.abc.AsyncResource):
     """What is true of every socket here."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def __repr__(self) -> str:
-        return f"<pifus.trio.{type(self).__name__} {self._endpoint.sock!r}>"
-
-    @property
-    def socket(self) -> Socket:
-        """The socket of the completion API. Its completions are taken here: submit nothing."""
-        return self._endpoint.sock
-
-    @property
-    def local_address(self) -> Address | None:
-        """The local address, as of the kernel's sockets.
-
-        Raises:
-            OSError: EBADF after close.
-        """
-        return self._endpoint.sock.local_address
-
-    @property
-    def priority(self) -> Priority:
-        """The priority that the backend works with."""
-        return self._endpoint.sock.priority
-
-    def set_priority(self, priority: Priority) -> None:
-        """Changes the priority, for what is sent or received from now on."""
-        self.setopt(Option.PRIORITY, Priority(priority))
-
-    def setopt(self, option: Option, value: int) -> None:
-        """Sets an option, at once.
-
-        Raises:
-            OSError: the value is none for it; EBADF after close.
-        """
-        self._endpoint.setopt(Option(option), value)
 
     async def aclose(self) -> None:
         """Closes the socket: tasks that wait in it get ClosedResourceError.
@@ -80,7 +36,7 @@ class _Resource(trio.abc.AsyncResource):
         await trio.lowlevel.checkpoint()
 
 
-class Stream(_Resource, trio.abc.HalfCloseableStream):
+class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
     """A TCP connection over the stack.
 
     Raised by its methods:
@@ -95,11 +51,6 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
     not both.
     """
 
-    @property
-    def peer_address(self) -> Address | None:
-        """The address of the peer."""
-        return self._endpoint.sock.peer_address
-
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receives at least one byte and at most `max_bytes`; b"" at the end of the stream.
 
@@ -111,8 +62,10 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
             raise TypeError(f"max_bytes must be int or None, not {type(max_bytes).__name__}")
         if limit < 1:
             raise ValueError("max_bytes must be >= 1")
-        with _as_trio_errors():
+        try:
             return await self._endpoint.receive(limit)
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`, which may change afterwards.
@@ -122,26 +75,34 @@ class Stream(_Resource, trio.abc.HalfCloseableStream):
         """
         if self._endpoint.eof_sent and not self._endpoint.closed:
             raise trio.ClosedResourceError("send_eof was called: nothing can be sent any more")
-        with _as_trio_errors():
+        try:
             await self._endpoint.send_all(data)
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """Waits until there is room for more bytes."""
-        with _as_trio_errors():
+        try:
             await self._endpoint.wait_writable()
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def flush(self) -> None:
         """Waits until the peer has acknowledged everything that was sent."""
-        with _as_trio_errors():
+        try:
             await self._endpoint.flush()
+        except OSError as error:
+            raise _as_trios(error) from error
 
     async def send_eof(self) -> None:
         """Ends the sending direction: the peer finds the end of the stream behind the last byte."""
-        with _as_trio_errors():
+        try:
             await self._endpoint.send_eof()
+        except OSError as error:
+            raise _as_trios(error) from error
 
 
-class Listener(_Resource, trio.abc.Listener[Stream]):
+class Listener(_Closing, trio.abc.Listener[Stream]):
     """Accepts TCP connections over the stack; they get its priority.
 
     A cancelled `accept` has accepted nothing: the next call gets the connection.
@@ -167,7 +128,7 @@ class Listener(_Resource, trio.abc.Listener[Stream]):
                 return Stream(endpoint)
 
 
-class UdpSocket(_Resource):
+class UdpSocket(_Closing, Datagrams):
     """A UDP socket over the stack; `async with` closes it.
 
     **Cancellation.** `receive_from` that is cancelled has taken nothing: the next call gets the

@@ -136,6 +136,21 @@ def test_partial_reads_and_end(pair: Pair) -> None:
         ours.wait(0)
 
 
+def test_a_few_bytes_ask_for_no_hint(backend: BackendProcess) -> None:
+    with pifus.Client(backend.path) as client:  # of its own: no slot has been used before
+        ours, theirs = connect_pair(client, socket.AF_INET)
+        for _ in range(3):
+            for one, other in ((ours, theirs), (theirs, ours)):
+                other.recv(1)
+                one.write(b"x")
+                assert other.wait(SECONDS).check().result == 1
+                one.nop()  # what the backend does behind the acknowledgement is done
+                while one.wait(SECONDS).check().opcode is not Opcode.NOP:
+                    pass
+        for sock in (ours, theirs):
+            assert pifus.SocketState.WANTS_HINT not in sock.state
+
+
 def test_pipelined_receives(pair: Pair) -> None:
     ours, theirs = pair
     ops = [theirs.recv(4) for _ in range(3)]

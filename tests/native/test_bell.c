@@ -173,6 +173,106 @@ static void test_who_does_not_listen(void) {
     bell_detach(&other);
 }
 
+/* Waits by the bell until what can be read of `slot` is told of. */
+static void await_told(const struct bell *bell, uint32_t slot) {
+    struct pf_done done;
+    int got;
+    while ((got = pf_poll_any(bell->c, &done)) == 0) {
+        if (pf_bell_arm(bell->c) == 0) {
+            CHECK(rung(bell, 20000));
+            CHECK(drain(bell) > 0);
+        }
+    }
+    CHECK_EQ(got, 1);
+    CHECK_EQ(done.op_id, 0);
+    CHECK_EQ(done.opcode, PF_OP_RECV);
+    CHECK_EQ(done.slot, slot);
+    CHECK_EQ(done.generation, pf_socket_generation(bell->c, slot));
+}
+
+static void test_a_watch_is_told_once(void) {
+    struct bell bell = bell_attach();
+    struct rig_client two = rig_attach(&rig);
+    struct rig_pair pair = rig_connect(bell.c, two.client, rig_addr(7301), 0);
+    uint8_t data[8];
+    quiet(&bell);
+    CHECK_EQ(pf_watch(bell.c, pair.near), 0);
+    CHECK_EQ(pf_bell_arm(bell.c), 0);
+    CHECK(!rung(&bell, 50));
+    rig_send_all(two.client, pair.far, data, 4);
+    await_told(&bell, pair.near);
+    CHECK_EQ(pf_watch(bell.c, pair.near), 1); /* there it is */
+    rig_recv_all(bell.c, pair.near, data, 4);
+    CHECK_EQ(take_all(&bell), 0);
+    /* Without a question nothing is told. */
+    rig_send_all(two.client, pair.far, data, 4);
+    rig_recv_all(bell.c, pair.near, data, 4);
+    CHECK_EQ(take_all(&bell), 0);
+    /* The end. */
+    CHECK_EQ(pf_watch(bell.c, pair.near), 0);
+    CHECK_EQ(RIG_CALL(two.client, pair.far, PF_OP_SHUTDOWN, .flags = PF_SHUT_WRITE), 0);
+    await_told(&bell, pair.near);
+    CHECK_EQ(pf_recv(bell.c, pair.near, data, 1, 0, 0), 0);
+    /* A socket that is not there, or that has ended with the session. */
+    CHECK_EQ(pf_watch(bell.c, 9), -EBADF);
+    CHECK_EQ(pf_watch(bell.c, UINT32_MAX), -EBADF);
+    rig_close(two.client, pair.far, 0);
+    rig_close(bell.c, pair.near, 0);
+    rig_detach(&rig, &two, PF_ENDED_CLOSED);
+    CHECK_EQ(pf_session_end(rig.backend, bell.one.session, PF_ENDED_ADMIN), 0);
+    while (drain(&bell) != 0) {
+        CHECK(rung(&bell, 20000));
+    }
+    CHECK_EQ(pf_watch(bell.c, pair.near), -EPIPE);
+    bell_detach(&bell);
+}
+
+static void test_no_watch_is_forgotten(void) {
+    enum { ROUNDS = 20000 };
+    struct bell bell = bell_attach();
+    struct rig_client two = rig_attach(&rig);
+    struct rig_pair pair = rig_connect(bell.c, two.client, rig_addr(7302), 0);
+    uint8_t byte = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        CHECK_EQ(pf_send(two.client, pair.far, &byte, 1, RIG_PATIENCE), 1);
+        for (int spin = round % 64; spin > 0; spin--) {
+            pf_bell_spin(bell.c, 0); /* so that it arrives before, behind and in the middle */
+        }
+        int64_t got;
+        while ((got = pf_rx_read(bell.c, pair.near, &byte, 1, 0)) == -EAGAIN) {
+            int told = pf_watch(bell.c, pair.near);
+            if (told == 0) {
+                await_told(&bell, pair.near);
+            }
+        }
+        CHECK_EQ(got, 1);
+        (void)take_all(&bell);
+    }
+    rig_close(two.client, pair.far, 0);
+    rig_close(bell.c, pair.near, 0);
+    rig_detach(&rig, &two, PF_ENDED_CLOSED);
+    bell_detach(&bell);
+}
+
+static void test_a_spin_ends(void) {
+    struct bell bell = bell_attach();
+    uint32_t slot = rig_socket(bell.c, PF_FAMILY_IPV4, 0);
+    quiet(&bell);
+    pf_client_set_spin(bell.c, 50000);
+    CHECK_EQ(pf_bell_arm(bell.c), 0);
+    CHECK_EQ(pf_bell_spin(bell.c, 0), 0);
+    CHECK_EQ(pf_bell_spin(bell.c, 1000000), 0); /* nothing comes: 200 us */
+    CHECK(pf_nop(bell.c, slot) > 0);
+    CHECK_EQ(RIG_CALL(bell.c, slot, PF_OP_NOP, 0), 0);
+    CHECK_EQ(pf_bell_spin(bell.c, 1000000), 1);
+    CHECK(rung(&bell, 20000)); /* and so the wait behind it returns */
+    CHECK_EQ(take_all(&bell), 1);
+    pf_client_set_spin(bell.c, 0);
+    CHECK_EQ(pf_bell_spin(bell.c, 1000000), 0);
+    CHECK_EQ(pf_socket_release(bell.c, slot, 0), 0);
+    bell_detach(&bell);
+}
+
 int main(void) {
     check_random_init();
     check_watchdog(120);
@@ -183,6 +283,9 @@ int main(void) {
     RUN(test_what_came_before_the_bell);
     RUN(test_the_end_hangs_up);
     RUN(test_who_does_not_listen);
+    RUN(test_a_watch_is_told_once);
+    RUN(test_no_watch_is_forgotten);
+    RUN(test_a_spin_ends);
     rig_settle(&rig, &start);
     rig_stop(&rig);
     return 0;

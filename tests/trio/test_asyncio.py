@@ -171,14 +171,15 @@ def test_completed(client: pifus.Client) -> None:
         assert address is not None
         others = [client.socket() for _ in range(5)]
         peers = set()
+        for _ in others:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await pifus.aio.completed(sock, accept)
         for other in others:
             (await pifus.aio.completed(other, other.connect(address))).check()
             peers.add(other.local_address)
         seen = set()
         for _ in others:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0):
-                    await pifus.aio.completed(sock, accept)
             done = await pifus.aio.completed(sock, accept)
             assert done.more
             assert done.accepted is not None
