@@ -136,8 +136,7 @@ class Stage(contextlib.ExitStack):
         if background and not realtime_allowed():
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         elif background and len(processors) > 1:
-            # What starves behind a busy SCHED_FIFO thread gets 50 ms of its processor every
-            # second, most likely by the kernel's fair server: nothing of ours must wait there.
+            # On the stack's processor it would have the stack's rests, and nothing else.
             os.sched_setaffinity(pid, processors - {max(processors)})
         return program
 
