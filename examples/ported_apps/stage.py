@@ -231,6 +231,6 @@ def parser(text: str | None, seconds: float) -> argparse.ArgumentParser:
     result.add_argument(
         "--seconds", type=float, default=seconds, help=f"of each condition (default {seconds:g})"
     )
-    result.add_argument("--rounds", type=int, default=6, help="turns of each condition")
+    result.add_argument("--rounds", type=int, default=12, help="turns of each condition")
     result.add_argument("--out", type=Path, default=Path("demo-out"), help="directory of the plot")
     return result

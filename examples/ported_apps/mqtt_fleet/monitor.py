@@ -9,6 +9,7 @@ import threading
 import time
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 host = sys.argv[1]
 port, count = map(int, sys.argv[2:])
@@ -30,7 +31,7 @@ def hear(_client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None
         readings.add((number, reading["step"]))
 
 
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="monitor")
+client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="monitor")
 client.on_message = hear
 client.on_subscribe = lambda *_: print("listening", flush=True)
 client.connect(host, port)

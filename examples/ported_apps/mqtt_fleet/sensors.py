@@ -11,6 +11,7 @@ import sys
 import time
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 host = sys.argv[1]
 port, count, readings = map(int, sys.argv[2:])
@@ -18,7 +19,7 @@ port, count, readings = map(int, sys.argv[2:])
 
 def sensor(number: int) -> mqtt.Client:
     """A connected sensor."""
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"sensor{number}")
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"sensor{number}")
     client.will_set(f"fleet/{number}/state", "lost", qos=1)
     client.connect(host, port, keepalive=30)
     client.loop_start()
