@@ -122,8 +122,8 @@ class Endpoint:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`: returns when the last bytes are in the send arena."""
-        octets = memoryview(data).cast("B")
-        with self._writing:
+        # Released, come what may: CPython's garbage collector crashes on a view in a traceback.
+        with self._writing, memoryview(data).cast("B") as octets:
             self._sendable()
             await self.loop.before()
             sent = 0
@@ -133,8 +133,7 @@ class Endpoint:
 
     async def send_some(self, data: bytes | bytearray | memoryview) -> int:
         """Sends as much as there is room for, at least one byte; returns how much."""
-        octets = memoryview(data).cast("B")
-        with self._writing:
+        with self._writing, memoryview(data).cast("B") as octets:
             self._sendable()
             await self.loop.before()
             while not (sent := self._push(octets)) and octets:
