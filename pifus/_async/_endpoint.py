@@ -127,7 +127,7 @@ class Endpoint:
             self._sendable()
             await self.loop.before()
             sent = 0
-            while (sent := sent + self._push(octets[sent:])) < len(octets):
+            while (sent := self._push(octets, sent)) < len(octets):
                 await self._room()
             await self.loop.after()
 
@@ -136,7 +136,7 @@ class Endpoint:
         with self._writing, memoryview(data).cast("B") as octets:
             self._sendable()
             await self.loop.before()
-            while not (sent := self._push(octets)) and octets:
+            while not (sent := self._push(octets, 0)) and octets:
                 await self._room()
             await self.loop.after()
             return sent
@@ -198,15 +198,14 @@ class Endpoint:
         if self.eof_sent:
             raise _errors.os_error(errno.EPIPE)
 
-    def _push(self, octets: memoryview) -> int:
-        """Submits writes of what there is room for now; returns how many bytes."""
-        sent = 0
+    def _push(self, octets: memoryview, sent: int) -> int:
+        """Submits writes of what there is room for now, behind what was sent; returns how far."""
         while (
             sent < len(octets) and self._unacked < UNACKED_MAX and self._writes < self._writes_max
         ):
-            piece = octets[sent : sent + _PIECE]
-            size = len(piece)
-            op = _now.write(self.sock, piece)
+            with octets[sent : sent + _PIECE] as piece:
+                size = len(piece)
+                op = _now.write(self.sock, piece)
             if op is None:
                 break
             self._unacked += size

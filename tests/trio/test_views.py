@@ -4,12 +4,14 @@ clears the view before the frame that holds it."""
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
 
 import pifus
+import pifus.trio
+from tests.conftest import BackendProcess
 from tests.trio.test_streams import pair, run
 
 
@@ -28,22 +30,39 @@ def is_released(view: memoryview) -> bool:
         return True
 
 
-def test_failed_sends_release_their_views(client: pifus.Client) -> None:
+async def fails(stream: pifus.trio.Stream) -> None:
+    """Sends until that fails; looks at what is left of it."""
+    data = bytearray(100_000)
+
+    async def send() -> None:
+        while True:
+            await stream.send_all(data)
+
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await send()
+    found = list(views(caught.value))
+    assert found
+    assert all(map(is_released, found))
+    data.clear()  # no view keeps its size
+    await stream.aclose()
+
+
+def test_peer_gone(client: pifus.Client) -> None:
     async def main() -> None:
         left, right = await pair(client)
         await right.aclose()
-        data = bytearray(100_000)
+        await fails(left)
 
-        async def send() -> None:
-            while True:
-                await left.send_all(data)
+    run(main)
 
-        with pytest.raises(trio.BrokenResourceError) as caught:
-            await send()
-        found = list(views(caught.value))
-        assert found
-        assert all(map(is_released, found))
-        data.clear()  # no view keeps its size
-        await left.aclose()
+
+def test_backend_gone(start_backend: Callable[..., BackendProcess]) -> None:
+    backend = start_backend("trio-views")
+
+    async def main() -> None:
+        with pifus.Client(backend.path) as client:
+            left, _ = await pair(client)
+            backend.kill()
+            await fails(left)
 
     run(main)
