@@ -136,8 +136,7 @@ class Stage(contextlib.ExitStack):
         if background and not realtime_allowed():
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         elif background and len(processors) > 1:
-            # What starves behind a busy SCHED_FIFO thread gets 50 ms of its processor every
-            # second, most likely by the kernel's fair server: nothing of ours must wait there.
+            # On the stack's processor it would have the stack's rests, and nothing else.
             os.sched_setaffinity(pid, processors - {max(processors)})
         return program
 
@@ -232,6 +231,6 @@ def parser(text: str | None, seconds: float) -> argparse.ArgumentParser:
     result.add_argument(
         "--seconds", type=float, default=seconds, help=f"of each condition (default {seconds:g})"
     )
-    result.add_argument("--rounds", type=int, default=6, help="turns of each condition")
+    result.add_argument("--rounds", type=int, default=12, help="turns of each condition")
     result.add_argument("--out", type=Path, default=Path("demo-out"), help="directory of the plot")
     return result

@@ -134,6 +134,8 @@ static int start_thread(struct pf_backend *backend) {
         (void)pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
         (void)pthread_attr_setschedpolicy(&attributes, SCHED_FIFO);
         (void)pthread_attr_setschedparam(&attributes, &parameter);
+        backend->rest.needed = true;
+        backend->rest.awake_ns = pf_now_ns();
     }
     /* Signals are the control thread's; SIGBUS is delivered to whoever faults all the same. */
     (void)sigfillset(&all);

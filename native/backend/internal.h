@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "backend/backend_api.h"
+#include "backend/rest.h"
 #include "backend/stack.h"
 #include "futex/doorbell.h"
 #include "futex/spin.h"
@@ -333,6 +334,7 @@ struct pf_backend {
     struct pf_identity *identities[PF_IDENTITY_BUCKETS];
     uint64_t random_state;
     struct pf_spin spin;
+    struct pf_rest rest;
 };
 
 /* session.c (control thread: create, destroy; stack thread: the rest) */

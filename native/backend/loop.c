@@ -148,13 +148,16 @@ static bool has_work(const struct pf_backend *backend, int p) {
 }
 
 /* Strict priority, but for the minimum shares: for every 100 operations of better priority, `share`
- * of a lower one that has work. -1: nothing to do. */
+ * of a lower one that has work. -1: nothing to do, or time to rest. */
 static int choose(struct pf_backend *backend) {
     bool work[PF_PRIORITIES];
     int best = -1;
     for (int p = PF_PRIORITIES - 1; p >= 0; p--) {
         work[p] = has_work(backend, p);
         best = work[p] ? p : best;
+    }
+    if (pf_rest_due(&backend->rest, backend->now_ns, best == PF_PRIORITY_HIGH)) {
+        return -1;
     }
     if (best < PF_PRIORITY_LOW && best >= 0 && work[PF_PRIORITY_LOW]) {
         backend->share_low += backend->config.min_share_low;
@@ -305,7 +308,9 @@ static void arm_timer(struct pf_backend *backend, uint64_t until_ns) {
 
 static void sleep_until_news(struct pf_backend *backend) {
     struct epoll_event events[32];
-    pf_doorbell_announce(&backend->public_region->sleeping);
+    /* Resting: what has time cannot end it, and is seen afterwards. */
+    pf_doorbell_announce(&backend->public_region->sleeping,
+                         backend->rest.resting ? PF_PRIORITY_HIGH + 1 : PF_PRIORITIES);
     /* The second look: whoever published before seeing the announcement did not ring. */
     bool news = take_hints(backend) || pf_load_acquire(&backend->commands_pending) ||
                 stk_frames_pending() || pf_load_acquire(&backend->stop);
@@ -320,9 +325,15 @@ static void sleep_until_news(struct pf_backend *backend) {
         if (backend->next_deadline_ns < until) {
             until = backend->next_deadline_ns;
         }
+        if (backend->rest.resting) {
+            uint64_t rested = backend->now_ns + pf_rest_piece(&backend->rest, backend->now_ns);
+            until = rested < until ? rested : until;
+        }
         arm_timer(backend, until);
         publish_counts(backend);
+        uint64_t asleep_ns = pf_now_ns();
         int count = epoll_wait(backend->epoll_fd, events, 32, muted ? 1 : -1);
+        pf_rest_slept(&backend->rest, asleep_ns, pf_now_ns());
         for (int i = 0; i < count; i++) {
             if (events[i].data.u64 < UINT64_MAX / 2) {
                 count_noise(backend, events[i].data.u64);
@@ -373,7 +384,7 @@ static bool spin_look(const struct pf_backend *backend) {
 /* One round of spinning. False: sleep. */
 static bool spin_round(struct pf_backend *backend, uint64_t idle_since) {
     uint64_t idle = backend->now_ns - idle_since;
-    if (idle >= backend->config.spin_ns) {
+    if (idle >= backend->config.spin_ns || backend->rest.resting) {
         return false;
     }
     return spin_look(backend) || pf_spin_pause(backend->now_ns, idle);
@@ -435,7 +446,8 @@ void *pf_loop(void *argument) {
             }
             continue;
         }
-        if (!idle_since && backend->config.spin_ns && pf_spin_worthwhile(&backend->spin)) {
+        if (!idle_since && backend->config.spin_ns && !backend->rest.resting &&
+            pf_spin_worthwhile(&backend->spin)) {
             idle_since = backend->now_ns;
         }
         if (idle_since) {

@@ -17,7 +17,7 @@ bool pf_hint(struct pf_client *client, struct pf_sock *sock) {
         pf_hint_push(&client->hints[sock->priority], &sock->hint_mark[sock->priority], sock->slot);
     /* Without a new hint there is nothing to ring for: the earlier one has not been consumed, so
      * the backend will look, or was rung for it. */
-    return pushed > 0 && pf_doorbell_must_ring(&client->public_region->sleeping);
+    return pushed > 0 && pf_doorbell_must_ring(&client->public_region->sleeping, sock->priority);
 }
 
 void pf_ring(struct pf_client *client) {

@@ -9,8 +9,9 @@
  * Both may happen: a needless ring costs one spurious look. Checked exhaustively in
  * tests/native/models/doorbell.pml.
  *
- * Backend: pf_public.sleeping says that the stack thread sleeps; the ring is a write to an eventfd.
- * Clients: `waiting` counts the threads asleep on the futex word `event`. */
+ * Backend: pf_public.sleeping says that the stack thread sleeps, and for which news to ring; the
+ * ring is a write to an eventfd. Clients: `waiting` counts the threads asleep on the futex word
+ * `event`. */
 #ifndef PF_FUTEX_DOORBELL_H
 #define PF_FUTEX_DOORBELL_H
 
@@ -21,15 +22,18 @@
 #include "futex/futex.h"
 #include "shm/atomics.h"
 
-/* SLEEPER (backend): announces sleep. Afterwards: look for news; sleep only if there is none. */
-static inline void pf_doorbell_announce(uint32_t *sleeping) { pf_store_fence(sleeping, 1); }
+/* SLEEPER (backend): announces sleep, to be woken for news of the best `priorities` priorities.
+ * Afterwards: look for such news; sleep only if there is none. */
+static inline void pf_doorbell_announce(uint32_t *sleeping, uint32_t priorities) {
+    pf_store_fence(sleeping, priorities);
+}
 
 static inline void pf_doorbell_awake(uint32_t *sleeping) { pf_store_relaxed(sleeping, 0); }
 
 /* RINGER (client): after the news is published. True: ring. */
-static inline bool pf_doorbell_must_ring(const uint32_t *sleeping) {
+static inline bool pf_doorbell_must_ring(const uint32_t *sleeping, uint32_t priority) {
     pf_full_fence();
-    return pf_load_relaxed(sleeping) != 0;
+    return pf_load_relaxed(sleeping) > priority;
 }
 
 /* SLEEPER (client): take the word with acquire, look for news, then call this with the value taken

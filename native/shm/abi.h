@@ -327,7 +327,9 @@ struct pf_public {
     uint32_t abi_version;
     uint32_t pid;
     uint32_t pad0[13];
-    uint32_t sleeping; /* 1 while the stack thread sleeps or is about to: ring the doorbell */
+    /* Not 0 while the stack thread sleeps or is about to: ring the doorbell for priorities below.
+     */
+    uint32_t sleeping;
     uint32_t pad1[15];
     uint64_t started_ns;
     uint64_t operations[3]; /* submissions served, by priority */

@@ -120,24 +120,28 @@ class Endpoint:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`: returns when the last bytes are in the send arena."""
-        octets = data if type(data) is bytes else memoryview(data).cast("B")
+        if type(data) is bytes:
+            await self._send_all(data)
+            return
+        # Released, come what may: CPython's garbage collector crashes on a view in a traceback.
+        with memoryview(data).cast("B") as octets:
+            await self._send_all(octets)
+
+    async def _send_all(self, octets: bytes | memoryview) -> None:
         with self._writing:
             self._sendable()
             await self.loop.before()
-            sent = self._push(octets)
-            while sent < len(octets):
+            sent = 0
+            while (sent := self._push(octets, sent)) < len(octets):
                 await self._room()
-                octets = memoryview(octets)[sent:]
-                sent = self._push(octets)
             await self.loop.after()
 
     async def send_some(self, data: bytes | bytearray | memoryview) -> int:
         """Sends as much as there is room for, at least one byte; returns how much."""
-        octets = memoryview(data).cast("B")
-        with self._writing:
+        with self._writing, memoryview(data).cast("B") as octets:
             self._sendable()
             await self.loop.before()
-            while not (sent := self._push(octets)) and octets:
+            while not (sent := self._push(octets, 0)) and octets:
                 await self._room()
             await self.loop.after()
             return sent
@@ -201,22 +205,19 @@ class Endpoint:
         if self.eof_sent:
             raise _errors.os_error(errno.EPIPE)
 
-    def _push(self, octets: bytes | memoryview) -> int:
-        """Submits writes of what there is room for now; returns how many bytes."""
-        sent = 0
+    def _push(self, octets: bytes | memoryview, sent: int) -> int:
+        """Submits writes of what there is room for now, behind what was sent; returns how far."""
         length = len(octets)
         while sent < length and self._unacked < UNACKED_MAX and self._writes < self._writes_max:
-            piece = octets if length <= _PIECE else memoryview(octets)[sent : sent + _PIECE]
-            size = len(piece)
-            if self._loose < self._loose_max and self._loose_bytes + size <= _LOOSE_BYTES:
-                if not _now.send(self.sock, piece):
-                    break
-                op = 0
+            if sent == 0 and length <= _PIECE:
+                size = length
+                op = self._put(octets)
             else:
-                marked = _now.write(self.sock, piece)
-                if marked is None:
-                    break
-                op = marked
+                with memoryview(octets)[sent : sent + _PIECE] as piece:
+                    size = len(piece)
+                    op = self._put(piece)
+            if op is None:
+                break
             self._unacked += size
             self._writes += 1
             self._loose += 1
@@ -225,6 +226,12 @@ class Endpoint:
             if op:
                 self._mark(op)
         return sent
+
+    def _put(self, piece: bytes | memoryview) -> int | None:
+        """Submits one write: 0, it is told of with the next one that is marked; None: no room."""
+        if self._loose < self._loose_max and self._loose_bytes + len(piece) <= _LOOSE_BYTES:
+            return 0 if _now.send(self.sock, piece) else None
+        return _now.write(self.sock, piece)
 
     def _mark(self, op: int) -> None:
         """With the end of this operation everything sent before it has been acknowledged."""

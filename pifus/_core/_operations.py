@@ -140,6 +140,7 @@ class Operations(SocketBase):
             op = _write(handle, self._slot, source, size, _QUEUE)
         if op > 0:
             return op
+        del source  # in the error's traceback it would keep the program's buffer locked
         if op == -errno.ENOBUFS:
             raise _errors.arena_full(size, self._client.arena_free)
         raise self._refusal(op)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -19,8 +20,8 @@ from pifus.bench._worker import State
 
 TITLE = "64 bytes every millisecond from Python: a registered block, and kernel sockets"
 KINDS = ("kernel", "pifus")
-MEASURES = ("cost", "late", "growth")
-ROWS = tuple(f"{measure}.{kind}" for measure in MEASURES for kind in KINDS)
+MEASURES = ("cost", "late", "growth", "blocks")
+ROWS = (*(f"{measure}.{kind}" for measure in MEASURES for kind in KINDS), "arena.pifus")
 BYTES = 64
 PERIOD_NS = 1_000_000
 # Until caches, free lists and the interpreter's own tables are warm.
@@ -90,7 +91,7 @@ def connect_pifus(state: State, port: int, backend: str) -> None:
     """The same over the stack. A period ends with the acknowledgement of the one before."""
     import pifus
 
-    client = state["client"] = pifus.Client(backend, max_sockets=4)
+    client = pifus.Client(backend, max_sockets=4)
     sock = client.socket(priority=pifus.Priority.HIGH)
     sock.connect(("127.0.0.1", port))
     sock.wait(10).check()
@@ -104,6 +105,7 @@ def connect_pifus(state: State, port: int, backend: str) -> None:
         sock.write_block(block)
 
     state["send"] = send
+    state["client"] = client
 
 
 def periods(state: State, seconds: float) -> dict[str, Any]:
@@ -114,6 +116,7 @@ def periods(state: State, seconds: float) -> dict[str, Any]:
     clock = time.monotonic_ns
     for number in range(_WARM_PERIODS):
         send(number)
+    held = _held(state)
     due = clock() + PERIOD_NS
     for number in range(count):
         time.sleep(max(due - clock(), 0) / 1e9)
@@ -124,7 +127,17 @@ def periods(state: State, seconds: float) -> dict[str, Any]:
         due += PERIOD_NS
         if due < start:  # whole periods were lost: they are not made up for
             due = start + PERIOD_NS
-    return {"cost": Samples.of(cost), "late": Samples.of(late), "growth": _growth(send)}
+    more = {name: float(value - held[name]) for name, value in _held(state).items()}
+    return {"cost": Samples.of(cost), "late": Samples.of(late), "growth": _growth(send), **more}
+
+
+def _held(state: State) -> dict[str, int]:
+    """The interpreter's memory blocks, and how much of the send arena is taken (below zero)."""
+    gc.collect()
+    held = {"blocks": sys.getallocatedblocks()}
+    if "client" in state:
+        held["arena"] = -state["client"].arena_free
+    return held
 
 
 def _growth(send: Send) -> float:
@@ -163,7 +176,7 @@ def run(seconds: float, progress: Progress) -> Result:
         def turn(kind: str) -> Callable[[float], dict[str, Any]]:
             def measure(length: float) -> dict[str, Any]:
                 found = senders[kind].call(periods, seconds=length)
-                return {f"{name}.{kind}": found[name] for name in MEASURES}
+                return {f"{name}.{kind}": values for name, values in found.items()}
 
             return measure
 
@@ -172,9 +185,11 @@ def run(seconds: float, progress: Progress) -> Result:
         if name in found.times:
             result.rows.append(Row.of_times(name, found.times[name]))
         else:
-            result.rows.append(Row.of_values(name, "bytes", found.values[name]))
+            unit = "blocks" if name.startswith("blocks") else "bytes"
+            result.rows.append(Row.of_values(name, unit, found.values[name]))
     result.notes.append(
         "cost: of one period, in the program's thread; late: how long after its time it began; "
-        "growth: of what the interpreter holds, over a thousand periods more"
+        "growth: of what the interpreter holds, over a thousand periods more; "
+        "blocks, arena: what interpreter and send arena hold more at the end of a turn"
     )
     return result

@@ -146,9 +146,10 @@ class StackSocket(Shape, SocketType):
 
     async def send(self, data: Buffer, flags: int = 0, /) -> int:
         _plain(flags)
-        if self._endpoint.sock.protocol is Protocol.UDP:
-            return await self._live().send_to(memoryview(data), None)
-        return await self._live().send_some(memoryview(data))
+        with memoryview(data) as view:
+            if self._endpoint.sock.protocol is Protocol.UDP:
+                return await self._live().send_to(view, None)
+            return await self._live().send_some(view)
 
     async def sendto(self, *args: Any) -> int:
         data, *flags, address = args
@@ -156,7 +157,8 @@ class StackSocket(Shape, SocketType):
         if self._endpoint.sock.protocol is Protocol.TCP:
             return await self.send(data)
         to = await self._resolve(address)
-        return await self._live().send_to(memoryview(data), to)
+        with memoryview(data) as view:
+            return await self._live().send_to(view, to)
 
     async def sendmsg(
         self,

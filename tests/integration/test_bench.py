@@ -97,6 +97,7 @@ def test_periodic(run_bench: Bench) -> None:
     assert names(found) == list(periodic.ROWS)
     grown = {row["name"]: row["max"] for row in found["rows"] if row["unit"] == "bytes"}
     assert max(grown.values()) < 4096
+    assert grown["arena.pifus"] == 0
     assert left_behind(os.getpid()) == []
 
 

@@ -105,7 +105,7 @@ static inline void raw_ring(struct raw_client *raw) {
 
 static inline void raw_hint(struct raw_client *raw, uint32_t slot, int priority) {
     if (pf_hint_push(&raw->hints[priority], &raw->slots[slot].mark[priority], slot) > 0 &&
-        pf_doorbell_must_ring(&raw->public_region->sleeping)) {
+        pf_doorbell_must_ring(&raw->public_region->sleeping, (uint32_t)priority)) {
         raw_ring(raw);
     }
 }

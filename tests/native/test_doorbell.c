@@ -85,7 +85,7 @@ static void backend_sleeper(struct party *party) {
             pf_cpu_relax();
         }
         if (!has_news(party)) {
-            pf_doorbell_announce(&shared->sleeping);
+            pf_doorbell_announce(&shared->sleeping, PF_PRIORITIES);
             if (!has_news(party)) {
                 uint64_t rings = 0;
                 shared->sleeps++;
@@ -100,7 +100,7 @@ static void backend_sleeper(struct party *party) {
 }
 
 static void backend_ringer(struct party *party) {
-    if (pf_doorbell_must_ring(&party->shared->sleeping)) {
+    if (pf_doorbell_must_ring(&party->shared->sleeping, PF_PRIORITY_LOW)) {
         uint64_t one = 1;
         CHECK_EQ(write(party->eventfd, &one, sizeof(one)), sizeof(one));
     }
@@ -282,11 +282,14 @@ static void test_client_between_threads(void) {
 
 static void test_flags(void) {
     uint32_t sleeping = 0;
-    CHECK(!pf_doorbell_must_ring(&sleeping));
-    pf_doorbell_announce(&sleeping);
-    CHECK(pf_doorbell_must_ring(&sleeping));
+    CHECK(!pf_doorbell_must_ring(&sleeping, PF_PRIORITY_HIGH));
+    pf_doorbell_announce(&sleeping, PF_PRIORITIES);
+    CHECK(pf_doorbell_must_ring(&sleeping, PF_PRIORITY_LOW));
+    pf_doorbell_announce(&sleeping, PF_PRIORITY_HIGH + 1); /* resting */
+    CHECK(pf_doorbell_must_ring(&sleeping, PF_PRIORITY_HIGH));
+    CHECK(!pf_doorbell_must_ring(&sleeping, PF_PRIORITY_MEDIUM));
     pf_doorbell_awake(&sleeping);
-    CHECK(!pf_doorbell_must_ring(&sleeping));
+    CHECK(!pf_doorbell_must_ring(&sleeping, PF_PRIORITY_HIGH));
     uint32_t event = UINT32_MAX;
     uint32_t waiting = 0;
     CHECK(!pf_event_ring(&event, &waiting));

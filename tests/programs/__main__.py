@@ -14,8 +14,9 @@ from tests.programs.worlds import Worlds, worlds
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "PROGRAMS.md"
-# The last row of each program: the page can be written after several runs.
+# The last rows of each program, by the interpreter: the page can be written after several runs.
 ROWS = ROOT / "build" / "programs.json"
+Rows = dict[str, dict[str, dict[str, str]]]
 INTRODUCTION = """\
 # Programs over the stack
 
@@ -28,6 +29,8 @@ Ends: *loopback* is both ends over the stack, in processes of their own where th
 command of its own. A server's name is that server in the kernel, over a TAP device; it tells that
 its clients have the stack's address.
 
+{runs}
+
 | packages | what is done | ends | result |
 |---|---|---|---|
 """
@@ -35,7 +38,10 @@ its clients have the stack's address.
 
 def main() -> int:
     arguments = parse()
-    rows = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
+    rows: Rows = {}
+    if arguments.rows.exists():
+        rows = json.loads(arguments.rows.read_text(encoding="utf-8"))
+    ours = rows.setdefault(platform.python_version(), {})
     failed = []
     with worlds() as places:
         for number, program in enumerate(chosen(arguments.programs), 1):
@@ -44,12 +50,11 @@ def main() -> int:
             print(f"    {result}", flush=True)
             if result != "all well":
                 failed.append(program.script)
-            rows[program.script] = row(program, result)
-    ROWS.write_text(json.dumps(rows), encoding="utf-8")
+            ours[program.script] = {"packages": packages(program), "result": result}
+    arguments.rows.write_text(json.dumps(rows), encoding="utf-8")
     print(f"failed or not run: {', '.join(failed)}" if failed else "all well")
     if arguments.write_docs:
-        there = [rows[program.script] for program in PROGRAMS if program.script in rows]
-        PAGE.write_text(INTRODUCTION + "".join(there), encoding="utf-8")
+        PAGE.write_text(page(rows), encoding="utf-8")
     return 1 if failed else 0
 
 
@@ -58,6 +63,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("programs", nargs="*", metavar="SCRIPT", help="default: all")
     parser.add_argument("--repeat", type=int, default=1, metavar="TIMES", help="over the stack")
     parser.add_argument("--verbose", action="store_true", help="show what the programs write")
+    parser.add_argument(
+        "--rows", type=Path, default=ROWS, metavar="FILE", help="where runs are noted"
+    )
     parser.add_argument("--write-docs", action="store_true", help="write docs/PROGRAMS.md")
     return parser.parse_args()
 
@@ -85,11 +93,36 @@ def attempt(places: Worlds, program: Program, times: int, verbose: bool) -> str:
     return "all well"
 
 
-def row(program: Program, result: str) -> str:
-    """A line of the table."""
-    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in program.packages)
-    packages = packages or f"Python {platform.python_version()}"
-    return f"| {packages} | {program.does} | {program.server or 'loopback'} | {result} |\n"
+def packages(program: Program) -> str:
+    """The program's packages, as they are installed here."""
+    named = (f"{name} {importlib.metadata.version(name)}" for name in program.packages)
+    return ", ".join(named) or "the standard library"
+
+
+def page(rows: Rows) -> str:
+    """The page: the packages of the oldest interpreter, the results of all."""
+    versions = sorted(rows, key=lambda version: [int(part) for part in version.split(".")])
+    told = (f"{len(rows[version])} with CPython {version}" for version in versions)
+    lines = [INTRODUCTION.format(runs=f"Programs run: {', '.join(told)}.")]
+    for program in PROGRAMS:
+        ran = {
+            version: rows[version][program.script]
+            for version in versions
+            if program.script in rows[version]
+        }
+        if ran:
+            first = next(iter(ran.values()))["packages"]
+            ends = program.server or "loopback"
+            lines.append(f"| {first} | {program.does} | {ends} | {outcome(ran)} |\n")
+    return "".join(lines)
+
+
+def outcome(ran: dict[str, dict[str, str]]) -> str:
+    """What all interpreters have in common, or each result."""
+    results = {version: row["result"] for version, row in ran.items()}
+    if len(set(results.values())) == 1:
+        return next(iter(results.values()))
+    return "; ".join(f"{version}: {result}" for version, result in results.items())
 
 
 if __name__ == "__main__":

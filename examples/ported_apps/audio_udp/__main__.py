@@ -58,11 +58,9 @@ def main() -> int:
     path = options.out / "audio_udp.png"
     plots.panels(
         path,
-        "RTP packets, one each millisecond: spacing at the receiver",
-        found,
+        "RTP packets, one each millisecond, at the receiver",
         {name: deviations(times) for name, times in found.items()},
-        ("spacing", "deviation from 1000 us"),
-        log=False,
+        "deviation of their spacing from 1000 us",
     )
     print(f"plot: {path}")
     return 0 if well and not any(missing.values()) else 1
