@@ -114,11 +114,9 @@ def send(sock: Socket, data: bytes | memoryview) -> bool:
         BackendGone, ClientClosed: the backend or the client has ended.
     """
     handle = _handle(sock)
-    if type(data) is bytes:
-        sent = _send(handle, sock._slot, data, len(data), 0)
-    else:
-        with ffi.from_buffer("char[]", data) as source:  # let go of, also if this fails
-            sent = _send(handle, sock._slot, source, len(data), 0)
+    source = data if type(data) is bytes else ffi.from_buffer("char[]", data)
+    sent = _send(handle, sock._slot, source, len(data), 0)
+    del source  # in the error's traceback it would keep the program's buffer locked
     if sent > 0:
         return True
     if sent == -errno.EPIPE and not lib.pf_client_ended(handle):
