@@ -34,7 +34,7 @@ class PlainSocket(Shape):
     """
 
     def __init__(self, factory: SocketFactory, family: int, type: int, proto: int) -> None:  # noqa: A002
-        self._endpoint = factory.endpoint(family, type, proto)
+        self._endpoint = factory._endpoint(family, type, proto)
         self._options = {}
 
     def __repr__(self) -> str:

@@ -52,9 +52,9 @@ class SocketFactory(trio.abc.SocketFactory):
         Raises:
             OSError: EAFNOSUPPORT, EPROTONOSUPPORT, ESOCKTNOSUPPORT: not TCP or UDP over IP.
         """
-        return StackSocket(self.endpoint(family, type, proto))
+        return StackSocket(self._endpoint(family, type, proto))
 
-    def endpoint(self, family: int, type: int, proto: int) -> Endpoint:  # noqa: A002
+    def _endpoint(self, family: int, type: int, proto: int) -> Endpoint:  # noqa: A002
         """What such a socket is made of. Raises: see `socket`."""
         protocol = _TYPES.get(_socket.SocketKind(type or _socket.SOCK_STREAM))
         if protocol is None:

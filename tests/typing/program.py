@@ -215,6 +215,7 @@ async def trio_programs(client: pifus.Client) -> None:
     factory = pifus.trio.SocketFactory(pifus.Priority.LOW, client=client)
     trio.socket.set_custom_socket_factory(factory)
     trio.socket.set_custom_hostname_resolver(pifus.trio.HostnameResolver())
+    pifus.trio.install(pifus.Priority.LOW, client=client)
     made = factory.socket(socket.AF_INET, socket.SOCK_STREAM)
     assert isinstance(made, pifus.trio.StackSocket)
     sock: pifus.trio.StackSocket = made
