@@ -166,20 +166,6 @@ def test_a_reset_is_readable_and_writable(pair: Pair) -> None:
         server.recv(1)
 
 
-def test_writable_follows_the_room(pair: Pair, spawn: Spawn) -> None:
-    client, server = pair
-    client.setblocking(False)
-    assert poll(client, select.POLLOUT) == select.POLLOUT
-    sent = fill(client)
-    while poll(client, select.POLLOUT, 0.1):
-        sent += fill(client)  # what the stack took meanwhile
-    assert not poll(client, select.POLLOUT)
-    got = spawn(receive_exactly, server, sent)
-    assert poll(client, select.POLLOUT, PATIENCE_SECONDS) == select.POLLOUT
-    assert len(got.result(PATIENCE_SECONDS)) == sent
-    assert client.send(b"room") == 4
-
-
 def test_a_send_that_is_cut_short_leaves_no_room(pair: Pair, spawn: Spawn) -> None:
     """Nobody was told EAGAIN: that less was taken says it, and poll must say it too."""
     client, server = pair
@@ -192,6 +178,20 @@ def test_a_send_that_is_cut_short_leaves_no_room(pair: Pair, spawn: Spawn) -> No
     got = spawn(receive_exactly, server, sent)
     assert poll(client, select.POLLOUT, PATIENCE_SECONDS) == select.POLLOUT
     assert len(got.result(PATIENCE_SECONDS)) == sent
+
+
+def test_writable_follows_the_room(pair: Pair, spawn: Spawn) -> None:
+    client, server = pair
+    client.setblocking(False)
+    assert poll(client, select.POLLOUT) == select.POLLOUT
+    sent = fill(client)
+    while poll(client, select.POLLOUT, 0.1):
+        sent += fill(client)  # what the stack took meanwhile
+    assert not poll(client, select.POLLOUT)
+    got = spawn(receive_exactly, server, sent)
+    assert poll(client, select.POLLOUT, PATIENCE_SECONDS) == select.POLLOUT
+    assert len(got.result(PATIENCE_SECONDS)) == sent
+    assert client.send(b"room") == 4
 
 
 def test_a_listener_is_readable(net: ModuleType, listener: Any, closing: Any) -> None:
