@@ -33,7 +33,7 @@ struct pf_done {
     uint64_t submitted_ns;
     uint64_t picked_ns;
     uint64_t completed_ns;
-    struct pf_addr addr; /* accept: the peer; receive of a datagram: its sender */
+    struct pf_addr addr; /* as of struct pf_cqe: peer or sender, or when a write was handed on */
     uint64_t reaped_ns;  /* when it was taken, if pf_client_stamp_reaped was asked for; else 0 */
 };
 

@@ -67,7 +67,7 @@ def test_each_stage_has_its_time(stamping: pifus.Client) -> None:
 
 
 def test_when_it_was_taken_and_not_when_it_was_there(stamping: pifus.Client) -> None:
-    sock, other = stamping.socket(), stamping.socket()
+    sock, behind = stamping.socket(), stamping.socket(priority=pifus.Priority.LOW)
     takes = (
         sock.poll,
         lambda: sock.wait(SECONDS),
@@ -79,8 +79,8 @@ def test_when_it_was_taken_and_not_when_it_was_there(stamping: pifus.Client) -> 
     )
     for take in takes:
         sock.nop()
-        other.nop()
-        other.wait(SECONDS).check()  # in one priority the backend serves in turn: both are there
+        behind.nop()
+        behind.wait(SECONDS).check()  # LOW, so the other one was served before
         before = time.monotonic_ns()
         done = take()
         assert done is not None
@@ -320,11 +320,11 @@ def test_completions_of_all_sockets_at_once(client: pifus.Client) -> None:
 
 
 def test_limits_of_taking(client: pifus.Client) -> None:
-    sock, other = client.socket(), client.socket()
+    sock, behind = client.socket(), client.socket(priority=pifus.Priority.LOW)
     for _ in range(5):
         ops = [sock.nop() for _ in range(60)]
-        other.nop()
-        other.wait(SECONDS).check()
+        behind.nop()
+        behind.wait(SECONDS).check()  # LOW, so all the others were served before
         while sock.poll_many(1)[0].op != ops[3]:
             pass
         assert [done.op for done in sock.poll_many(7)] == ops[4:11]
@@ -337,9 +337,9 @@ def test_limits_of_taking(client: pifus.Client) -> None:
             take(0)
     with pytest.raises(TimeoutError):
         client.wait_many(timeout=0)
-    other.release()
+    behind.release()
     with pytest.raises(OSError, match="closed"):
-        other.poll_many()
+        behind.poll_many()
 
 
 def test_a_callback_gets_them_all(backend: BackendProcess) -> None:
