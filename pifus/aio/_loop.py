@@ -59,9 +59,11 @@ class AioLoop(Loop):
         await future
 
     def _idle(self) -> None:
-        """Behind everything that was to be run: spins, if no task has begun a call since."""
+        """Behind everything that was to be run: spins, if no task has begun a call since, and there
+        is no other client whose completions would have to wait for that."""
         calls, self._idle_calls = self._idle_calls, self._calls
-        self._idling = calls != self._calls or self.hub.spin()
+        alone = len(_loops.get(self._loop, ())) == 1
+        self._idling = calls != self._calls or (alone and self.hub.spin())
         if self._idling:
             self._pump()
             self._loop.call_soon(self._idle)

@@ -35,7 +35,13 @@ def _in_thread(run: Callable[[Port], object]) -> int:
         port.append(number)
         told.set()
 
-    threading.Thread(target=run, args=(listening,), daemon=True).start()
+    def serve() -> None:
+        try:
+            run(listening)
+        except* OSError:
+            pass  # the process ends, and the client of the stack with it
+
+    threading.Thread(target=serve, daemon=True).start()
     if not told.wait(_START_SECONDS):
         raise TimeoutError("the server has not started")
     return port[0]

@@ -29,13 +29,14 @@ def _abort(signal: Signal, _: object) -> Abort:
 class _Pump(trio.abc.Instrument):
     """Hands completions out where trio looks for I/O: their tasks run a round of its loop earlier
     than if the system task did it, which does what is left to do. Where trio would sleep it spins
-    first."""
+    first, if there is no other client whose completions would have to wait for that."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, loops: dict[Client | None, TrioLoop]) -> None:
         self._hub = hub
+        self._loops = loops
 
     def before_io_wait(self, timeout: float) -> None:
-        if timeout > 0:
+        if timeout > 0 and len(self._loops) == 1:
             self._hub.spin(timeout)
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's
@@ -61,9 +62,9 @@ class TrioLoop(Loop):
     def closed(self, text: str) -> Exception:
         return trio.ClosedResourceError(text)
 
-    async def run(self, ours: bool) -> None:
-        """The system task. `ours`: the client is closed with the run."""
-        pump = _Pump(self.hub)
+    async def run(self, ours: bool, loops: dict[Client | None, TrioLoop]) -> None:
+        """The system task. `ours`: the client is closed with the run; `loops`: all of the run."""
+        pump = _Pump(self.hub, loops)
         trio.lowlevel.add_instrument(pump)
         try:
             while True:
@@ -97,5 +98,5 @@ def loop_of(client: Client | None) -> TrioLoop:
     if loop is None or loop.hub.ended:
         used = client or Client(max_sockets=_MAX_SOCKETS, queue_depth=_QUEUE_DEPTH)
         loop = loops[client] = TrioLoop(Hub(used))
-        trio.lowlevel.spawn_system_task(loop.run, client is None, name="pifus completions")
+        trio.lowlevel.spawn_system_task(loop.run, client is None, loops, name="pifus completions")
     return loop

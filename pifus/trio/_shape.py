@@ -43,31 +43,38 @@ class Shape:
 
     @property
     def family(self) -> _socket.AddressFamily:
+        """AF_INET or AF_INET6."""
         return _socket.AddressFamily(self._endpoint.sock.family)
 
     @property
     def type(self) -> _socket.SocketKind:
+        """SOCK_STREAM or SOCK_DGRAM."""
         stream = self._endpoint.sock.protocol is Protocol.TCP
         return _socket.SOCK_STREAM if stream else _socket.SOCK_DGRAM
 
     @property
     def proto(self) -> int:
+        """IPPROTO_TCP or IPPROTO_UDP."""
         return int(self._endpoint.sock.protocol)
 
     def fileno(self) -> int:
+        """-2: there is no descriptor; -1 after close."""
         return -1 if self._endpoint.closed else _NO_DESCRIPTOR
 
     def getsockname(self) -> Any:
+        """The local address."""
         any_address = ("0.0.0.0", 0) if self.family == _socket.AF_INET else ("::", 0, 0, 0)
         return self._live().sock.local_address or any_address
 
     def getpeername(self) -> Any:
+        """The address of the peer."""
         peer = self._live().sock.peer_address
         if peer is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return peer
 
     def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> Any:
+        """What was set, or the default."""
         value = self._getopt(level, optname)
         return value if buflen is None else value.to_bytes(_INT_BYTES, "little")[:buflen]
 
@@ -89,6 +96,7 @@ class Shape:
         return self._options.get((level, name), _OPTIONS[level, name][1])
 
     def setsockopt(self, level: int, optname: int, value: Any, optlen: int | None = None) -> None:
+        """Sets an option, at once; ENOPROTOOPT: the stack does not have it."""
         endpoint = self._live()
         known = _OPTIONS.get((level, optname))
         if known is None or optlen is not None:
@@ -98,9 +106,11 @@ class Shape:
         self._options[level, optname] = number
 
     def listen(self, backlog: int = 128) -> None:
+        """Listens, at once."""
         self._live().listen(backlog)
 
     def close(self) -> None:
+        """Closes the socket; what was sent before still reaches the peer."""
         self._endpoint.close()
 
     def __enter__(self) -> Self:
@@ -115,6 +125,7 @@ class Shape:
         self.close()
 
     def get_inheritable(self) -> bool:
+        """False: there is no descriptor."""
         return False
 
     def _live(self) -> Endpoint:

@@ -25,6 +25,7 @@ from pifus.bench import (
     periodic,
     priority,
     sockets,
+    tasks,
     tcp,
     wire,
 )
@@ -134,6 +135,12 @@ def test_sockets_without_a_compiler(run_bench: Bench, monkeypatch: pytest.Monkey
     found = run_bench("sockets")
     assert names(found) == ["pifus.threads.1", "pifus.completion.1"]
     assert "no source here" in found["notes"]
+
+
+def test_tasks(run_bench: Bench) -> None:
+    found = run_bench("tasks")
+    assert names(found) == list(tasks.ROWS)
+    assert all(row["n"] > 0 and row["min"] > 0 for row in found["rows"])
 
 
 def test_compat(run_bench: Bench) -> None:
