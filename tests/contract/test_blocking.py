@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.contract.conftest import (
     fill,
     python_environment,
     receive_exactly,
+    wait_until_asleep,
 )
 from tests.contract.legs import Leg
 
@@ -342,17 +342,6 @@ CALLS = {
     "recv with a time-out": "(server.settimeout(60), server.recv(1))[1]",
 }
 INTERRUPTED = {**CALLS, "accept": "listener.accept()", "sendall": "server.sendall(b'x' * 10**8)"}
-
-
-def wait_until_asleep(pid: int) -> None:
-    """Until the process was seen asleep several times: in the call that it was about to make."""
-    asleep = 0
-    beat = threading.Event()
-    while asleep < 5:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        assert state not in "ZX"
-        asleep = asleep + 1 if state == "S" else 0
-        beat.wait(0.005)
 
 
 @contextlib.contextmanager

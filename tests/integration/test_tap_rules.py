@@ -70,11 +70,10 @@ def echo(connection: socket.socket) -> None:
 @needs_tap
 def test_what_goes_where_on_a_tap_device(start_backend: StartBackend) -> None:
     tap = start_tap(start_backend)
-    device = f"pft{os.getpid() % 100000}"
     both = socket.create_server((tap.host4, 0))
     with both, kernel_server("127.0.0.1", echo) as (_, loopback_port):
         port = both.getsockname()[1]
-        words = [tap.host4, str(port), str(loopback_port), tap.stack4, tap.stack6, device]
+        words = [tap.host4, str(port), str(loopback_port), tap.stack4, tap.stack6, tap.device]
         with subprocess.Popen(
             [
                 *(sys.executable, "-m", "pifus.cli", "run", "--backend", tap.backend.path, "--"),
