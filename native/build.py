@@ -43,7 +43,7 @@ LWIP_SOURCES = ("src/core", "src/core/ipv4", "src/core/ipv6")
 LWIP_FILES = ("src/netif/ethernet.c",)
 
 STRICT = ["-Wall", "-Wextra", "-Werror"]
-BASE = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden", "-fno-omit-frame-pointer"]
+BASE = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden"]
 # lwIP is not ours to tidy: its warnings are shown only when they are errors.
 FOREIGN = ["-w"]
 
@@ -96,12 +96,14 @@ class Variant:
         return self.lwip if self.lwip is not None else lwip_directory()
 
     def mode_flags(self) -> list[str]:
-        flags = [f"-O{self.optimize or ('1' if self.sanitize else '2')}"]
+        # -O3 and no frame pointers: 10 of the 300 ns of a NOP.
+        flags = [f"-O{self.optimize or ('1' if self.sanitize else '3')}"]
         flags += [f"-D{define}" for define in self.defines]
         if self.sanitize:
             flags += [
                 f"-fsanitize={self.sanitize}",
                 "-fno-sanitize-recover=all",
+                "-fno-omit-frame-pointer",
                 "-DPIFUS_SANITIZE",
             ]
         if "thread" in self.sanitize:
