@@ -42,8 +42,8 @@ def new_pair() -> tuple[str, str]:
 
 
 def new_name(kind: str) -> str:
-    """A name for a device that no other run uses."""
-    return f"pf{kind}{secrets.token_hex(4)}"
+    """A name for a device that no other run uses, and that tells this process."""
+    return f"pf{kind}{os.getpid():06x}{secrets.token_hex(2)}"
 
 
 class Tap:

@@ -63,8 +63,8 @@ def names(found: dict[str, Any]) -> list[str]:
 
 
 def left_behind(pid: int) -> list[str]:
-    """Measuring processes that `pid` started, and devices of the benchmarks."""
-    found = [path.name for path in Path("/sys/class/net").glob("pf[tvw]????????")]
+    """Measuring processes that `pid` started, and its devices."""
+    found = [path.name for path in Path("/sys/class/net").glob(f"pf[tvw]{pid:06x}????")]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")

@@ -51,7 +51,7 @@ def main() -> int:
             if result != "all well":
                 failed.append(program.script)
             ours[program.script] = {"packages": packages(program), "result": result}
-    arguments.rows.write_text(json.dumps(rows), encoding="utf-8")
+            arguments.rows.write_text(json.dumps(rows), encoding="utf-8")
     print(f"failed or not run: {', '.join(failed)}" if failed else "all well")
     if arguments.write_docs:
         PAGE.write_text(page(rows), encoding="utf-8")

@@ -22,6 +22,7 @@ class Program:
         server: the real server in the kernel that is the other end, over TAP; "": both ends are
             the script's, over the stack.
         quick: part of `./dev test`; its packages are in the dependency group `dev`.
+        raw: it needs raw sockets, of the kernel too.
         tells: what pifus has to say about it on stderr.
     """
 
@@ -29,6 +30,7 @@ class Program:
     packages: tuple[str, ...]
     server: str = ""
     quick: bool = False
+    raw: bool = False
     tells: str = ""
 
     @property
@@ -65,7 +67,7 @@ PROGRAMS = (
     Program("rpyc_classic", ("rpyc",)),
     Program("pyro_objects", ("Pyro5",)),
     Program("dns_queries", ("dnspython",)),
-    Program("icmp_pings", ("icmplib", "ping3")),
+    Program("icmp_pings", ("icmplib", "ping3"), raw=True),
     Program("smtp_server", ("aiosmtpd",)),
     Program("ftp_server", ("pyftpdlib", "pyOpenSSL")),
     Program("managers", (), quick=True),

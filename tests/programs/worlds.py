@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from tests.integration.test_tap import Tap, may_make_devices, start_tap
 from tests.programs import runner
 from tests.programs.servers import SERVERS, Site
 from tests.programs.table import Program
+
+
+def may_have_raw_sockets() -> bool:
+    """Whether the kernel gives us one."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
+    except PermissionError:
+        return False
+    return True
 
 
 @dataclass(slots=True)
@@ -36,6 +46,8 @@ class Worlds:
 
     def obstacle(self, program: Program) -> str:
         """Why a program cannot run here; "" if it can."""
+        if program.raw and not may_have_raw_sockets():
+            return "raw sockets need root (CAP_NET_RAW)"
         if not program.server:
             return ""
         if missing := SERVERS[program.server].missing():

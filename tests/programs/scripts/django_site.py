@@ -8,7 +8,7 @@ import requests
 from django_clients import ask
 from peers import free_port, python, serving
 
-READY = "Starting development server"
+READY = "development server at"
 BLOB = os.urandom(3_000_000)
 
 manage = Path(sys.path[0]) / "django_app.py"
