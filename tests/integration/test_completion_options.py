@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -156,7 +155,7 @@ class Wire:
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self._sock.bind((f"pft{os.getpid() % 100000}", 0))
+        self._sock.bind((tap.device, 0))
         self._sock.settimeout(SECONDS)
 
     def close(self) -> None:
