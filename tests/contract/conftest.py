@@ -296,9 +296,13 @@ def fill(sock: Any) -> int:
     sock.setblocking(False)
     sent = 0
     while True:
-        try:
-            sent += sock.send(b"x" * 65536)
-        except BlockingIOError:
-            # What trickles into the peer's last bytes of window makes room once more.
-            if not select.select([], [sock], [], 1.0)[1]:
-                return sent
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += sock.send(b"x" * 65536)
+        # What trickles into the peer's last bytes of window makes room once more.
+        if not select.select([], [sock], [], 1.0)[1]:
+            break
+    with contextlib.suppress(BlockingIOError):
+        while True:  # too little for poll to call it writable, but it is taken
+            sent += sock.send(b"x")
+    return sent
