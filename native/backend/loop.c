@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "backend/internal.h"
@@ -306,13 +307,37 @@ static void arm_timer(struct pf_backend *backend, uint64_t until_ns) {
     backend->armed_ns = until_ns;
 }
 
+static bool high_hints(const struct pf_backend *backend) {
+    bool any = false;
+    for (uint32_t i = 0; i < backend->session_count; i++) {
+        const struct pf_session *session = backend->sessions[i];
+        any |= !session->dying && (session->taken[PF_PRIORITY_HIGH].count > 0 ||
+                                   pf_hint_waiting(&session->hints[PF_PRIORITY_HIGH]));
+    }
+    return any;
+}
+
+/* HIGH work has to stop, too: nothing ends this piece, or a client could keep the thread awake for
+ * ever by what is not served. */
+static void rest_whole(struct pf_backend *backend) {
+    uint64_t from = pf_now_ns();
+    struct timespec piece = {.tv_nsec = (long)pf_rest_piece(&backend->rest, from)};
+    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &piece, NULL);
+    pf_rest_slept(&backend->rest, from, pf_now_ns());
+}
+
 static void sleep_until_news(struct pf_backend *backend) {
     struct epoll_event events[32];
+    if (pf_rest_due(&backend->rest, backend->now_ns, true)) {
+        rest_whole(backend);
+        return;
+    }
     /* Resting: what has time cannot end it, and is seen afterwards. */
     pf_doorbell_announce(&backend->public_region->sleeping,
                          backend->rest.resting ? PF_PRIORITY_HIGH + 1 : PF_PRIORITIES);
     /* The second look: whoever published before seeing the announcement did not ring. */
-    bool news = take_hints(backend) || pf_load_acquire(&backend->commands_pending) ||
+    bool hints = backend->rest.resting ? high_hints(backend) : take_hints(backend);
+    bool news = hints || pf_load_acquire(&backend->commands_pending) ||
                 stk_frames_pending() || pf_load_acquire(&backend->stop);
     if (!news) {
         set_next_timer(backend, backend->now_ns);

@@ -19,6 +19,7 @@
 #define PF_REST_PERCENT 8U
 #define PF_REST_FROM_NS UINT64_C(100000)
 #define PF_REST_HIGH_FROM_NS UINT64_C(10000000)
+#define PF_REST_MOST_NS UINT64_C(100000000)
 
 struct pf_rest {
     bool needed;  /* the thread has a real-time priority */
@@ -53,7 +54,10 @@ static inline bool pf_rest_due(struct pf_rest *rest, uint64_t now_ns, bool high)
 /* How long to sleep, if it is due. */
 static inline uint64_t pf_rest_piece(const struct pf_rest *rest, uint64_t now_ns) {
     uint64_t owed = pf_rest_owed(rest, now_ns);
-    return owed > PF_REST_HIGH_FROM_NS ? owed - PF_REST_HIGH_FROM_NS + PF_REST_FROM_NS : owed;
+    if (owed > PF_REST_HIGH_FROM_NS) {
+        owed += PF_REST_FROM_NS - PF_REST_HIGH_FROM_NS;
+    }
+    return owed < PF_REST_MOST_NS ? owed : PF_REST_MOST_NS;
 }
 
 #endif

@@ -16,6 +16,7 @@
 /* A wait looks at the backend's pulse at least this often. */
 #define PF_PULSE_NS INT64_C(200000000)
 #define PF_SEND_CHUNK (64U * 1024U)
+#define PF_SEND_LEAST (1U << PF_ARENA_MIN_ORDER)
 #define PF_NO_SLOT UINT32_MAX
 /* In the place of a block's size: it is registered, and stays. */
 #define PF_BLOCK_STAYS UINT32_MAX

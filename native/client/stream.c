@@ -335,6 +335,7 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
     pf_waiter_start(&waiter, client, timeout_ns);
     uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     uint32_t sent = 0;
+    uint32_t most = PF_SEND_CHUNK;
     for (;;) {
         uint32_t seen = pf_load_acquire(&sock->b2c->event);
         int refused = tx_refused(client, slot);
@@ -344,10 +345,15 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
         while (sent < length) {
             /* A socket with a small limit gets small blocks: the first one is always granted. */
             uint32_t limit = pf_load_relaxed(&sock->send_limit);
-            uint32_t most = limit < PF_SEND_CHUNK ? limit : PF_SEND_CHUNK;
+            most = limit < most ? limit : most;
             uint32_t chunk = length - sent < most ? length - sent : most;
             int64_t result =
                 pf_write(client, slot, (const uint8_t *)data + sent, chunk, PF_DELIVER_NONE);
+            if (result == -ENOBUFS && !sent && timeout_ns == 0 && chunk > PF_SEND_LEAST) {
+                /* Poll says that there is room as soon as there is any: part of it fits. */
+                most = chunk / 4 > PF_SEND_LEAST ? chunk / 4 : PF_SEND_LEAST;
+                continue;
+            }
             if (result == -ENOBUFS || result == -EAGAIN) {
                 break;
             }

@@ -210,13 +210,11 @@ class Endpoint:
         length = len(octets)
         while sent < length and self._unacked < UNACKED_MAX and self._writes < self._writes_max:
             if sent == 0 and length <= _PIECE:
-                size = length
-                op = self._put(octets)
+                size, op = self._put(octets)
             else:
                 with memoryview(octets)[sent : sent + _PIECE] as piece:
-                    size = len(piece)
-                    op = self._put(piece)
-            if op is None:
+                    size, op = self._put(piece)
+            if not size:
                 break
             self._unacked += size
             self._writes += 1
@@ -227,11 +225,13 @@ class Endpoint:
                 self._mark(op)
         return sent
 
-    def _put(self, piece: bytes | memoryview) -> int | None:
-        """Submits one write: 0, it is told of with the next one that is marked; None: no room."""
-        if self._loose < self._loose_max and self._loose_bytes + len(piece) <= _LOOSE_BYTES:
-            return 0 if _now.send(self.sock, piece) else None
-        return _now.write(self.sock, piece)
+    def _put(self, piece: bytes | memoryview) -> tuple[int, int]:
+        """Submits one write. How many bytes, and the operation: 0, the next one marks its end."""
+        size = len(piece)
+        if self._loose < self._loose_max and self._loose_bytes + size <= _LOOSE_BYTES:
+            return _now.send(self.sock, piece), 0
+        op = _now.write(self.sock, piece)
+        return (0, 0) if op is None else (size, op)
 
     def _mark(self, op: int) -> None:
         """With the end of this operation everything sent before it has been acknowledged."""

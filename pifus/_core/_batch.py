@@ -34,11 +34,15 @@ class Batch:
         if self.is_mine:
             raise RuntimeError("this thread is in a batch() block already: leave that one first")
         self._lock.acquire()
-        result = lib.pf_batch_begin(handle)
-        if result < 0:
+        try:
+            result = lib.pf_batch_begin(handle)
+            if result < 0:
+                raise _errors.os_error(-result)
+            self._owner = threading.get_ident()
+        except BaseException:  # of a signal handler, too: else the batch would be open for ever
+            lib.pf_batch_end(handle, 0)
             self._lock.release()
-            raise _errors.os_error(-result)
-        self._owner = threading.get_ident()
+            raise
 
     def __exit__(
         self,
@@ -47,9 +51,15 @@ class Batch:
         trace: TracebackType | None,
     ) -> None:
         handle = self._client._handle
-        self._owner = 0
-        result = -1 if handle is None else lib.pf_batch_end(handle, kind is None)
-        self._lock.release()
+        try:
+            result = -1 if handle is None else lib.pf_batch_end(handle, kind is None)
+        except BaseException:
+            if handle is not None:
+                lib.pf_batch_end(handle, 0)
+            raise
+        finally:
+            self._owner = 0
+            self._lock.release()
         if result < 0 and kind is None:
             raise self._client._failure()
 

@@ -106,8 +106,8 @@ def write(sock: Socket, data: bytes | memoryview) -> int | None:
         return None
 
 
-def send(sock: Socket, data: bytes | memoryview) -> bool:
-    """Sends 64 KiB at most, of whose end nobody is told; False: there is no room for it now.
+def send(sock: Socket, data: bytes | memoryview) -> int:
+    """Sends what there is room for now, of whose end nobody is told; returns how many bytes.
 
     Raises:
         OSError: the connection is broken, or its sending direction ended; EBADF after close.
@@ -118,11 +118,11 @@ def send(sock: Socket, data: bytes | memoryview) -> bool:
     sent = _send(handle, sock._slot, source, len(data), 0)
     del source  # in the error's traceback it would keep the program's buffer locked
     if sent > 0:
-        return True
+        return sent
     if sent == -errno.EPIPE and not lib.pf_client_ended(handle):
         raise _errors.os_error(errno.EPIPE)
     _check_nothing(sock, sent)
-    return False
+    return 0
 
 
 def call(
