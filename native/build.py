@@ -381,7 +381,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="directory of this variant")
     parser.add_argument("--sanitize", default="", help="for example address,undefined or thread")
-    parser.add_argument("--optimize", default="", help="level after -O (default 2; sanitized: 1)")
+    parser.add_argument("--optimize", default="", help="level after -O (default 3; sanitized: 1)")
     parser.add_argument("--define", action="append", default=[], help="NAME or NAME=VALUE, for -D")
     parser.add_argument(
         "--pristine", action="store_true", help="lwIP without our patches (tests must then fail)"

@@ -337,8 +337,8 @@ static void sleep_until_news(struct pf_backend *backend) {
                          backend->rest.resting ? PF_PRIORITY_HIGH + 1 : PF_PRIORITIES);
     /* The second look: whoever published before seeing the announcement did not ring. */
     bool hints = backend->rest.resting ? high_hints(backend) : take_hints(backend);
-    bool news = hints || pf_load_acquire(&backend->commands_pending) ||
-                stk_frames_pending() || pf_load_acquire(&backend->stop);
+    bool news = hints || pf_load_acquire(&backend->commands_pending) || stk_frames_pending() ||
+                pf_load_acquire(&backend->stop);
     if (!news) {
         set_next_timer(backend, backend->now_ns);
         uint64_t until = backend->next_timer_ns;

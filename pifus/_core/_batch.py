@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from types import TracebackType
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pifus._core import _errors, _ops
@@ -29,39 +30,27 @@ class Batch:
         self._lock = threading.Lock()
         self._owner = 0
 
-    def __enter__(self) -> None:
-        handle = self._client._require()
+    # A generator inside of the lock's own `with`: an exception of a signal handler, wherever it
+    # comes, ends the batch and lets go of the lock.
+    @contextlib.contextmanager
+    def block(self) -> Iterator[None]:
+        """See `Client.batch`."""
         if self.is_mine:
             raise RuntimeError("this thread is in a batch() block already: leave that one first")
-        self._lock.acquire()
-        try:
-            result = lib.pf_batch_begin(handle)
-            if result < 0:
-                raise _errors.os_error(-result)
-            self._owner = threading.get_ident()
-        except BaseException:  # of a signal handler, too: else the batch would be open for ever
-            lib.pf_batch_end(handle, 0)
-            self._lock.release()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        handle = self._client._handle
-        try:
-            result = -1 if handle is None else lib.pf_batch_end(handle, kind is None)
-        except BaseException:
-            if handle is not None:
-                lib.pf_batch_end(handle, 0)
-            raise
-        finally:
-            self._owner = 0
-            self._lock.release()
-        if result < 0 and kind is None:
-            raise self._client._failure()
+        with self._lock:
+            handle = self._client._require()
+            try:
+                result = lib.pf_batch_begin(handle)
+                if result < 0:
+                    raise _errors.os_error(-result)
+                self._owner = threading.get_ident()
+                yield
+                if self._client._handle is None or lib.pf_batch_end(handle, 1) < 0:
+                    raise self._client._failure()
+            finally:
+                self._owner = 0
+                if self._client._handle is not None:
+                    lib.pf_batch_end(handle, 0)  # nothing is left, but after an exception
 
     @property
     def is_mine(self) -> bool:

@@ -12,7 +12,6 @@ from pifus._core._slot import SocketBase
 
 if TYPE_CHECKING:
     from pifus._core._block import Block
-    from pifus._core._client import CData
 
 Address = _address.Address
 
@@ -122,22 +121,20 @@ class Operations(SocketBase):
         handle = self._handle
         if handle is None:
             raise self._closed_error()
-        if type(data) is bytes:
-            size = len(data)
-            source: bytes | CData = data
-        else:
-            source = ffi.from_buffer("char[]", data)
-            size = memoryview(data).nbytes
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if not 0 < size <= self._client.max_write_bytes:
             raise self._bad_size(size)
+        sqe = None
         if link or timeout is not None or deadline is not None:
             sqe = ffi.new("struct pf_sqe *")
             sqe.opcode = Opcode.WRITE
             sqe.general = lib.PF_SQE_LINK if link else 0
             sqe.deadline_ns = _ops.latest_ns(timeout, deadline)
-            op = lib.pf_submit_block(handle, self._slot, sqe, source, size, _QUEUE)
-        else:
+        source = data if type(data) is bytes else ffi.from_buffer("char[]", data)
+        if sqe is None:
             op = _write(handle, self._slot, source, size, _QUEUE)
+        else:
+            op = lib.pf_submit_block(handle, self._slot, sqe, source, size, _QUEUE)
         if op > 0:
             return op
         del source  # in the error's traceback it would keep the program's buffer locked
@@ -217,7 +214,6 @@ class Operations(SocketBase):
         handle = self._handle
         if handle is None:
             raise self._closed_error()
-        source: CData = ffi.from_buffer("char[]", data)
         size = memoryview(data).nbytes
         if size > lib.PF_MAX_DATAGRAM_BYTES:
             raise OSError(
@@ -227,6 +223,7 @@ class Operations(SocketBase):
         to = ffi.NULL
         if address is not None:
             to = _address.to_native(self._family, address, "sendto")
+        sqe = None
         if link or timeout is not None or deadline is not None:
             sqe = ffi.new("struct pf_sqe *")
             sqe.opcode = Opcode.SENDTO
@@ -234,11 +231,14 @@ class Operations(SocketBase):
             sqe.deadline_ns = _ops.latest_ns(timeout, deadline)
             if to:
                 sqe.addr = to[0]
-            op = lib.pf_submit_block(handle, self._slot, sqe, source, size, _QUEUE)
-        else:
+        source = ffi.from_buffer("char[]", data)
+        if sqe is None:
             op = _sendto(handle, self._slot, source, size, to, 0, _QUEUE)
+        else:
+            op = lib.pf_submit_block(handle, self._slot, sqe, source, size, _QUEUE)
         if op > 0:
             return op
+        del source  # see write
         if op == -errno.ENOBUFS:
             raise _errors.arena_full(size, self._client.arena_free)
         raise self._refusal(op)

@@ -45,7 +45,8 @@ class Taking:
         order. All or nothing: if the block raises (QueueFull, for example, of an operation for
         which there is no room), none of it is submitted, and those numbers never complete.
 
-        Waiting in the block for what it submitted raises RuntimeError; `Socket.release` in it, and
+        A wait in the block that finds nothing within 0.2 s raises RuntimeError, because it may be
+        for what the block keeps back; `Socket.release` in it, and
         a close by another thread, submit at once what the block has for that socket. A batch is at
         most 1,024 operations (else QueueFull), and one thread at a time is in such a block: others
         wait at its beginning. Do not `await` in it.
@@ -54,7 +55,8 @@ class Taking:
             RuntimeError: this thread is in such a block already.
             BackendGone, ClientClosed: the backend or this client has ended; also at the end.
         """
-        return self._batch
+        self._require()
+        return self._batch.block()
 
     # ---- completions of any socket ----
 

@@ -22,7 +22,8 @@ _lock = threading.Lock()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():  # cancelled
+    # It may have been cancelled; or its event loop was closed while tasks were waiting.
+    if not future.done() and not future.get_loop().is_closed():
         future.set_result(None)
 
 
@@ -91,9 +92,11 @@ class AioLoop(Loop):
         """Lets go of the client. Twice is no error."""
         if not self._loop.is_closed() and self.hub.fileno() >= 0:
             self._loop.remove_reader(self.hub.fileno())
-        self.hub.close()
-        if self._ours:
-            self.hub.client.close()
+        try:
+            self.hub.close()
+        finally:
+            if self._ours:
+                self.hub.client.close()
 
 
 def loop_of(client: Client | None) -> AioLoop:

@@ -49,6 +49,8 @@ class TrioLoop(Loop):
     before = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
     after = staticmethod(trio.lowlevel.cancel_shielded_checkpoint)
 
+    # Ctrl-C between the two would leave a waker for a task that does not wait.
+    @trio.lowlevel.enable_ki_protection
     async def park(self, signal: Signal) -> None:
         signal.wake = partial(reschedule, current_task())
         await wait_task_rescheduled(partial(_abort, signal))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -238,9 +241,7 @@ def test_a_batch_may_close(client: pifus.Client, pair: Pair) -> None:
 
 def test_waiting_in_a_batch_is_refused(client: pifus.Client) -> None:
     sock = client.socket()
-    sock.nop()
     with client.batch():
-        sock.wait(SECONDS).check()  # of before
         sock.nop()
         for wait in (sock.wait, client.wait_any, client.wait_many):
             with pytest.raises(RuntimeError, match="wait behind the block"):
@@ -348,3 +349,28 @@ def test_a_callback_gets_them_all(backend: BackendProcess) -> None:
         for take in (sock.poll_many, client.poll_many, client.wait_many):
             with pytest.raises(RuntimeError, match="on_completion"):
                 take()
+
+
+class Alarm(BaseException):
+    """Raised by a signal handler, as KeyboardInterrupt is."""
+
+
+def test_a_signal_handler_that_raises_ends_the_batch(client: pifus.Client) -> None:
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(Alarm):
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                while True:
+                    with client.batch():
+                        pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    sock = client.socket()
+    sock.nop()  # is not kept back
+    sock.wait(SECONDS).check()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: client.batch().__enter__()).result(SECONDS) is None

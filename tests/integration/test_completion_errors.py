@@ -237,3 +237,19 @@ def test_a_backend_that_ends(start_backend: StartBackend) -> None:
     with pytest.raises(pifus.BackendUnavailable, match=backend.path.replace(".", r"\.")):
         pifus.Client(backend.path)
     assert sock.family == socket.AF_INET
+
+
+def test_a_refused_send_lets_go_of_the_buffer(scene: Scene) -> None:
+    data = bytearray(100)
+    refused: list[Callable[[], object]] = [
+        lambda: scene.near.write(data, deadline=float("nan")),
+        lambda: scene.udp.sendto(data, ("", -1)),
+        lambda: scene.udp.sendto(data, NOBODY, deadline=float("nan")),
+        lambda: scene.released.write(data),
+        lambda: scene.released.sendto(data, NOBODY),
+    ]
+    for call in refused:
+        with pytest.raises((ValueError, OverflowError, OSError)) as caught:
+            call()
+        data.append(0)  # BufferError, if the traceback holds it
+        assert caught.value is not None

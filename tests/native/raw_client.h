@@ -11,7 +11,9 @@
 #include "shm/region.h"
 #include "shm/ring.h"
 
+#ifndef RAW_SLOTS
 #define RAW_SLOTS 32
+#endif
 
 struct raw_slot {
     uint32_t sq_tail;

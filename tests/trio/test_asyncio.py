@@ -81,7 +81,7 @@ def test_many_connections_share_one_descriptor(client: pifus.Client, factory: ob
         port = port_of(server)
         before = descriptors()
         await asyncio.gather(*(talk(number) for number in range(200)))
-        assert max(open_now) == before
+        assert max(open_now) <= before  # what earlier tests left may go meanwhile
         server.close()
         with pytest.raises(asyncio.IncompleteReadError):
             await server.wait_closed()  # how the handlers end

@@ -268,7 +268,7 @@ def test_many_streams_share_one_descriptor(client: pifus.Client) -> None:
             async with trio.open_nursery() as talkers:
                 for number in range(count):
                     talkers.start_soon(talk, number, port_of(listeners[0]))
-            assert max(open_now) == before
+            assert max(open_now) <= before  # what earlier tests left may go meanwhile
             nursery.cancel_scope.cancel()
 
     run(main)
@@ -358,3 +358,28 @@ def test_needs_a_client_in_poll_mode(backend: object, client: pifus.Client) -> N
                 await pifus.trio.open_tcp_listeners(0, client=other)
 
         run(main)
+
+
+@pytest.mark.parametrize("share", [300, 4096, 20_000])
+def test_a_small_share_of_the_arena_loses_nothing(client: pifus.Client, share: int) -> None:
+    sent = random.Random(3).randbytes(100_000)
+
+    async def main() -> None:
+        left, right = await pair(client)
+        left.socket.tx_bytes = share
+        got = bytearray()
+
+        async def receive() -> None:
+            while data := await right.receive_some():
+                got.extend(data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for start in range(0, len(sent), 16_000):
+                await left.send_all(sent[start : start + 16_000])
+            await left.send_eof()
+        assert bytes(got) == sent
+        await left.aclose()
+        await right.aclose()
+
+    run(main)
