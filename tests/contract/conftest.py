@@ -25,6 +25,8 @@ from tests.contract.legs import Leg, Side
 
 # No test waits longer for what has to happen.
 PATIENCE_SECONDS = 20.0
+# Buffers stand still: what trickles into the peer's last bytes of window makes room before.
+QUIET_SECONDS = 1.0
 
 
 @pytest.fixture(autouse=True)
@@ -299,8 +301,7 @@ def fill(sock: Any) -> int:
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(b"x" * 65536)
-        # What trickles into the peer's last bytes of window makes room once more.
-        if not select.select([], [sock], [], 1.0)[1]:
+        if not select.select([], [sock], [], QUIET_SECONDS)[1]:
             break
     with contextlib.suppress(BlockingIOError):
         while True:  # too little for poll to call it writable, but it is taken

@@ -21,6 +21,7 @@ import pytest
 
 from tests.contract.conftest import (
     PATIENCE_SECONDS,
+    QUIET_SECONDS,
     errno_of,
     fill,
     python_environment,
@@ -177,7 +178,7 @@ def test_a_send_that_is_cut_short_leaves_no_room(pair: Pair, spawn: Spawn) -> No
     client.setblocking(False)
     assert poll(client, select.POLLOUT) == select.POLLOUT
     sent = 0
-    while poll(client, select.POLLOUT, 0.2):  # until the buffers stand still
+    while poll(client, select.POLLOUT, QUIET_SECONDS):
         sent += client.send(b"x" * 1_000_000)  # and as long as poll says so, there is room
     assert not poll(client, select.POLLOUT)
     got = spawn(receive_exactly, server, sent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import select
 import socket as names
+import statistics
 import struct
 import threading
 import time
@@ -235,11 +236,20 @@ def waits(sock: Any, seconds: float) -> bool:
 def test_cork_holds_back_what_fills_no_segment(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(TCP, names.TCP_CORK, 1)
+    begun = time.monotonic()
     for _ in range(10):
         client.sendall(b"x")
-    assert waits(server, 0.1)
-    client.setsockopt(TCP, names.TCP_CORK, 0)
-    assert server.recv(100) == b"x" * 10
+    assert receive_exactly(server, 10) == b"x" * 10
+    assert time.monotonic() - begun > 0.15, "for 200 ms it holds"
+    seconds = []
+    for _ in range(5):
+        client.setsockopt(TCP, names.TCP_CORK, 1)
+        client.sendall(b"y")
+        begun = time.monotonic()
+        client.setsockopt(TCP, names.TCP_CORK, 0)
+        assert server.recv(100) == b"y"
+        seconds.append(time.monotonic() - begun)
+    assert statistics.median(seconds) < 0.1, "without it, nothing waits"
 
 
 def test_a_cork_is_no_stopper(pair: Pair) -> None:

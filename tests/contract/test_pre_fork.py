@@ -49,20 +49,20 @@ def ask(first):
     for number in range(first, 400, 8):
         if kill and number == 160:
             os.kill(workers[0], signal.SIGKILL)
-        with connect(address) as sock:
-            try:
+        try:
+            with connect(address) as sock:
                 sock.sendall(b"%08d" % number)
                 answer = exactly(sock, 16)
-            except ConnectionResetError:
-                answer = b""
-            with lock:
-                if answer:
-                    assert answer[8:] == b"%08d" % number, answer
-                    assert answer not in answers
-                    answers.add(answer)
-                    served[int(answer[:8])] += 1
-                else:
-                    lost += 1
+        except ConnectionResetError:  # which may come together with the end of the handshake
+            answer = b""
+        with lock:
+            if answer:
+                assert answer[8:] == b"%08d" % number, answer
+                assert answer not in answers
+                answers.add(answer)
+                served[int(answer[:8])] += 1
+            else:
+                lost += 1
 threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
 for thread in threads:
     thread.start()

@@ -10,6 +10,7 @@ import hashlib
 import os
 import select
 import socket as names
+import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -153,11 +154,14 @@ def test_who_does_not_read_stops_the_sender(ends: Ends) -> None:
 def test_small_messages_one_way_are_not_held_up(ends: Ends) -> None:
     """The sender's Nagle waits for the acknowledgement: of what nobody answers, it has to come."""
     ours, theirs = ends
-    begun = time.monotonic()
+    seconds = []
     for _ in range(100):
+        begun = time.monotonic()
         theirs.sendall(b"small")
         assert receive_exactly(ours, 5) == b"small"
-    assert time.monotonic() - begun < 2  # with delayed acknowledgements it would be 5 s
+        seconds.append(time.monotonic() - begun)
+    # A delayed acknowledgement takes 40 ms or more. A busy machine delays some, not most.
+    assert statistics.median(seconds) < 0.04
 
 
 TENTATIVE = 0x40
