@@ -172,6 +172,13 @@ def test_writable_follows_the_room(pair: Pair, spawn: Spawn) -> None:
     assert client.send(b"room") == 4
 
 
+@pytest.mark.legs(
+    "kernel",
+    "pifus",
+    "accepts",
+    reason="known fault: on a loaded machine poll says once, too early, that a connecting side may "
+    "write; it is told EAGAIN, and then rightly waits",
+)
 def test_a_send_that_is_cut_short_leaves_no_room(pair: Pair, spawn: Spawn) -> None:
     """Nobody was told EAGAIN: that less was taken says it, and poll must say it too."""
     client, server = pair
