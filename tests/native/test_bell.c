@@ -259,9 +259,11 @@ static void test_a_spin_ends(void) {
     uint32_t slot = rig_socket(bell.c, PF_FAMILY_IPV4, 0);
     quiet(&bell);
     pf_client_set_spin(bell.c, 50000);
-    CHECK_EQ(pf_bell_arm(bell.c), 0);
     CHECK_EQ(pf_bell_spin(bell.c, 0), 0);
-    CHECK_EQ(pf_bell_spin(bell.c, 1000000), 0); /* nothing comes: 200 us */
+    /* First what there is to tell of the open, which may be late. Then nothing comes: 200 us. */
+    do {
+        (void)take_all(&bell);
+    } while (pf_bell_arm(bell.c) != 0 || pf_bell_spin(bell.c, 1000000) != 0);
     CHECK(pf_nop(bell.c, slot) > 0);
     CHECK_EQ(RIG_CALL(bell.c, slot, PF_OP_NOP, 0), 0);
     CHECK_EQ(pf_bell_spin(bell.c, 1000000), 1);
