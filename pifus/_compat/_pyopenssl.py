@@ -36,15 +36,15 @@ class _Pump:
         self._unsent = b""
         self._header = b""
         self._missing = 0
-        # What a call has done already, whose bytes the socket has not taken yet.
-        self._owed: tuple[str, Any] | None = None
+        # By name what a call has done already, whose bytes the socket has not taken yet: until it
+        # is made again, whatever else is called, or tried in vain, meanwhile.
+        self._owed: dict[str, Any] = {}
 
     def call(self, name: str, original: Callable[[Any], Any]) -> Any:
         """One call of the connection, as it is over a socket."""
-        owed, self._owed = self._owed, None
         self._flush()
-        if owed is not None and owed[0] == name:
-            return owed[1]
+        if name in self._owed:
+            return self._owed.pop(name)
         while True:
             try:
                 result = original(self._connection)
@@ -56,7 +56,7 @@ class _Pump:
             self._flush()
         except self._ssl.WantWriteError:
             if name not in _READS:
-                self._owed = (name, result)
+                self._owed[name] = result
                 raise
         return result
 

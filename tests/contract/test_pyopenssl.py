@@ -120,6 +120,45 @@ assert server.pending() == 6
     check(run, certificates, code)
 
 
+def test_what_was_tried_in_vain_goes_once(run: Run, certificates: Certificates) -> None:  # noqa: F811
+    code = """
+server, client = connections()
+with ThreadPoolExecutor() as pool:
+    shaking = pool.submit(server.do_handshake)
+    client.do_handshake()
+    shaking.result()
+for connection in (server, client):
+    connection.setblocking(False)
+BLOB *= 5  # more than the kernel keeps on its loopback
+parts = [BLOB[at:at + 50_000] for at in range(0, len(BLOB), 50_000)]
+in_vain = 0
+while in_vain < 5:  # the same bytes each time, as OpenSSL wants it
+    try:
+        parts[0] = parts[0][client.send(parts[0]):]
+        if not parts[0]:
+            del parts[0]
+    except SSL.WantWriteError:
+        in_vain += 1
+        try:
+            client.recv(1)
+        except (SSL.WantReadError, SSL.WantWriteError):
+            pass
+def rest():
+    for part in parts:
+        while part:
+            part = part[patiently(client, client.send, part):]
+got = bytearray()
+room = bytearray(20_000)
+with ThreadPoolExecutor() as pool:
+    sending = pool.submit(rest)
+    while len(got) < len(BLOB):
+        got += room[:patiently(server, server.recv_into, room)]
+    sending.result()
+assert got == BLOB
+"""
+    check(run, certificates, code)
+
+
 def test_ends(run: Run, certificates: Certificates) -> None:  # noqa: F811
     code = """
 server, client = connections()
