@@ -85,7 +85,10 @@ def ended(pidfd: int, seconds: float | None = None) -> bool:
 
 
 def main(pidfd: int, mark: str, directory: Path) -> int:
-    """Returns when nothing is left; 1 if something does not go."""
+    """Returns when nothing is left; 1 if something does not go.
+
+    What a run has beside its directory has a name that begins with the directory's.
+    """
     ended(pidfd)
     found = True
     while found:  # one that was just killed may have started another
@@ -96,7 +99,8 @@ def main(pidfd: int, mark: str, directory: Path) -> int:
                 signal.pidfd_send_signal(process, signal.SIGKILL)
             if not ended(process, END_SECONDS):
                 return 1
-    shutil.rmtree(directory, ignore_errors=True)
+    for path in directory.parent.glob(f"{directory.name}*"):
+        shutil.rmtree(path, ignore_errors=True)
     return 0
 
 
