@@ -92,9 +92,8 @@ def runtime_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session", autouse=True)
 def guard(runtime_dir: Path) -> Iterator[Guard]:
     """Clears up if this run is killed."""
-    started = Guard(runtime_dir)
-    yield started
-    started.dismiss()
+    with Guard(runtime_dir) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

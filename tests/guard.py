@@ -16,16 +16,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
-# In the environment of what a run has started; and the name of a memfd that its forks hold.
-VARIABLE = "PIFUS_TEST_RUN"
+# In the environment of what a run has started. Not PIFUS_…: some of that gets none of ours.
+VARIABLE = "TEST_RUN_OF_PIFUS"
 END_SECONDS = 20.0
 
 
 class Guard:
-    """The guard of this process."""
+    """The guard of this process, until the end of `with`."""
 
     def __init__(self, directory: Path) -> None:
+        """Starts it; `directory` is what the run has of files, and its name is nobody else's."""
         mark = directory.name
         os.environ[VARIABLE] = mark
         # A fork without exec keeps the environment that /proc shows, which is older than the mark.
@@ -46,8 +48,16 @@ class Guard:
     def pid(self) -> int:
         return self.process.pid
 
-    def dismiss(self) -> None:
-        """The run has cleared up by itself."""
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """The run clears up by itself."""
         self.process.kill()
         self.process.wait()
         os.close(self._held)
