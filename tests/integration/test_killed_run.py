@@ -37,11 +37,11 @@ def other_limits() -> Iterator[None]:
 
 
 def surroundings(run: int) -> dict[str, object]:
-    """What a run could leave changed; other programs may have devices and shared memory too."""
+    """What a run could leave changed; what may be other programs' is left out."""
     devices = [name for _, name in socket.if_nameindex() if name.startswith(f"pft{run % 100000}n")]
     shared = [path.name for path in Path("/dev/shm").iterdir() if "pifus" in path.name]
     found: dict[str, object] = {"devices": devices, "shared memory": shared}
-    for name in network.SETTINGS:
+    for name in network.SETTINGS if network.own else ():
         with contextlib.suppress(OSError):  # a kernel without IPv6
             found[name] = Path("/proc/sys/net", name).read_text(encoding="ascii")
     return found
