@@ -91,7 +91,9 @@ def left_behind(mark: str) -> Iterator[int]:
 
 def ended(pidfd: int, seconds: float | None = None) -> bool:
     """Waits for the end of a process."""
-    return bool(select.select([pidfd], [], [], seconds)[0])
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(None if seconds is None else seconds * 1000))
 
 
 def main(pidfd: int, mark: str, directory: Path) -> int:
