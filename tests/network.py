@@ -16,7 +16,7 @@ import struct
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
-SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
+SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x8913, 0x8914, 0x8916, 0x891C
 IFF_UP = 1
 SETTINGS = {
     # The kernel tells a peer of each refused datagram: else of six, and then of one a second.
@@ -25,6 +25,10 @@ SETTINGS = {
     # A new namespace lets no group have ICMP sockets.
     "ipv4/ping_group_range": "0 2147483647",
 }
+
+# With 127.0.0.1 and ::1 alone getaddrinfo() takes a machine for one without a network, and resolves
+# nothing where only families in use are asked for (AI_ADDRCONFIG). These are for documentation.
+ADDRESS, ADDRESS6 = "198.51.100.1", "2001:db8::1"
 
 # Whether this process is in such a network.
 own = False
@@ -41,6 +45,7 @@ def enter() -> None:
         raise OSError(error, f"unshare: {os.strerror(error)}")
     own = True
     bring_up("lo")
+    add_addresses()
     for name, value in SETTINGS.items():
         setting = Path("/proc/sys/net", name)
         # A container may have it read-only, and a kernel no IPv6.
@@ -54,3 +59,18 @@ def bring_up(device: str) -> None:
         request = struct.pack("16sh14x", device.encode(), 0)
         _, flags = struct.unpack("16sh14x", fcntl.ioctl(control, SIOCGIFFLAGS, request))
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", device.encode(), flags | IFF_UP))
+
+
+def add_addresses() -> None:
+    """As `ip address add ADDRESS/32 dev lo`, and that of IPv6 if there is any."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for command, text in ((SIOCSIFADDR, ADDRESS), (SIOCSIFNETMASK, "255.255.255.255")):
+            number = socket.inet_aton(text)
+            fcntl.ioctl(
+                control, command, struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, number)
+            )
+    if Path("/proc/sys/net/ipv6").exists():
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+            number = socket.inet_pton(socket.AF_INET6, ADDRESS6)
+            address = struct.pack("16sIi", number, 128, socket.if_nametoindex("lo"))
+            fcntl.ioctl(control, SIOCSIFADDR, address)

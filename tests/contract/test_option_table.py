@@ -28,7 +28,7 @@ OTHER_PREFIXES = ("SO_VM_SOCKETS", "SO_J1939")
 # Differences that depend on the machine: its congestion control, and what Python's buffer, which
 # nobody has cleared, held before (the kernel takes addresses from it).
 MAY_BE_EQUAL = {"TCP_CC_INFO", "TCP_ZEROCOPY_RECEIVE"}
-# The kernel lets a user set them, or some values of them, with CAP_NET_ADMIN only; here anybody may.
+# Of the kernel they need CAP_NET_ADMIN, at least for some values; here anybody may.
 ASK_PRIVILEGE = {"SO_PRIORITY", "SO_DEBUG"}
 
 
