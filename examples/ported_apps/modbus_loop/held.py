@@ -1,4 +1,4 @@
-"""What a late period waited for: the host of a virtual machine, a processor, or the stack.
+"""What held up a late period: the host of a virtual machine, a busy processor, or the rest.
 
 The host's part is what no counter tells well (steal, in /proc/stat, has ticks of 10 ms and knows
 of a part), so each processor has a clock of the kernel that ticks in an interrupt, whatever a
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 HOST = "the host did not run a processor of this machine"
 PROCESSOR = "stack, plant or controller waited for a processor"
-STACK = "else: the stack and its queues"
+STACK = "else: the stack, its queues, or what no counter shows"
 
 TICK_NS = 500_000
 _GAP_NS = TICK_NS * 3 // 2
