@@ -16,9 +16,16 @@ from pathlib import Path
 import pytest
 
 import pifus
+from tests import network
+from tests.guard import Guard
 
 START_SECONDS = 60.0
 END_SECONDS = 20.0
+
+
+def pytest_configure() -> None:
+    """Before anything of the tests is imported, let alone started."""
+    network.enter()
 
 
 @dataclass(slots=True)
@@ -80,6 +87,13 @@ def runtime_dir() -> Iterator[Path]:
     else:
         os.environ["PIFUS_RUNTIME_DIR"] = before
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guard(runtime_dir: Path) -> Iterator[Guard]:
+    """Clears up if this run is killed."""
+    with Guard(runtime_dir) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

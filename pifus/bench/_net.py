@@ -127,12 +127,17 @@ class Veth:
     ) -> None:
         self.worker.close()
         # The kernel removes it with the namespace, but takes its time.
-        if os.path.exists(f"/sys/class/net/{self._name}"):  # noqa: PTH110 - of a device
+        if is_device(self._name):
             try:
                 run_tool("ip", "link", "delete", self._name)
             except OSError:
-                if os.path.exists(f"/sys/class/net/{self._name}"):  # noqa: PTH110
+                if is_device(self._name):
                     raise
+
+
+def is_device(name: str) -> bool:
+    """Whether this network has it; /sys may be mounted of another one."""
+    return name in (device for _, device in socket.if_nameindex())
 
 
 def ready(_state: State) -> None:

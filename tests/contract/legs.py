@@ -13,12 +13,10 @@ A test that asks for `net` has sockets on one side only, and runs three times: o
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -34,10 +32,6 @@ ONE_SIDED = (*BOTH, "tap")
 TWO_SIDED = (*BOTH, "connects", "accepts")
 # Makes the sockets of both sides, or stands for one of them.
 OF_TWO_SIDES = {"client_side", "server_side"}
-ICMP_LIMITS = (
-    Path("/proc/sys/net/ipv4/icmp_ratelimit"),
-    Path("/proc/sys/net/ipv6/icmp/ratelimit"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +87,6 @@ def choose(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("leg", names, indirect=True)
 
 
-@contextlib.contextmanager
-def without_icmp_limits() -> Iterator[None]:
-    """The kernel tells a peer of each refused datagram: else of six, and then of one a second."""
-    changed = []
-    for limit in ICMP_LIMITS:
-        # 0 is another run's, if anybody's: who changed it puts it back.
-        if (before := limit.read_text()) != "0\n":
-            with contextlib.suppress(OSError):  # of a container that may not: the limit stays
-                limit.write_text("0")
-                changed.append((limit, before))
-    try:
-        yield
-    finally:
-        for limit, before in changed:
-            limit.write_text(before)
-
-
 def started_wire() -> Iterator[Wire]:
     """A backend on a TAP device of its own; ends with the iteration."""
     if not may_make_devices():
@@ -121,8 +98,7 @@ def started_wire() -> Iterator[Wire]:
         return started[-1]
 
     wire = Wire(start_tap(start))
-    with without_icmp_limits():
-        yield wire
+    yield wire
     if wire.session is not None:
         wire.session.close()
     (backend,) = started

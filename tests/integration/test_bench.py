@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,7 +66,8 @@ def names(found: dict[str, Any]) -> list[str]:
 
 def left_behind(pid: int) -> list[str]:
     """Measuring processes that `pid` started, and its devices."""
-    found = [path.name for path in Path("/sys/class/net").glob(f"pf[tvw]{pid:06x}????")]
+    devices = [name for _, name in socket.if_nameindex()]
+    found = [name for name in devices if re.fullmatch(f"pf[tvw]{pid:06x}....", name)]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")

@@ -233,6 +233,9 @@ def test_without_the_privilege_the_message_says_which(tmp_path: Path) -> None:
         command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--", *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stderr
-    assert "CAP_NET_ADMIN" in done.stderr
-    assert "ip tuntap add" in done.stderr
+    if os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        assert "CAP_NET_ADMIN" in done.stderr
+        assert "ip tuntap add" in done.stderr
+    else:  # a machine that lets users not even open it
+        assert "cannot open /dev/net/tun for TAP device 'pfnone0'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests import certificates
 from tests.certificates import Certificates
 from tests.conftest import BackendProcess, launch_backend
+from tests.guard import Guard
 from tests.integration.test_tap import Tap, may_make_devices, start_tap
 from tests.programs import runner
 from tests.programs.servers import SERVERS, Site
@@ -84,6 +85,7 @@ def worlds() -> Iterator[Worlds]:
     with contextlib.ExitStack() as stack:
         # Short: paths of UNIX sockets have to be.
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pifus-", dir="/tmp")))
+        stack.enter_context(Guard(place))
         place.chmod(0o755)  # servers that run as another user go through it
         sockets = place / "sockets"
         sockets.mkdir(mode=0o700)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
+from tests.guard import Guard
 from tests.stdlib import interpreters, report
 from tests.stdlib.modules import JOBS
 from tests.stdlib.runner import ROOT, Job, ModuleRun, run
@@ -20,7 +23,8 @@ def main() -> int:
     for job in chosen(arguments.modules, arguments.select, arguments.skip):
         if not interpreters.has_module(python, job.module):
             continue
-        run_both(python, job, store, arguments)
+        with tempfile.TemporaryDirectory(prefix="pifus-", dir="/tmp") as place, Guard(Path(place)):
+            run_both(python, job, store, arguments)
     failed = report.print_summary(store, [job.module for job in chosen(arguments.modules)])
     if arguments.write_docs:
         report.write_docs(OUT, ROOT / "docs" / "STDLIB_TESTS.md")
