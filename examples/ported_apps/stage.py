@@ -98,6 +98,7 @@ class Stage(contextlib.ExitStack):
 
     Attributes:
         backend: the path of the backend's socket.
+        backend_pid: its process.
         client: our own attachment to it.
     """
 
@@ -110,7 +111,7 @@ class Stage(contextlib.ExitStack):
         super().__init__()
         self.client = self.enter_context(pifus.Client(driver=driver or "loopback"))
         self.backend = self.client.backend
-        self._backend_pid = read_status(self.backend)["pid"]
+        self.backend_pid = read_status(self.backend)["pid"]
 
     def unmodified(
         self,
@@ -164,7 +165,7 @@ class Stage(contextlib.ExitStack):
 
     def stack_seconds(self) -> float:
         """How much processor time the backend has taken so far."""
-        text = Path(f"/proc/{self._backend_pid}/stat").read_text(encoding="ascii")
+        text = Path(f"/proc/{self.backend_pid}/stat").read_text(encoding="ascii")
         user, system = text.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 

@@ -3,7 +3,7 @@
  * One step serves one socket (at most one submission and one quantum of bytes to send) or feeds one
  * received frame to the stack. So HIGH work waits for at most one step of lower work, the scan of
  * the hint rings, and the collection of frames, which happens every PF_FRAMES_EVERY_OPERATIONS
- * steps and takes a bounded number of frames. */
+ * steps and takes a bounded number of frames (of the stack's own: what the last step sent). */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/epoll.h>
@@ -443,6 +443,9 @@ void *pf_loop(void *argument) {
         }
         timers(backend);
         bool finishing = backend->finishing && pf_session_finish_piece(backend);
+        /* At once: the loopback is one queue, and a HIGH frame would wait there behind the bursts
+         * that a few steps of bulk traffic leave. */
+        stk_collect_own_frames();
         int p = choose(backend);
         bool first = false;
         if ((p < 0 && look_for_frames(backend, idle_since)) ||

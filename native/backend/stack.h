@@ -69,6 +69,8 @@ void stk_inject_loss(uint32_t per_million, uint64_t seed);
  * they belong to. Returns whether a driver may have more. */
 enum { STK_FRAMES_AT_ONCE = 16 };
 bool stk_collect_frames(int most);
+/* All frames that the stack has sent to itself: after a step that is what this step sent. */
+void stk_collect_own_frames(void);
 /* Whether a collected frame of this priority waits. */
 bool stk_frame_waiting(int priority);
 /* Tells the socket, if any, for which the next frame of this priority seems to bring bytes. */

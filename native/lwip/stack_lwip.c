@@ -1,5 +1,6 @@
 /* lwIP as the backend's stack: set-up, frames, timers. */
 #include <errno.h>
+#include <limits.h>
 #include <net/if.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -248,37 +249,48 @@ static uint32_t datagram_cost(const struct pf_driver *driver, const struct pbuf 
     return datagram ? (uint32_t)frame->tot_len + DATAGRAM_OVERHEAD : 0;
 }
 
+/* Returns whether the driver may have more than these. */
+static bool collect(struct pf_driver *driver, int most) {
+    int taken = 0;
+    for (; taken < most; taken++) {
+        struct pbuf *frame = driver->ops->receive(driver);
+        if (!frame) {
+            break;
+        }
+        if (lose_this()) {
+            pbuf_free(frame);
+            frames_dropped++;
+            continue;
+        }
+        struct stage *stage = &stages[classify(driver, frame)];
+        uint32_t datagram = datagram_cost(driver, frame);
+        if (stage->tail - stage->head == STAGED_MAX ||
+            (datagram && stage->datagrams + datagram > STAGED_DATAGRAM_BYTES)) {
+            /* As a full NIC queue: to wait for room would hide better frames behind this one. */
+            pbuf_free(frame);
+            frames_dropped++;
+            continue;
+        }
+        stage->frames[stage->tail++ % STAGED_MAX] = (struct staged_frame){frame, driver, datagram};
+        stage->datagrams += datagram;
+    }
+    return taken == most;
+}
+
 bool stk_collect_frames(int most) {
     bool more = false;
     for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
-        int taken = 0;
-        for (; taken < most; taken++) {
-            struct pbuf *frame = driver->ops->receive(driver);
-            if (!frame) {
-                break;
-            }
-            if (lose_this()) {
-                pbuf_free(frame);
-                frames_dropped++;
-                continue;
-            }
-            struct stage *stage = &stages[classify(driver, frame)];
-            uint32_t datagram = datagram_cost(driver, frame);
-            if (stage->tail - stage->head == STAGED_MAX ||
-                (datagram && stage->datagrams + datagram > STAGED_DATAGRAM_BYTES)) {
-                /* As a full NIC queue: to wait for room would hide better frames behind this one.
-                 */
-                pbuf_free(frame);
-                frames_dropped++;
-                continue;
-            }
-            stage->frames[stage->tail++ % STAGED_MAX] =
-                (struct staged_frame){frame, driver, datagram};
-            stage->datagrams += datagram;
-        }
-        more |= taken == most;
+        more |= collect(driver, most);
     }
     return more;
+}
+
+void stk_collect_own_frames(void) {
+    for (struct pf_driver *driver = drivers; driver; driver = driver->next) {
+        if (driver->pending && driver->pending(driver)) {
+            (void)collect(driver, INT_MAX);
+        }
+    }
 }
 
 bool stk_frame_waiting(int priority) { return stages[priority].head != stages[priority].tail; }

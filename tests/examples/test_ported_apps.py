@@ -22,7 +22,10 @@ EXAMPLES = {
         ("--sensors", "6", "--readings", "20"),
         r"saw 6 clients come from the stack's address\n.*heard 120 readings.*will of sensor 0",
     ),
-    "modbus_loop": (SHORT, r"alone +[1-4]\d\d .*\n.*loop HIGH +\d+ .*\n.*no priorities +\d+ "),
+    "modbus_loop": (
+        SHORT,
+        r"(?s)alone +[1-4]\d\d .*loop HIGH +\d+ .*no priorities +\d+ .*late by .* alone: \d+\n",
+    ),
     "audio_udp": (SHORT, r"every stream was as loud as OSC had set it"),
     "tcp_proxy": (
         ("--messages", "20", "--rounds", "1"),

@@ -1,14 +1,17 @@
 """The controller: a PI loop of 1 kHz over Modbus/TCP and completions.
 
-`controller.py HIGH_PORT MEDIUM_PORT`; for each line "high SECONDS" or "medium SECONDS" of its input
-it controls the plant for so long, and prints when each period was done, in ns after it was due.
+`controller.py HIGH_PORT MEDIUM_PORT PROCESS…`; for each line "high SECONDS" or "medium SECONDS" of
+its input it controls the plant for so long, and prints when each period was done, in ns after it
+was due, and how long the processes waited for a processor meanwhile, if it was late (held.py).
 """
 
 import gc
 import json
+import os
 import sys
 import time
 
+import held
 import modbus
 import tank
 
@@ -44,11 +47,13 @@ class Loop:
                     sock.recv(260)
         return modbus.answer(data, self._transaction)[0]
 
-    def run(self, seconds: float) -> dict[str, object]:
+    def run(self, seconds: float, waits: held.Waits) -> dict[str, object]:
         """Controls for so long."""
         times: list[int] = []
+        late: list[tuple[int, int, int]] = []
         missed = 0
         level = self.exchange(0)
+        waits.grown()
         due = time.monotonic_ns() + PERIOD_NS
         end = due + int(seconds * 1e9)
         while due < end:
@@ -58,27 +63,31 @@ class Loop:
             level = self.exchange(min(max(round(GAIN * error + self._sum), 0), 0xFFFF))
             now = time.monotonic_ns()
             times.append(now - due)
+            grown = waits.grown()
+            if now - due > PERIOD_NS:
+                late.append((due, now - due, grown))
             while self._sock.poll() is not None:
                 pass  # the acknowledgement of the request, if it came after the answer
             due += PERIOD_NS
             if now > due:
                 missed += 1 + (now - due) // PERIOD_NS
                 due += (1 + (now - due) // PERIOD_NS) * PERIOD_NS
-        return {"times": times, "missed": missed, "level": level}
+        return {"times": times, "missed": missed, "level": level, "late": late}
 
 
 def main() -> None:
     with pifus.Client(max_sockets=4, name="controller") as client:
         loops = {
             name: Loop(client, int(port), pifus.Priority[name.upper()])
-            for name, port in zip(("high", "medium"), sys.argv[1:], strict=True)
+            for name, port in zip(("high", "medium"), sys.argv[1:3], strict=True)
         }
+        waits = held.Waits([os.getpid(), *map(int, sys.argv[3:])])
         print("ready", flush=True)
         for line in sys.stdin:
             name, seconds = line.split()
             gc.collect()
             gc.disable()  # no pause in the middle of a period
-            found = loops[name].run(float(seconds))
+            found = loops[name].run(float(seconds), waits)
             gc.enable()
             print(json.dumps(found), flush=True)
 
