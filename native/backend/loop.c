@@ -177,10 +177,14 @@ static int choose(struct pf_backend *backend) {
     return best;
 }
 
-static void step(struct pf_backend *backend, int p) {
+static void step(struct pf_backend *backend, int p, bool *just_woken) {
     /* Within one priority, frames and submissions take turns. */
     backend->frame_turn = !backend->frame_turn;
     if (stk_frame_waiting(p) && (backend->frame_turn || !backend->ready[p])) {
+        if (*just_woken) { /* once it is busy, this would only delay what is urgent */
+            *just_woken = false;
+            stk_announce_frame(p);
+        }
         stk_process_frame(p);
     } else {
         struct pf_bsock *sock = pf_ready_take(backend, p);
@@ -426,6 +430,7 @@ void *pf_loop(void *argument) {
     uint64_t idle_since = 0;
     uint32_t steps = 0;
     bool woken = false; /* the first frame is served before asking whether there is a second */
+    bool just_woken = false;
     stk_adopt_thread();
     pf_spin_reset(&backend->spin);
     while (!pf_load_acquire(&backend->stop)) {
@@ -456,7 +461,7 @@ void *pf_loop(void *argument) {
                 pf_spin_result(&backend->spin, true);
                 idle_since = 0;
             }
-            step(backend, p);
+            step(backend, p, &just_woken);
             stk_flush();
             pf_post_flush(backend);
             if (backend->any_dying && steps == 0) {
@@ -486,6 +491,7 @@ void *pf_loop(void *argument) {
         }
         sleep_until_news(backend);
         woken = true;
+        just_woken = true;
         backend->next_orphan_look_ns = 0;
         idle_since = 0;
     }

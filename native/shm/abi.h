@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 6
+#define PF_ABI_VERSION 7
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -259,7 +259,8 @@ struct pf_socket_c2b {
                                token or, without a mirror, by a hint */
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
     uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
-    uint32_t pad[9];
+    uint32_t waiting_cpu;   /* the processor on which the latest of `waiting` went to sleep */
+    uint32_t pad[8];
 };
 
 /* B2C: the first page: what was granted. Written once, before the client sees it. */
@@ -311,7 +312,9 @@ struct pf_socket_b2c {
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
     uint32_t rx_dropped;  /* datagrams that found no room in the ring, modulo 2^32 */
-    uint32_t pad0[5];
+    uint32_t announced;   /* counts wake-ups ahead of the news, that follow in microseconds */
+    uint32_t announced_cpu; /* the processor on which the news are made */
+    uint32_t pad0[3];
     /* Apart from the line above, because these change with every operation, and that one is read
      * with every completion. */
     uint32_t event; /* futex: changes with each completion, arrival, change of state */
