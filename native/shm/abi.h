@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 6
+#define PF_ABI_VERSION 7
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -259,7 +259,10 @@ struct pf_socket_c2b {
                                token or, without a mirror, by a hint */
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
     uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
-    uint32_t pad[9];
+    uint32_t write_room;    /* mirror: there is room when blocks of so many bytes, modulo 2^32, have
+                               come back since the open: pf_send_block() of each WRITE and SENDTO that
+                               has ended */
+    uint32_t pad[8];
 };
 
 /* B2C: the first page: what was granted. Written once, before the client sees it. */
