@@ -23,7 +23,7 @@ static void note_held(struct pf_bsock *sock) {
 
 static void end_unstarted(struct pf_bsock *sock, const struct pf_sqe *sqe, uint64_t picked_ns,
                           int result, int flags) {
-    struct pf_op op = {.op_id = sqe->op_id, .picked_ns = picked_ns};
+    struct pf_op op = {.op_id = sqe->op_id, .picked_ns = picked_ns, .length = sqe->length};
     pf_post_flagged(sock, &op, sqe->opcode, result, flags);
 }
 

@@ -146,6 +146,7 @@ struct pf_bsock {
     uint64_t close_deadline_ns;
     uint32_t read_token;
     uint32_t write_token;
+    uint32_t blocks_back; /* of this generation's sends that ended: as pf_socket_c2b.write_room */
     int mirror_fd;
     uint32_t groups;              /* multicast groups that the socket is in */
     struct pf_identity *identity; /* whose descriptor mirror_fd is */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/internal.h"
+#include "shm/arena.h"
 
 void pf_wake(struct pf_bsock *sock) {
     struct pf_backend *backend = sock->session->backend;
@@ -34,6 +35,7 @@ static inline void post(struct pf_bsock *sock, const struct pf_op *op, const str
         return;
     }
     sock->inflight--;
+    sock->blocks_back += pf_send_block(cqe->opcode, op->length);
     put(sock, cqe);
     if (op->linked) {
         pf_chain_ended(sock, cqe->result);

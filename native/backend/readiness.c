@@ -34,8 +34,10 @@ bool pf_watch_answered(struct pf_bsock *sock) {
     return true;
 }
 
-/* Writes will not block: they fail, nothing is under way, or something was acknowledged since the
- * client last looked for room (which it does before it arms). */
+/* Writes will not block: they fail, or what the client waits for has come back: the blocks of so
+ * many bytes as it found to be short, when it had reaped all that it could see (`fill` in
+ * native/client/mirror.c). The completions that make up for them are in the CQ by now, so a send
+ * that follows reaps them and finds the room. */
 static bool writable(const struct pf_bsock *sock) {
     if (sock->state & (PF_STATE_ERROR | PF_STATE_TX_CLOSED)) {
         return true;
@@ -43,9 +45,8 @@ static bool writable(const struct pf_bsock *sock) {
     if (sock->phase != PF_SOCK_CONNECTED && !sock->dgram) {
         return false;
     }
-    bool idle = sock->writes.head == sock->writes.tail &&
-                sock->sq_head == pf_load_acquire(&sock->c2b->sq_tail);
-    return idle || sock->cq_tail != pf_load_acquire(&sock->c2b->cq_head);
+    uint32_t room = pf_load_acquire(&sock->c2b->write_room);
+    return (int32_t)(sock->blocks_back - room) >= 0;
 }
 
 /* Takes all but one byte out. The one that stays (the first was there from the beginning) makes

@@ -106,6 +106,7 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     sock->rx_assigned = sock->rx_head;
     sock->rx_credited = sock->rx_head;
     sock->rx_base = sock->rx_head;
+    sock->blocks_back = 0;
     struct pf_socket_b2c *b2c = sock->b2c;
     b2c->rx_base = sock->rx_base;
     b2c->rx_bytes = rx_bytes;
@@ -158,6 +159,9 @@ void pf_sock_broken(struct pf_bsock *sock, int error) {
     sock->writes_next = sock->writes.tail;
     sock->writes_done = 0;
     pf_sock_show_error(sock);
+    if (!(sock->state & PF_STATE_ERROR)) {
+        pf_sock_set_state(sock, PF_STATE_TX_CLOSED, 0); /* who only writes must find out, too */
+    }
     if (sock->phase == PF_SOCK_CLOSING) {
         pf_ready_add(sock, PF_WORK_CLOSE);
     }

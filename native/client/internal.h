@@ -39,6 +39,7 @@ struct pf_pending {
     uint64_t submitted_ns;
     uint32_t offset; /* of the arena block, or PF_ARENA_NONE */
     uint32_t block_bytes;
+    uint32_t comes_back; /* pf_send_block() */
     uint8_t opcode;
     uint8_t delivery;
     uint8_t state;
@@ -83,11 +84,15 @@ struct pf_sock {
     uint32_t user_limit;
     uint32_t send_used;
     uint32_t send_limit;
+    uint32_t blocks_out;  /* pf_send_block() of what is in the SQ, or was, since the open */
+    uint32_t blocks_back; /* and of those that have ended: see pf_socket_c2b.write_room */
     int mirror_fd;
     bool mirror_armed;
     bool mirror_unsure; /* a token may come for what has been read already */
-    bool watched;       /* pf_watch: what can be read is to be told of */
-    bool identified;    /* others may hold the socket, and have it moved away */
+    bool room_unsure;   /* it may be drained for room that has been used already */
+    bool sends_datagrams;
+    bool watched;    /* pf_watch: what can be read is to be told of */
+    bool identified; /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
     uint32_t next; /* in the list of free, closing or ready slots */
     uint32_t next_ready;
@@ -191,8 +196,12 @@ bool pf_sweep_closing(struct pf_client *client, uint32_t limit);
 static inline bool pf_sq_put(struct pf_client *client, struct pf_sock *sock,
                              const struct pf_sqe *sqe) {
     pf_publish_reaped(sock); /* before it: the completion's slot is reserved by this count */
-    return pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
-                      &sock->sq_head, &sock->b2c->sq_head, sqe);
+    if (!pf_sq_push(sock->sq, client->layout.sq_depth, &sock->sq_tail, &sock->c2b->sq_tail,
+                    &sock->sq_head, &sock->b2c->sq_head, sqe)) {
+        return false;
+    }
+    sock->blocks_out += pf_send_block(sqe->opcode, sqe->length);
+    return true;
 }
 
 /* batch.c */
@@ -208,8 +217,9 @@ void pf_batch_flush(struct pf_client *client, struct pf_sock *sock);
 void pf_block_landed(struct pf_client *client, uint32_t block);
 
 /* stream.c */
-/* One more byte could be written now. Caller holds the lock. */
-bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock);
+/* How much of what the socket has sent must come back until one more byte, or of a datagram socket
+ * any datagram, can be sent; 0: nothing, now. Caller holds the lock. */
+uint32_t pf_send_shortage(struct pf_client *client, struct pf_sock *sock);
 
 /* wait.c */
 struct pf_waiter {

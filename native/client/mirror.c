@@ -38,6 +38,54 @@ int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id
     return result < 0 ? (int)result : 0;
 }
 
+/* Single bytes: the one that the backend leaves in it must not count for more. */
+static bool stuff(int fd) {
+    bool any = false;
+    while (send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+        any = true;
+    }
+    return any;
+}
+
+/* Fills the descriptor's send buffer, and asks the backend to drain it when there is room again:
+ * when `least` has come back, or what is short if that is more. Not only when the last question was
+ * answered: the backend may have drained it, and be about to say so.
+ *
+ * The question says how far what comes back must have got, so its answer is about room and nothing
+ * else: completions of other operations, and those that have been reaped, do not count. It is
+ * always answered: what it asks for is no more than what is on its way to the backend, or there,
+ * and each operation of that ends, whereupon the backend counts it and looks for questions.
+ *
+ * Caller holds the lock; true: ring. */
+static bool fill(struct pf_client *client, struct pf_sock *sock, uint32_t least) {
+    if (!sock->mirror_armed) {
+        return false;
+    }
+    uint32_t wanted = pf_send_shortage(client, sock); /* this reaps: first */
+    uint32_t flying = sock->blocks_out - sock->blocks_back;
+    wanted = wanted > least ? wanted : least;
+    uint32_t room = sock->blocks_back + (wanted < flying ? wanted : flying);
+    bool filled = stuff(sock->mirror_fd);
+    bool open = !filled && pf_load_acquire(&sock->b2c->write_token) != sock->c2b->write_arm;
+    if (!filled && !open) {
+        (void)stuff(sock->mirror_fd); /* drained between the two looks */
+    }
+    if (open && sock->c2b->write_room == room) {
+        return false; /* still full, and asked for this */
+    }
+    pf_store_release(&sock->c2b->write_room, room);
+    if (open) {
+        /* Room came, and was used without having been told of it. The backend, which answers each
+         * arming once, may have seen that room, and be about to tell. */
+        sock->room_unsure = true;
+    } else {
+        pf_store_release(&sock->c2b->write_arm, sock->c2b->write_arm + 1);
+    }
+    pf_full_fence();
+    /* The backend looks whether the reason has gone meanwhile. */
+    return pf_hint(client, sock);
+}
+
 int pf_mirror_arm(struct pf_client *client, uint32_t slot) {
     bool ring = false;
     pf_lock(client);
@@ -47,6 +95,8 @@ int pf_mirror_arm(struct pf_client *client, uint32_t slot) {
         sock->mirror_armed = true;
         pf_store_release(&sock->c2b->read_arm, sock->c2b->read_arm + 1);
         ring = pf_hint(client, sock);
+        /* It may have been full before anybody asked. */
+        ring |= pf_send_shortage(client, sock) > 0 && fill(client, sock, 0);
     }
     pf_unlock(client);
     if (ring) {
@@ -117,7 +167,8 @@ int pf_mirror_rearm_read(struct pf_client *client, uint32_t slot) {
 int pf_mirror_is_unsure(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    int result = sock && sock->mirror_unsure && sock->mirror_armed && !pf_sock_readable(sock);
+    int result = sock && sock->mirror_armed &&
+                 ((sock->mirror_unsure && !pf_sock_readable(sock)) || sock->room_unsure);
     pf_unlock(client);
     return result;
 }
@@ -128,6 +179,9 @@ int pf_mirror_settle(struct pf_client *client, uint32_t slot) {
     bool ring = sock && take_token(client, sock);
     if (sock) {
         sock->mirror_unsure = false;
+        /* The answer to the former question is there, if any came: it may be undone. */
+        ring |= sock->room_unsure && pf_send_shortage(client, sock) > 0 && fill(client, sock, 0);
+        sock->room_unsure = false;
     }
     int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
@@ -156,32 +210,10 @@ int pf_mirror_told(struct pf_client *client, uint32_t slot) {
     return shown > 0 ? 0 : -ETIMEDOUT;
 }
 
-/* Fills the descriptor's send buffer, and asks the backend to drain it when there is room again.
- * Not only when the last question was answered: the backend may have drained it, and be about to
- * say so. Caller holds the lock; true: ring. */
-static bool fill(struct pf_client *client, struct pf_sock *sock) {
-    if (!sock->mirror_armed) {
-        return false;
-    }
-    /* Single bytes: the one that the backend leaves in it must not count for more. */
-    bool filled = false;
-    while (send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-        filled = true;
-    }
-    if (!filled && pf_load_acquire(&sock->b2c->write_token) != sock->c2b->write_arm) {
-        return false; /* still full, and asked for */
-    }
-    /* First: completions beyond what has been reaped are news to the one who wants to write. */
-    pf_publish_reaped(sock);
-    pf_store_fence(&sock->c2b->write_arm, sock->c2b->write_arm + 1);
-    /* The backend looks whether the reason has gone meanwhile. */
-    return pf_hint(client, sock);
-}
-
 int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    bool ring = sock && fill(client, sock);
+    bool ring = sock && fill(client, sock, 1);
     int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {
@@ -193,7 +225,7 @@ int pf_mirror_rearm_write(struct pf_client *client, uint32_t slot) {
 int pf_mirror_sent(struct pf_client *client, uint32_t slot) {
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
-    bool ring = sock && !pf_send_has_room(client, sock) && fill(client, sock);
+    bool ring = sock && pf_send_shortage(client, sock) > 0 && fill(client, sock, 0);
     int result = sock ? gone(client, sock) : -EBADF;
     pf_unlock(client);
     if (ring) {

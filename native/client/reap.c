@@ -76,6 +76,7 @@ static void finish(struct pf_client *client, struct pf_sock *sock, struct pf_pen
         }
         pending->offset = PF_ARENA_NONE;
     }
+    sock->blocks_back += pending->comes_back;
     sock->user_ops -= pending->counted;
     pending->counted = false;
     if ((done->opcode == PF_OP_OPEN || done->opcode == PF_OP_ADOPT) && done->result < 0) {

@@ -5,6 +5,7 @@
 #include "client/internal.h"
 
 #define PF_REAP_SOME 512
+#define PF_SHARE_LEAST 65536
 /* Without a write of its own under way a socket is not woken when another's gives memory back. */
 #define PF_MEMORY_LOOK_NS 1000000
 
@@ -17,7 +18,7 @@ static bool may_allocate(const struct pf_client *client, const struct pf_sock *s
     }
     uint64_t after = (uint64_t)sock->send_used + block;
     uint64_t share = client->arena.free_bytes / 2;
-    return after <= sock->send_limit && after <= (share > 65536 ? share : 65536);
+    return after <= sock->send_limit && after <= (share > PF_SHARE_LEAST ? share : PF_SHARE_LEAST);
 }
 
 /* Looks for acknowledged writes of other sockets: nobody else may ever ask those. A part of the
@@ -38,19 +39,38 @@ static bool is_scarce(const struct pf_client *client, const struct pf_sock *sock
     return client->arena.free_bytes / 2 < (uint64_t)sock->send_used + block;
 }
 
-static bool has_room(const struct pf_client *client, const struct pf_sock *sock) {
-    uint32_t block = pf_arena_block_bytes(1);
-    /* One entry is kept for the close. */
-    return sock->pending_free_count > 1 && client->arena.free_bytes >= block &&
-           may_allocate(client, sock, block);
+/* The least that must come back for may_allocate() to allow it. */
+static uint32_t excess(const struct pf_client *client, const struct pf_sock *sock, uint32_t block) {
+    if (may_allocate(client, sock, block)) {
+        return 0;
+    }
+    int64_t after = (int64_t)sock->send_used + block;
+    /* Of `x` that come back a half is added to the share. */
+    int64_t by_share = (2 * after - (int64_t)client->arena.free_bytes + 2) / 3;
+    by_share = by_share < after - PF_SHARE_LEAST ? by_share : after - PF_SHARE_LEAST;
+    int64_t by_limit = after - sock->send_limit;
+    int64_t least = by_share > by_limit ? by_share : by_limit;
+    /* When all of it has come back the next block is the first. */
+    return least < sock->send_used ? (uint32_t)least : sock->send_used;
 }
 
-bool pf_send_has_room(struct pf_client *client, struct pf_sock *sock) {
-    if (has_room(client, sock)) {
-        return true;
+static uint32_t shortage(const struct pf_client *client, const struct pf_sock *sock) {
+    bool datagrams =
+        sock->sends_datagrams ||
+        (pf_sock_known(sock) && pf_load_acquire(&sock->b2c->state) & PF_STATE_DATAGRAM);
+    uint32_t block = pf_arena_block_bytes(datagrams ? PF_MAX_DATAGRAM_BYTES : 1);
+    uint32_t least = excess(client, sock, block);
+    /* One entry is kept for the close. */
+    bool any = sock->pending_free_count > 1 && client->arena.free_bytes >= block;
+    return least == 0 && !any ? 1 : least;
+}
+
+uint32_t pf_send_shortage(struct pf_client *client, struct pf_sock *sock) {
+    if (shortage(client, sock) == 0) {
+        return 0;
     }
     pf_reap(client, sock);
-    return has_room(client, sock);
+    return shortage(client, sock);
 }
 
 /* A block for `bytes`, charged to the socket, or PF_ARENA_NONE. Caller holds the lock; *ring as of

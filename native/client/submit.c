@@ -85,6 +85,7 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     pending->op_id = op_id;
     pending->offset = block_bytes ? sqe->offset : PF_ARENA_NONE;
     pending->block_bytes = block_bytes;
+    pending->comes_back = pf_send_block(sqe->opcode, sqe->length);
     pending->opcode = sqe->opcode;
     pending->delivery = (uint8_t)delivery;
     pending->state = PF_PENDING_FLYING;
@@ -134,7 +135,12 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->user_ops = 0;
     sock->user_limit = pf_client_queue_depth(client);
     sock->priority = priority;
+    sock->sends_datagrams = sqe->opcode == PF_OP_OPEN && sqe->offset != PF_KIND_STREAM;
+    sock->room_unsure = false;
     sock->send_used = 0;
+    sock->blocks_out = 0;
+    sock->blocks_back = 0;
+    pf_store_release(&sock->c2b->write_room, 0);
     pf_store_relaxed(&sock->send_limit, PF_DEFAULT_SEND_LIMIT);
     pf_store_relaxed(&sock->fifo_count, 0);
     pf_store_release(&sock->c2b->accepts_taken, pf_load_acquire(&sock->b2c->accepts));

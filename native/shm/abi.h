@@ -260,7 +260,10 @@ struct pf_socket_c2b {
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
     uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
     uint32_t waiting_cpu;   /* the processor on which the latest of `waiting` went to sleep */
-    uint32_t pad[8];
+    uint32_t write_room;    /* mirror: there is room when blocks of so many bytes, modulo 2^32, have
+                               come back since the open: pf_send_block() of each WRITE and SENDTO that
+                               has ended */
+    uint32_t pad[7];
 };
 
 /* B2C: the first page: what was granted. Written once, before the client sees it. */

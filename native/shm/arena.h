@@ -6,7 +6,10 @@
 #ifndef PF_SHM_ARENA_H
 #define PF_SHM_ARENA_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "shm/layout.h"
 
 #define PF_ARENA_MIN_ORDER 8
 #define PF_ARENA_MAX_ORDER 20
@@ -30,6 +33,11 @@ void pf_arena_destroy(struct pf_arena *arena);
 uint32_t pf_arena_alloc(struct pf_arena *arena, uint32_t bytes);
 /* What pf_arena_alloc really sets aside for `bytes`. */
 uint32_t pf_arena_block_bytes(uint32_t bytes);
+/* The same for an operation: what comes back when it ends. Client and backend count it alike. */
+static inline uint32_t pf_send_block(uint8_t opcode, uint32_t length) {
+    bool sends = opcode == PF_OP_WRITE || opcode == PF_OP_SENDTO;
+    return sends && length > 0 && length <= PF_MAX_WRITE_BYTES ? pf_arena_block_bytes(length) : 0;
+}
 /* -EINVAL when no allocated block starts at `offset`. */
 int pf_arena_free(struct pf_arena *arena, uint32_t offset);
 

@@ -337,8 +337,8 @@ class Endpoint(Sharing):
             self.identify()
             lib.pf_mirror_arm(handle, self.slot)
             self.armed = True
-            if self.listening:
-                lib.pf_mirror_rearm_write(handle, self.slot)  # never writable
+            if self.listening or self.connect_op:
+                lib.pf_mirror_rearm_write(handle, self.slot)  # never writable, or not yet
             if settle:
                 self.call(handle, lib.PF_OP_MIRROR)
                 self.settled = True

@@ -184,11 +184,12 @@ static inline void fuzz_words(struct fuzz *fuzz) {
                          &c2b->waiting,
                          &c2b->read_arm,
                          &c2b->write_arm,
+                         &c2b->write_room,
                          &raw->control->hint_tail[p],
                          &raw->control->hint_recent[fuzz_random(fuzz, 12)],
                          &raw->control->event_head[p],
                          &raw->control->waiting};
-    uint32_t which = fuzz_random(fuzz, 11);
+    uint32_t which = fuzz_random(fuzz, 12);
     if (which < sizeof(words) / sizeof(words[0])) {
         pf_store_release(words[which], pf_load_relaxed(words[which]) + change);
     } else if (which == 9) {

@@ -1,6 +1,8 @@
 /* Mirror descriptors as identities: sockets that move between sessions, listeners that several
  * accept from, sockets that only a descriptor keeps open. */
 #define _GNU_SOURCE
+#include <poll.h>
+
 #include "identity_rig.h"
 
 /* ---- moving ---- */
@@ -384,6 +386,51 @@ static void test_the_mirror_of_a_shared_listener(void) {
     (void)close(fd);
 }
 
+static bool writable(int fd) {
+    struct pollfd look = {.fd = fd, .events = POLLOUT};
+    return poll(&look, 1, 0) > 0;
+}
+
+/* What of the mirror's answer is about room: only writes that have ended, however they did. */
+static void test_only_writes_that_end_make_room(void) {
+    struct rig_pair p = rig_connect(one.client, one.client, rig_addr(++port), 0);
+    int fd = mirror_of(&one, p.near);
+    CHECK_EQ(pf_mirror_arm(one.client, p.near), 0);
+    CHECK(writable(fd));
+    static uint8_t data[65536];
+    uint64_t sent = 0;
+    int64_t got;
+    do {
+        rig_fill(data, 5, sent, sizeof(data));
+        got = pf_send(one.client, p.near, data, sizeof(data), RIG_SECOND / 5);
+        sent += got > 0 ? (uint64_t)got : 0;
+    } while (got > 0);
+    CHECK_EQ(got, -EAGAIN);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(pf_mirror_rearm_write(one.client, p.near), 0);
+        CHECK(pf_submit(one.client, p.near, PF_OP_NOP, 0, 0, 0, 0, NULL, PF_DELIVER_NONE) > 0);
+        /* Taken up after it, and nobody has looked for the completion of the first. */
+        CHECK_EQ(RIG_CALL(one.client, p.far, PF_OP_NOP, 0), 0);
+        CHECK(!writable(fd));
+    }
+    expect_range(&one, p.far, 0, sent);
+    struct pollfd look = {.fd = fd, .events = POLLOUT};
+    CHECK_EQ(poll(&look, 1, 10000), 1);
+    /* A chain that is cut: its held writes end without having begun, and give their memory back. */
+    uint8_t byte = 0;
+    CHECK_EQ(RIG_CALL(one.client, p.near, PF_OP_DRAIN, 0), 0);
+    for (int i = 0; i < 3; i++) {
+        struct pf_sqe failing = {.opcode = PF_OP_LISTEN, .general = PF_SQE_LINK};
+        CHECK(pf_submit_sqe(one.client, p.near, &failing, PF_DELIVER_NONE) > 0);
+        CHECK(pf_write(one.client, p.near, &byte, 1, PF_DELIVER_NONE) > 0);
+        CHECK_EQ(pf_mirror_rearm_write(one.client, p.near), 0);
+        CHECK_EQ(poll(&look, 1, 10000), 1);
+    }
+    (void)close(fd);
+    rig_close(one.client, p.near, 0);
+    rig_close(one.client, p.far, 0);
+}
+
 int main(void) {
     check_watchdog(170);
     check_random_init();
@@ -400,6 +447,7 @@ int main(void) {
     RUN(test_an_orphan_lives_as_long_as_its_descriptor);
     RUN(test_a_listener_is_shared);
     RUN(test_the_mirror_of_a_shared_listener);
+    RUN(test_only_writes_that_end_make_room);
     rig_detach(&rig, &one, PF_ENDED_CLOSED);
     rig_detach(&rig, &two, PF_ENDED_CLOSED);
     rig_settle(&rig, &start);

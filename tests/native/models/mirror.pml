@@ -1,4 +1,4 @@
-/* Model of native/client/mirror.c and native/backend/mirror.c: the descriptor that a program polls
+/* Model of native/client/mirror.c and native/backend/readiness.c: the descriptor that a program polls
  * never stays silent, and says nothing wrong to a program that waits for it.
  *
  * Three protocols, chosen by -D:
@@ -6,8 +6,11 @@
  *              everything; each time it is told there is something; at most one token is in it.
  *   -DEAGER    readable: the program also reads without having been told. Checked: it reads
  *              everything; after a settle nothing stands there that has been read.
- *   -DWRITE    writable: room for one write, the program writes when the descriptor says so.
+ *   -DWRITE    writable: room for one write, the program writes when the descriptor says so; other
+ *              operations complete meanwhile.
  *              Checked: it writes everything; each time it is told there is room.
+ *   -DBOLD     writable: the program also writes without having been told. Checked: it writes
+ *              everything; after a settle it is told only if there is room; in the end it is told.
  * A lost wake-up leaves the program waiting while the backend has nothing to do: an invalid end.
  *
  * Memory: as in doorbell.pml: each side has a store buffer; a release store waits for its side's
@@ -15,33 +18,39 @@
  * fences. A hint is one word here: hint_ring.pml has the proof that none is lost.
  *
  * No errors: spin -a mirror.pml && gcc -O2 -DSAFETY -o pan pan.c && ./pan -m100000
- * also: -DEAGER -DWRITE
+ * also: -DEAGER -DWRITE -DBOLD
  *
  * Variants that must FAIL:
  *   NO_FENCE       (default, WRITE) arms without a fence before it looks or hints
  *   NO_FENCE_BACKEND  (default) no fence between publishing bytes and looking for a question
  *   NO_LOOK        (default) arms without a second look
- *   NO_HINT        (default, WRITE) tells the backend nothing after arming
+ *   NO_HINT        (default, WRITE, BOLD) tells the backend nothing after arming
  *   ONLY_ANSWERED  (WRITE) does not fill again before the answer to the last question is seen
- *   LATE_REAPED    (WRITE) tells how far it has reaped after it has armed
- *   NO_SETTLE      (EAGER) does not wait for the backend before the last look
+ *   ANY_COMPLETION (WRITE) room is when any operation's completion has not been reaped
+ *   LATE_ROOM      (WRITE) says how much room it asks for after it has armed
+ *   OLD_ROOM       (BOLD) an open question is not changed when the room has been used
+ *   NO_SETTLE      (EAGER, BOLD) does not wait for the backend before the last look
  */
 
 #define CLIENT 0
 #define BACKEND 1
-#define WORDS 6
+#define WORDS 7
 #define HEAD 0  /* backend: bytes received; WRITE: writes completed */
 #define TOKEN 1 /* backend: the question that was answered */
 #define TAIL 2  /* client: bytes read; WRITE: writes submitted */
 #define ARM 3   /* client: questions asked */
-#define REAPED 4 /* client, WRITE: completions reaped */
+#define ROOM 4 /* client, WRITE: so many writes completed are room; ANY_COMPLETION: reaped */
 #define SETTLED 5 /* backend: settles answered */
+#define OTHERS 6 /* backend, WRITE: completions that are of no write */
 #define PENDING(who, word) ((who) * WORDS + (word))
 #define LAST 3 /* bytes, or writes */
+#ifdef BOLD
+#define WRITE
+#endif
 
 byte memory[WORDS];
-bool pending[12];
-byte value[12];
+bool pending[14];
+byte value[14];
 byte tokens;  /* in the descriptor: bytes to read, or WRITE: 1 when its buffer is full */
 bool hint;
 byte settles; /* asked for by the client; an operation, so with a fence of its own */
@@ -57,7 +66,8 @@ inline load(who, place, out) {
 
 #define DRAINED(who)                                                                               \
     (!pending[PENDING(who, 0)] && !pending[PENDING(who, 1)] && !pending[PENDING(who, 2)] &&        \
-     !pending[PENDING(who, 3)] && !pending[PENDING(who, 4)] && !pending[PENDING(who, 5)])
+     !pending[PENDING(who, 3)] && !pending[PENDING(who, 4)] && !pending[PENDING(who, 5)] &&        \
+     !pending[PENDING(who, 6)])
 
 inline fence(who) { DRAINED(who) }
 
@@ -105,6 +115,7 @@ end:
     :: atomic { pending[PENDING(_pid, 3)] -> memory[3] = value[PENDING(_pid, 3)]; pending[PENDING(_pid, 3)] = false }
     :: atomic { pending[PENDING(_pid, 4)] -> memory[4] = value[PENDING(_pid, 4)]; pending[PENDING(_pid, 4)] = false }
     :: atomic { pending[PENDING(_pid, 5)] -> memory[5] = value[PENDING(_pid, 5)]; pending[PENDING(_pid, 5)] = false }
+    :: atomic { pending[PENDING(_pid, 6)] -> memory[6] = value[PENDING(_pid, 6)]; pending[PENDING(_pid, 6)] = false }
     od
 }
 
@@ -219,13 +230,19 @@ active proctype client() {
 #else /* WRITE: room for one write that is not acknowledged */
 
 inline update() {
+    fence(BACKEND);
     load(BACKEND, ARM, arm);
     if
     :: arm != token ->
+        load(BACKEND, ROOM, room);
+#ifdef ANY_COMPLETION
         load(BACKEND, TAIL, tail);
-        load(BACKEND, REAPED, reaped);
+#define HAS_ROOM (done == tail || done + others != room)
+#else
+#define HAS_ROOM (done >= room)
+#endif
         if
-        :: done == tail || done != reaped ->
+        :: HAS_ROOM ->
             atomic {
                 fence(BACKEND);
                 tokens = 0
@@ -239,64 +256,133 @@ inline update() {
 }
 
 active proctype backend() {
-    byte done, token, tail, reaped, arm;
+    byte done, others, token, tail, room, arm, settled;
 end:
     do
     :: memory[TAIL] > done ->
         done++;
         store_release(BACKEND, HEAD, done);
         update()
+    :: others < 1 ->
+        others++;
+        store_release(BACKEND, OTHERS, others);
+        update()
     :: atomic { hint -> fence(BACKEND); hint = false }
         update()
+#ifdef BOLD
+    :: settled != settles ->
+        update();
+        settled++;
+        store_release(BACKEND, SETTLED, settled)
+#endif
     od
 }
 
-active proctype client() {
-    byte sent, reaped, arm, token;
-    bool was;
-    do
-    :: sent == LAST -> break
-    :: else ->
-        tokens == 0; /* poll says writable */
-        load(CLIENT, HEAD, reaped);
-        assert(sent == reaped); /* there is room */
-        sent++;
-        store_release(CLIENT, TAIL, sent);
-        push_hint();
-        load(CLIENT, HEAD, reaped);
-        if
-        :: sent != reaped -> /* full: fill() of native/client/mirror.c */
-            load(CLIENT, TOKEN, token);
+inline stuff() {
+    atomic {
+        fence(CLIENT);
+        was = tokens;
+        tokens = 1
+    }
+}
+
+/* fill() of native/client/mirror.c, if there is no room. */
+inline fill() {
+    load(CLIENT, HEAD, reaped);
+    if
+    :: sent != reaped ->
+#ifdef ANY_COMPLETION
+        load(CLIENT, OTHERS, room);
+        room = room + reaped;
+#else
+        room = reaped + 1;
+#endif
+        load(CLIENT, TOKEN, token);
 #ifdef ONLY_ANSWERED
+        if
+        :: token != arm -> goto asked
+        :: else
+        fi;
+#endif
+        stuff();
+        load(CLIENT, TOKEN, token);
+        open = was && token != arm;
+        if
+        :: was && !open -> stuff()
+        :: else
+        fi;
+        load(CLIENT, ROOM, wanted);
+        if
+        :: open && wanted == room
+        :: else ->
+#ifdef OLD_ROOM
             if
-            :: token != arm -> goto asked
+            :: open -> goto asked
             :: else
             fi;
 #endif
-            atomic {
-                fence(CLIENT);
-                was = tokens;
-                tokens = 1
-            }
-            load(CLIENT, TOKEN, token);
+#ifndef LATE_ROOM
+            store_release(CLIENT, ROOM, room);
+#endif
             if
-            :: was && token != arm
+            :: open -> unsure = true; fence(CLIENT)
             :: else ->
-#ifndef LATE_REAPED
-                store_release(CLIENT, REAPED, reaped);
-#endif
                 arm++;
-                store_fence(CLIENT, ARM, arm);
-#ifdef LATE_REAPED
-                store_release(CLIENT, REAPED, reaped);
+                store_fence(CLIENT, ARM, arm)
+            fi;
+#ifdef LATE_ROOM
+            store_release(CLIENT, ROOM, room);
 #endif
-                push_hint()
-            fi
+            push_hint()
+        fi
+    :: else
+    fi;
+asked:
+    skip
+}
+
+#define SETTLES 2
+
+active proctype client() {
+    byte sent, reaped, arm, token, room, wanted;
+    bool was, open, unsure, asks;
+    do
+    :: sent == LAST -> break
+    :: else ->
+        asks = true;
+#ifdef BOLD
+        if
+        :: settles < SETTLES
+        :: asks = false
+        fi;
+        if
+        :: asks && unsure ->
+#ifndef NO_SETTLE
+            atomic { fence(CLIENT); settles++ }
+            memory[SETTLED] == settles;
+#endif
+            unsure = false;
+            fill();
+            unsure = false
         :: else
         fi;
-asked:
-        skip
-    od
+#endif
+        if
+        :: asks -> tokens == 0 /* poll says writable */
+        :: else
+        fi;
+        load(CLIENT, HEAD, reaped);
+        assert(!asks || sent == reaped); /* there is room */
+        if
+        :: sent == reaped ->
+            sent++;
+            store_release(CLIENT, TAIL, sent);
+            push_hint();
+            fill()
+        :: else
+        fi
+    od;
+    tokens == 0 /* nothing is left that could make it silent */
 }
 
 #endif
