@@ -47,11 +47,12 @@ static void hear(struct pf_session *session) {
     if (session->doomed) {
         return; /* broke the protocol in its last words: the loop sees to it */
     }
-    if (session->finish_slot == session->layout.max_sockets) {
+    if (session->finish_slot >= pf_session_slots(session)) {
         start_closing(session);
         return;
     }
-    if (session->finish_left > 0 && pf_dispatch_one(&session->socks[session->finish_slot])) {
+    if (session->finish_left > 0 &&
+        pf_dispatch_one(pf_session_slot(session, session->finish_slot))) {
         session->finish_left--;
         return;
     }
@@ -102,8 +103,9 @@ bool pf_session_finish_piece(struct pf_backend *backend) {
             hear(session);
         } else if (session->unadopted_count > 0) {
             pf_session_give_back(session, NULL, 1);
-        } else if (session->finish_slot < session->layout.max_sockets) {
-            close_one(&session->socks[session->finish_slot++], session->finish_kill);
+        } else if (session->finish_slot < pf_session_slots(session)) {
+            uint32_t slot = session->finish_slot++;
+            close_one(pf_session_slot(session, slot), session->finish_kill);
         } else {
             finished(session);
             session = backend->finishing;

@@ -268,9 +268,10 @@ static void share(struct pf_bsock *sock) {
     /* The client looks at the state after it has submitted an adoption: either it sees this, or we
      * see the adoption. */
     pf_full_fence();
-    for (uint32_t slot = 0; slot < session->layout.max_sockets && !session->dying; slot++) {
+    uint32_t slots = pf_session_slots(session);
+    for (uint32_t slot = 0; slot < slots && !session->dying; slot++) {
         uint32_t limit = session->layout.sq_depth;
-        while (limit-- > 0 && !session->doomed && pf_dispatch_one(&session->socks[slot])) {
+        while (limit-- > 0 && !session->doomed && pf_dispatch_one(pf_session_slot(session, slot))) {
         }
     }
 }

@@ -213,7 +213,8 @@ struct pf_session {
     struct pf_hint_consumer hints[PF_PRIORITIES];
     struct pf_hint_producer events[PF_PRIORITIES];
     struct pf_taken_hints taken[PF_PRIORITIES];
-    struct pf_bsock *socks;
+    struct pf_bsock *socks; /* zero until pf_session_slot: memory is taken for what is used */
+    uint32_t slots_seen;    /* none from here on was */
     uint32_t live_socks;
     uint32_t groups; /* multicast groups of all its sockets */
     struct pf_ready_ring ready[PF_PRIORITIES];
@@ -343,6 +344,10 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
                                    const struct pf_session_request *request,
                                    struct pf_session_fds *fds, char *error, size_t error_bytes);
 void pf_session_destroy(struct pf_session *session);
+/* The socket of a slot below max_sockets, made ready the first time. */
+struct pf_bsock *pf_session_slot(struct pf_session *session, uint32_t slot);
+/* How many slots are to be looked at where something may be submitted without our knowing. */
+uint32_t pf_session_slots(const struct pf_session *session);
 struct pf_session *pf_session_find(struct pf_backend *backend, uint64_t id);
 void pf_session_admit(struct pf_backend *backend, struct pf_session *session);
 /* Nothing more is taken from the client but what it had submitted; PF_ENDED_CLOSED lets sent bytes

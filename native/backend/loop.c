@@ -34,7 +34,7 @@ static void prefetch(const struct pf_bsock *sock) {
 }
 
 static struct pf_bsock *look_at(struct pf_session *session, int p, uint32_t slot) {
-    struct pf_bsock *sock = &session->socks[slot];
+    struct pf_bsock *sock = pf_session_slot(session, slot);
     if (sock->phase == PF_SOCK_NONE && !sock->ready) {
         uint32_t best = session->granted.best_priority;
         sock->priority = (uint8_t)((uint32_t)p < best ? best : (uint32_t)p);
@@ -221,7 +221,7 @@ static void tick(struct pf_backend *backend) {
             (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, session->doorbell_fd, &event);
         }
         session->noise = 0;
-        for (uint32_t slot = 0; stalled && slot < session->layout.max_sockets; slot++) {
+        for (uint32_t slot = 0; stalled && slot < session->slots_seen; slot++) {
             if (session->socks[slot].tx_stalled || session->socks[slot].cork_ns) {
                 pf_ready_add(&session->socks[slot], PF_WORK_TX);
             }
@@ -240,9 +240,10 @@ static void reap_dead(struct pf_backend *backend) {
         struct pf_session *session = backend->sessions[i];
         if (session->dying && !session->finishing && session->live_socks == 0) {
             (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
-            for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
-                pf_ready_remove(&session->socks[slot]);
-                pf_deadline_disarm(&session->socks[slot]); /* of an open that failed */
+            for (uint32_t slot = 0; slot < session->slots_seen; slot++) {
+                struct pf_bsock *sock = pf_session_slot(session, slot);
+                pf_ready_remove(sock);
+                pf_deadline_disarm(sock); /* of an open that failed */
             }
             pf_session_reap(session); /* another one takes its place */
         } else {

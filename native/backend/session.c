@@ -33,15 +33,31 @@ static void wire(struct pf_session *session) {
             .shared_head = &session->c2b_control->event_head[p],
         };
     }
-    for (uint32_t slot = 0; slot < layout->max_sockets; slot++) {
-        struct pf_bsock *sock = &session->socks[slot];
+}
+
+struct pf_bsock *pf_session_slot(struct pf_session *session, uint32_t slot) {
+    const struct pf_b2c_header *layout = &session->layout;
+    struct pf_bsock *sock = &session->socks[slot];
+    if (!sock->session) {
         sock->session = session;
         sock->slot = slot;
         sock->mirror_fd = -1;
         sock->priority = PF_PRIORITY_LOW;
         sock->c2b = (const struct pf_socket_c2b *)(session->c2b + layout->c2b_sockets) + slot;
         sock->b2c = (struct pf_socket_b2c *)(session->b2c + layout->b2c_sockets) + slot;
+        session->slots_seen = slot < session->slots_seen ? session->slots_seen : slot + 1;
     }
+    return sock;
+}
+
+uint32_t pf_session_slots(const struct pf_session *session) {
+    uint32_t used = pf_load_acquire(&session->c2b_control->slots_used);
+    uint32_t most = used > session->slots_seen ? used : session->slots_seen;
+    return most < session->layout.max_sockets ? most : session->layout.max_sockets;
+}
+
+static uint64_t socks_bytes(const struct pf_session *session) {
+    return session->layout.max_sockets * sizeof(*session->socks);
 }
 
 static int make_regions(struct pf_session *session, struct pf_session_fds *fds) {
@@ -101,7 +117,7 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
         session->layout.session_id = (uint32_t)session->id;
         session->layout.allowed_priority = request->best_priority;
         session->layout.spin_ns = backend->config.client_spin_ns;
-        session->socks = calloc(request->max_sockets, sizeof(*session->socks));
+        session->socks = pf_region_private(socks_bytes(session));
         bad = session->socks ? make_regions(session, fds) : -ENOMEM;
         if (bad) {
             (void)snprintf(error, error_bytes, "cannot make the shared memory of the client: %s",
@@ -140,7 +156,9 @@ void pf_session_destroy(struct pf_session *session) {
     pf_bell_close(session);
     free(session->mirrors);
     free(session->tickets);
-    free(session->socks);
+    if (session->socks) {
+        pf_region_unmap(session->socks, socks_bytes(session));
+    }
     free(session);
 }
 
@@ -289,7 +307,7 @@ struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {
     struct stk_conn *conn = entry->conn;
     entry->conn = NULL;
     if (session->unadopted_count-- == PF_MAX_UNADOPTED) {
-        for (uint32_t slot = 0; slot < session->layout.max_sockets; slot++) {
+        for (uint32_t slot = 0; slot < session->slots_seen; slot++) {
             if (session->socks[slot].phase == PF_SOCK_LISTENING) {
                 pf_ready_add(&session->socks[slot], PF_WORK_ACCEPT);
             }

@@ -96,7 +96,7 @@ static int64_t receive(struct pf_client *client, uint32_t slot, void *buffer, ui
 
 int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit,
                     int flags, int64_t timeout_ns, struct pf_datagram *info) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];
@@ -142,7 +142,7 @@ int64_t pf_sendto(struct pf_client *client, uint32_t slot, const void *data, uin
 
 int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                        const struct pf_addr *to, uint64_t how, int delivery, int64_t timeout_ns) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];

@@ -121,6 +121,7 @@ struct pf_client {
     struct pf_hint_consumer events[PF_PRIORITIES];
     struct pf_arena arena;
     struct pf_sock *socks;
+    uint32_t slots_made; /* those below are there; the others were never used, and cost nothing */
     uint32_t free_slots; /* list heads */
     uint32_t closing_first;
     uint32_t closing_last;
@@ -141,9 +142,14 @@ struct pf_client {
 static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }
 static inline void pf_unlock(struct pf_client *client) { pf_pi_release(&client->lock); }
 
+/* There has been a socket in `slot`. */
+static inline bool pf_slot_known(const struct pf_client *client, uint32_t slot) {
+    return slot < pf_load_acquire(&client->slots_made);
+}
+
 /* The socket in `slot`, or NULL when none is open there. Caller holds the lock. */
 static inline struct pf_sock *pf_sock_get(struct pf_client *client, uint32_t slot) {
-    if (slot >= client->layout.max_sockets || client->socks[slot].phase == PF_SLOT_FREE) {
+    if (slot >= client->slots_made || client->socks[slot].phase == PF_SLOT_FREE) {
         return NULL;
     }
     return &client->socks[slot];
@@ -172,6 +178,10 @@ static inline bool pf_sock_readable(const struct pf_sock *sock) {
 static inline bool pf_cq_waiting(const struct pf_client *client, const struct pf_sock *sock) {
     return pf_cq_ready(sock->cq, client->layout.cq_depth, pf_load_relaxed(&sock->cq_head));
 }
+
+/* session.c */
+/* Makes one more slot, which is the only free one. Caller holds the lock; false: all are made. */
+bool pf_slot_make(struct pf_client *client);
 
 /* reap.c */
 /* Moves every completion of the CQ to where it is to be delivered. Caller holds the lock. */

@@ -43,7 +43,7 @@ bool pf_consumed_too_late(struct pf_client *client, const struct pf_sock *sock) 
 
 int pf_accept_adopt(struct pf_client *client, uint32_t listener, uint64_t token, int priority) {
     int slot = pf_socket_adopt(client, token, priority);
-    if (slot < 0 || listener >= client->layout.max_sockets) {
+    if (slot < 0 || !pf_slot_known(client, listener)) {
         return slot;
     }
     /* Either the backend, before it shares the listener, sees the adoption, or we see that. */
@@ -92,7 +92,7 @@ int pf_socket_claim(struct pf_client *client, uint64_t ticket, int priority, int
 }
 
 int pf_socket_interrupt(struct pf_client *client, uint32_t slot) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];

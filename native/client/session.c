@@ -12,25 +12,34 @@
 
 #include "client/internal.h"
 
-static void make_slots(struct pf_client *client) {
+bool pf_slot_make(struct pf_client *client) {
+    const struct pf_b2c_header *layout = &client->layout;
+    uint32_t slot = client->slots_made;
+    if (slot == layout->max_sockets) {
+        return false;
+    }
+    struct pf_sock *sock = &client->socks[slot];
+    sock->slot = slot;
+    sock->mirror_fd = -1;
+    sock->c2b = (struct pf_socket_c2b *)(client->c2b + layout->c2b_sockets) + slot;
+    sock->b2c = (const struct pf_socket_b2c *)(client->b2c + layout->b2c_sockets) + slot;
+    sock->sq = (struct pf_sqe *)(client->c2b + layout->c2b_sq) + (size_t)slot * layout->sq_depth;
+    sock->cq =
+        (const struct pf_cqe *)(client->b2c + layout->b2c_cq) + (size_t)slot * layout->cq_depth;
+    sock->rx = client->b2c + layout->b2c_rx + (size_t)slot * layout->rx_bytes;
+    sock->next = PF_NO_SLOT;
+    client->free_slots = slot;
+    /* Before its first submission: the backend, when it looks through all slots, looks so far. */
+    pf_store_release(&client->c2b_control->slots_used, slot + 1);
+    pf_store_release(&client->slots_made, slot + 1);
+    return true;
+}
+
+static void wire(struct pf_client *client) {
     const struct pf_b2c_header *layout = &client->layout;
     client->free_slots = PF_NO_SLOT;
     client->closing_first = PF_NO_SLOT;
     client->closing_last = PF_NO_SLOT;
-    for (uint32_t slot = layout->max_sockets; slot-- > 0;) {
-        struct pf_sock *sock = &client->socks[slot];
-        sock->slot = slot;
-        sock->mirror_fd = -1;
-        sock->c2b = (struct pf_socket_c2b *)(client->c2b + layout->c2b_sockets) + slot;
-        sock->b2c = (const struct pf_socket_b2c *)(client->b2c + layout->b2c_sockets) + slot;
-        sock->sq =
-            (struct pf_sqe *)(client->c2b + layout->c2b_sq) + (size_t)slot * layout->sq_depth;
-        sock->cq =
-            (const struct pf_cqe *)(client->b2c + layout->b2c_cq) + (size_t)slot * layout->cq_depth;
-        sock->rx = client->b2c + layout->b2c_rx + (size_t)slot * layout->rx_bytes;
-        sock->next = client->free_slots;
-        client->free_slots = slot;
-    }
     for (int p = 0; p < PF_PRIORITIES; p++) {
         size_t ring = (size_t)p * layout->hint_entries;
         client->hints[p] = (struct pf_hint_producer){
@@ -50,6 +59,10 @@ static void make_slots(struct pf_client *client) {
         client->ready_first[p] = PF_NO_SLOT;
         client->ready_last[p] = PF_NO_SLOT;
     }
+}
+
+static uint64_t socks_bytes(const struct pf_client *client) {
+    return client->layout.max_sockets * sizeof(*client->socks);
 }
 
 static uint64_t fd_bytes(int fd) {
@@ -104,7 +117,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
     client->doorbell_fd = -1;
     int bad = map_regions(client, c2b_fd, b2c_fd, public_fd, error, error_bytes);
     if (!bad && client->layout.max_sockets > 0) { /* as pf_region_check has made sure */
-        client->socks = calloc(client->layout.max_sockets, sizeof(*client->socks));
+        client->socks = pf_region_private(socks_bytes(client));
         bad = client->socks ? pf_arena_init(&client->arena, client->layout.arena_bytes) : -ENOMEM;
         if (bad) {
             (void)snprintf(error, error_bytes, "out of memory");
@@ -117,7 +130,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
     }
     client->c2b_control = (struct pf_c2b_control *)client->c2b;
     client->b2c_control = (const struct pf_b2c_control *)(client->b2c + client->layout.b2c_control);
-    make_slots(client);
+    wire(client);
     /* On a single processor spinning only keeps the other side from running. */
     client->spin_ns = one_processor() ? 0 : (int64_t)client->layout.spin_ns;
     pf_spin_reset(&client->spin);
@@ -131,12 +144,12 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
 
 void pf_client_detach(struct pf_client *client) {
     if (client->socks) {
-        for (uint32_t slot = 0; slot < client->layout.max_sockets; slot++) {
+        for (uint32_t slot = 0; slot < client->slots_made; slot++) {
             free(client->socks[slot].pending);
             free(client->socks[slot].pending_free);
             free(client->socks[slot].fifo);
         }
-        free(client->socks);
+        pf_region_unmap(client->socks, socks_bytes(client));
     }
     free(client->batch);
     pf_arena_destroy(&client->arena);
@@ -157,7 +170,8 @@ void pf_client_detach(struct pf_client *client) {
 
 void pf_client_abandon(struct pf_client *client) {
     pf_store_release(&client->abandoned, PF_ENDED_CLOSED);
-    for (uint32_t slot = 0; slot < client->layout.max_sockets; slot++) {
+    uint32_t made = pf_load_acquire(&client->slots_made);
+    for (uint32_t slot = 0; slot < made; slot++) {
         if (pf_load_relaxed(&client->socks[slot].c2b->waiting)) {
             (void)pf_futex_wake(&client->socks[slot].b2c->event, INT_MAX);
         }

@@ -25,8 +25,7 @@ static bool may_allocate(const struct pf_client *client, const struct pf_sock *s
  * slots at a time, so that the lock is not held for long. */
 static void reap_others(struct pf_client *client) {
     for (int i = 0; i < PF_REAP_SOME; i++) {
-        client->reap_next =
-            client->reap_next + 1 < client->layout.max_sockets ? client->reap_next + 1 : 0;
+        client->reap_next = client->reap_next + 1 < client->slots_made ? client->reap_next + 1 : 0;
         struct pf_sock *sock = &client->socks[client->reap_next];
         if (sock->phase == PF_SLOT_OPEN && sock->send_used > 0) {
             pf_reap(client, sock);
@@ -273,7 +272,7 @@ int64_t pf_rx_read(struct pf_client *client, uint32_t slot, void *buffer, uint32
 
 int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t limit, int peek,
                 int64_t timeout_ns) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];
@@ -347,7 +346,7 @@ static int wait_for_room(struct pf_waiter *waiter, struct pf_client *client, str
 
 int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                 int64_t timeout_ns) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];

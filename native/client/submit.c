@@ -113,10 +113,12 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
         return -EPIPE;
     }
     pf_lock(client);
-    bool swept =
-        pf_sweep_closing(client, client->free_slots == PF_NO_SLOT ? UINT32_MAX : PF_SWEEP_SOME);
-    struct pf_sock *sock =
-        client->free_slots == PF_NO_SLOT ? NULL : &client->socks[client->free_slots];
+    bool all_made = client->slots_made == client->layout.max_sockets;
+    bool urgent = all_made && client->free_slots == PF_NO_SLOT;
+    bool swept = pf_sweep_closing(client, urgent ? UINT32_MAX : PF_SWEEP_SOME);
+    struct pf_sock *sock = client->free_slots != PF_NO_SLOT || pf_slot_make(client)
+                               ? &client->socks[client->free_slots]
+                               : NULL;
     if (!sock || !make_tables(client, sock)) {
         pf_unlock(client);
         if (swept) {

@@ -164,7 +164,7 @@ static bool nothing_new(const struct pf_client *client, const struct pf_sock *so
 }
 
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];
@@ -365,7 +365,7 @@ static int take_call(struct pf_client *client, uint32_t slot, uint64_t op_id, st
 
 int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t timeout_ns,
              struct pf_done *out) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];
@@ -411,7 +411,7 @@ static int has_room(struct pf_client *client, uint32_t slot) {
 }
 
 int pf_await_room(struct pf_client *client, uint32_t slot, int64_t timeout_ns) {
-    if (slot >= client->layout.max_sockets) {
+    if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
     struct pf_sock *sock = &client->socks[slot];

@@ -246,7 +246,8 @@ struct pf_c2b_control {
     uint32_t event_head[3]; /* consumed position of each event ring of B2C */
     uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
     uint32_t bell_arm;      /* bumped when the client waits for completions by its bell */
-    uint32_t pad1[11];
+    uint32_t slots_used;    /* no slot from this one on was ever opened */
+    uint32_t pad1[10];
 };
 
 /* C2B: one per socket slot. */

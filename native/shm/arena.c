@@ -55,10 +55,11 @@ int pf_arena_init(struct pf_arena *arena, uint64_t bytes) {
     for (unsigned order = 0; order < PF_ARENA_ORDERS; order++) {
         arena->free_list[order] = PF_ARENA_NONE;
     }
-    /* Cut the arena into the largest aligned blocks; pushed from the end, so that the start is used
-     * first and untouched pages at the end stay unallocated. */
+    /* The largest blocks are cut off when they are needed: what was never used costs no page, not
+     * even of this book-keeping. What is left at the end is cut into aligned blocks now. */
+    arena->fresh_end = arena->units - arena->units % order_units(PF_ARENA_ORDERS - 1);
     uint32_t end = arena->units;
-    while (end > 0) {
+    while (end > arena->fresh_end) {
         unsigned order = PF_ARENA_ORDERS - 1;
         while (order_units(order) > end || end % order_units(order) != 0) {
             order--;
@@ -108,11 +109,17 @@ uint32_t pf_arena_alloc(struct pf_arena *arena, uint32_t bytes) {
     while (order < PF_ARENA_ORDERS && arena->free_list[order] == PF_ARENA_NONE) {
         order++;
     }
-    if (order == PF_ARENA_ORDERS) {
+    uint32_t unit;
+    if (order < PF_ARENA_ORDERS) {
+        unit = arena->free_list[order];
+        list_remove(arena, unit, order);
+    } else if (arena->fresh < arena->fresh_end) {
+        order = PF_ARENA_ORDERS - 1;
+        unit = arena->fresh;
+        arena->fresh += order_units(order);
+    } else {
         return PF_ARENA_NONE;
     }
-    uint32_t unit = arena->free_list[order];
-    list_remove(arena, unit, order);
     while (order > wanted) {
         order--;
         list_push(arena, unit + order_units(order), order);

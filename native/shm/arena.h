@@ -18,6 +18,8 @@
 
 struct pf_arena {
     uint32_t units; /* of 256 bytes */
+    uint32_t fresh; /* from this unit to `fresh_end` nothing was ever allocated: largest blocks */
+    uint32_t fresh_end;
     uint64_t free_bytes;
     uint64_t total_bytes;
     uint8_t *tag;   /* per unit: state of the block that starts there */

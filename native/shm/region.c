@@ -142,6 +142,12 @@ void *pf_region_map(int fd, uint64_t bytes, int writable) {
     return mapping;
 }
 
+void *pf_region_private(uint64_t bytes) {
+    void *mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return mapping == MAP_FAILED ? NULL : mapping;
+}
+
 void pf_region_unmap(void *mapping, uint64_t bytes) { (void)munmap(mapping, bytes); }
 
 int pf_region_check(const struct pf_b2c_header *header, uint64_t c2b_bytes, uint64_t b2c_bytes,

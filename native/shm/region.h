@@ -25,6 +25,9 @@ int pf_region_create(const char *label, uint64_t bytes, int seal_writes, void **
 
 /* Maps a region of exactly `bytes`. NULL and errno when it cannot be. */
 void *pf_region_map(int fd, uint64_t bytes, int writable);
+/* Private memory, zero, of which a page is taken when it is touched: whatever the allocator thinks.
+ * NULL: no memory. */
+void *pf_region_private(uint64_t bytes);
 void pf_region_unmap(void *mapping, uint64_t bytes);
 
 /* Client: is this header what this build of pifus understands? 0, or -EPROTO with the reason. */

@@ -48,7 +48,7 @@ def foreign(fd: int, name: bytes, family: int) -> Endpoint:
         OSError: the backend cannot be reached, or does not know the socket (any more).
     """
     _, _, path = name[len(_table.MIRROR_NAME) :].partition(b":")
-    owner = _session_at(os.fsdecode(path))
+    owner, _ = _session_at(os.fsdecode(path))
     endpoint = Endpoint(owner, -1, family, int(_names.SOCK_STREAM), 0)
     endpoint.inherit()
     endpoint.priority = _rules.first_priority()
@@ -59,16 +59,17 @@ def foreign(fd: int, name: bytes, family: int) -> Endpoint:
     return endpoint
 
 
-def _session_at(path: str) -> Session:
-    own = _current.session()
+def _session_at(path: str, shown: int | None = None) -> tuple[Session, int]:
+    """This process's session with a backend, and a ticket for the descriptor if it was shown."""
+    own, ticket = _current.session_showing(shown)
     if not path or own.path == path:
-        return own
+        return own, ticket
     with _others_lock:
         other = _others.get(path)
         if other is None or other.handle is None or lib.pf_client_ended(other.handle):
             settings = Settings(name="python", max_sockets=256)
             other = _others[path] = Session.open_named(path, settings)
-        return other
+        return other, 0
 
 
 def claim(endpoint: Endpoint, seen: tuple[CData, int] | None) -> CData:
@@ -91,8 +92,8 @@ def claim(endpoint: Endpoint, seen: tuple[CData, int] | None) -> CData:
             return handle  # another thread was faster
         owner = endpoint.session
         if handle is None:
-            owner = _session_at(owner.path)
-            endpoint.ticket = 0
+            shown = endpoint.fds[0] if endpoint.fds else None
+            owner, endpoint.ticket = _session_at(owner.path, shown)
             handle = owner.handle
             if handle is None:
                 raise owner.failure()

@@ -15,10 +15,21 @@ _session: Session | None = None
 _session_lock = threading.Lock()
 # The backend of the parent process: inherited sockets are there.
 _home: str | None = None
+_settings: Settings | None = None
 
 
 def session() -> Session:
     """The session of this process's drop-in sockets; a lost one is replaced.
+
+    Raises:
+        BackendUnavailable: there is no backend, and none could be started.
+        OSError: the backend refused.
+    """
+    return session_showing(None)[0]
+
+
+def session_showing(fd: int | None) -> tuple[Session, int]:
+    """The same, and a ticket for the mirror descriptor `fd`, or 0: it is still to be shown.
 
     Raises:
         BackendUnavailable: there is no backend, and none could be started.
@@ -30,19 +41,20 @@ def session() -> Session:
         if current is not None:
             handle = current.handle
             if handle is not None and not lib.pf_client_ended(handle):
-                return current
-        name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
-        wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
-        settings = Settings(name=name or "python", max_sockets=wanted)
-        _session = _open(settings)
-        return _session
+                return current, 0
+        _session = _open(fd)
+        return _session, _session.ticket
 
 
-def _open(settings: Settings) -> Session:
-    if _home is not None:
+def _open(shown: int | None) -> Session:
+    global _settings
+    if _home is not None and _settings is not None:
         with contextlib.suppress(OSError):
-            return Session.open(_home, settings=settings)
-    return Session.open(settings=settings)
+            return Session.join(_home, _settings, shown)
+    name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
+    wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
+    _settings = Settings(name=name or "python", max_sockets=wanted)
+    return Session.open(settings=_settings)
 
 
 def _in_child() -> None:

@@ -63,7 +63,7 @@ class Channel:
 
     def request(
         self,
-        request: _protocol.Request,
+        request: _protocol.Request | bytes,
         expected: str,
         descriptors: int = 0,
         shown: int | None = None,
@@ -71,7 +71,7 @@ class Channel:
         """Sends a request and waits for its answer.
 
         Args:
-            request: what to ask.
+            request: what to ask, or its packet.
             expected: the type of the answer.
             descriptors: how many descriptors may come with it at most.
             shown: a descriptor to send with the request.
@@ -88,7 +88,9 @@ class Channel:
         fds: list[int] = []
         try:
             with self._lock:
-                packet = _protocol.encode_request(request)
+                packet = (
+                    request if isinstance(request, bytes) else _protocol.encode_request(request)
+                )
                 if shown is None:
                     self._connection.sendall(packet)
                 else:

@@ -5,7 +5,8 @@ backend answers each request with exactly one message, in order:
 
     {"type": "attach", "abi": 2, "pid": 7, "name": "app", "max_sockets": 1024, "queue_depth": 64,
      "rx_bytes": 262144, "arena_bytes": 16777216, "priority": "high"}
-        -> {"type": "attached", "session": 3} with four descriptors: c2b, b2c, public, doorbell
+        -> {"type": "attached", "session": 3} with four descriptors: c2b, b2c, public, doorbell.
+           If one descriptor came along, as with "show", the answer has its "ticket", too
     {"type": "mirrors", "count": 16}
         -> {"type": "mirrors", "first": 40, "count": 16} with `count` descriptors
     {"type": "bell"}
@@ -199,6 +200,12 @@ def encode(message: Message) -> bytes:
 def encode_request(request: Request) -> bytes:
     """The packet of a request."""
     return encode({"type": request.type, **asdict(request)})
+
+
+def split_attach(request: Attach) -> tuple[bytes, bytes]:
+    """The packet of the request, before and behind the number of the process."""
+    head, found, tail = encode_request(request).partition(b'"pid":%d' % request.pid)
+    return head + found[: len(b'"pid":')], tail
 
 
 def encode_error(code: int, message: str) -> bytes:

@@ -88,17 +88,24 @@ class Session:
     Attributes:
         handle: the `struct pf_client *` for calls into the C core; None after close.
         number: the backend's number of the session.
+        ticket: for the descriptor that was shown when it was opened; 0: there was none.
         path: the backend's socket.
     """
 
-    def __init__(self, channel: Channel, settings: Settings) -> None:
+    def __init__(self, channel: Channel, settings: Settings, shown: int | None = None) -> None:
         """Attaches over a fresh control connection, which the session owns if this succeeds.
+
+        Args:
+            channel: the connection.
+            settings: what is wanted.
+            shown: a mirror descriptor, of which `ticket` then is what `show` would return.
 
         Raises:
             OSError: the backend refused (a limit, a permission): its errno and its sentence.
             BackendGone, BackendUnavailable, ProtocolError: see `Channel.request`.
         """
-        reply, fds = channel.request(settings.request(), "attached", _protocol.ATTACH_FDS)
+        packet = _attach_packet(settings)
+        reply, fds = channel.request(packet, "attached", _protocol.ATTACH_FDS, shown)
         number = reply.get("session")
         if len(fds) != _protocol.ATTACH_FDS or type(number) is not int:
             close_all(fds)
@@ -114,15 +121,17 @@ class Session:
             raise BackendUnavailable(errno.EPROTO, f"cannot attach to {channel.path}: {text}")
         self.handle: CData | None = ffi.gc(raw, lib.pf_client_detach)
         self.number: int = number
+        ticket = reply.get("ticket")
+        self.ticket: int = ticket if type(ticket) is int else 0
         self.path = channel.path
         self._channel = channel
         self._doorbell = doorbell
         self._forked = False
         self._closing = threading.Lock()
-        self._owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self._owners: list[weakref.ref[Owner]] = []
         self._mirrors: list[tuple[int, int]] = []
         self._mirror_lock = threading.Lock()
-        _sessions.add(self)
+        _sessions.add(weakref.ref(self, _sessions.discard))
 
     @classmethod
     def open(
@@ -154,6 +163,20 @@ class Session:
         raise AssertionError("the last attempt returns or raises")
 
     @classmethod
+    def join(cls, path: str, settings: Settings, shown: int | None) -> Session:
+        """Attaches to the backend of the parent process, with as little as a child can do.
+
+        Raises:
+            OSError: nobody is there any more; else as __init__.
+        """
+        channel = Channel.connect(path)
+        try:
+            return cls(channel, settings, shown)
+        except BaseException:
+            channel.close()
+            raise
+
+    @classmethod
     def open_named(cls, path: str, settings: Settings) -> Session:
         """Attaches to the backend at a path that somebody else has named.
 
@@ -177,7 +200,7 @@ class Session:
 
     def add_owner(self, owner: Owner) -> None:
         """Tells `owner` (weakly held) when the handle must not be used any more."""
-        self._owners.add(owner)
+        self._owners.append(weakref.ref(owner, self._owners.remove))
 
     @property
     def closed(self) -> bool:
@@ -267,10 +290,13 @@ class Session:
         _discovery.released(self.path, remaining)
 
     def _let_go(self) -> None:
-        for owner in list(self._owners):
-            owner._session_ended()
+        for known in list(self._owners):
+            owner = known()
+            if owner is not None:
+                owner._session_ended()
         with self._mirror_lock:
-            close_all([fd for _, fd in self._mirrors])
+            for _, fd in self._mirrors:
+                os.close(fd)
             self._mirrors = []
 
     def _in_child(self) -> None:
@@ -291,6 +317,18 @@ class Session:
         self._channel.close()
 
 
+# Packets that attach, cut where the number of the process goes. A child writes its own into that of
+# its parent: every object it needs not touch is a page that it needs not copy.
+_packets: dict[Settings, tuple[bytes, bytes]] = {}
+
+
+def _attach_packet(settings: Settings) -> bytes:
+    packet = _packets.get(settings)
+    if packet is None:
+        packet = _packets[settings] = _protocol.split_attach(settings.request())
+    return b"%b%d%b" % (packet[0], os.getpid(), packet[1])
+
+
 def _lowest(fd: int) -> int:
     """A descriptor that select() can take, if there is such a number free now."""
     if fd < _SELECT_MAX:
@@ -300,20 +338,25 @@ def _lowest(fd: int) -> int:
     return min(fd, lower)
 
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+# Not a WeakSet: going through one costs a forked child more pages than all that is done here.
+_sessions: set[weakref.ref[Session]] = set()
 _exiting = False
 
 
 def _after_fork_in_child() -> None:
-    for session in list(_sessions):
-        session._in_child()
+    for known in list(_sessions):
+        session = known()
+        if session is not None:
+            session._in_child()
 
 
 def _at_exit() -> None:
     global _exiting
     _exiting = True
-    for session in list(_sessions):
-        session.close()
+    for known in list(_sessions):
+        session = known()
+        if session is not None:
+            session.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -223,7 +224,7 @@ class ControlPlane:
             InvalidMessage, CoreError: it is refused.
         """
         if isinstance(request, Attach):
-            return self._attach(connection, request)
+            return self._attach(connection, request, fds)
         if isinstance(request, Mirrors):
             return self._mirrors(connection, request)
         if isinstance(request, Bell):
@@ -237,7 +238,7 @@ class ControlPlane:
             connection.send(_protocol.encode({"type": "detached", "remaining": remaining}))
         return False
 
-    def _attach(self, connection: Connection, request: Attach) -> bool:
+    def _attach(self, connection: Connection, request: Attach, shown: list[int]) -> bool:
         if connection.record is not None:
             raise InvalidMessage(
                 f"this connection is session {connection.record.number} already", errno.EISCONN
@@ -254,9 +255,13 @@ class ControlPlane:
             *(number, request.name, connection.peer.pid, connection.peer.uid),
             *(request.max_sockets, priority),
         )
-        return send_and_close(
-            connection, _protocol.encode({"type": "attached", "session": number}), fds
-        )
+        reply: _protocol.Message = {"type": "attached", "session": number}
+        if shown:
+            # A forked child, most likely: it is spared the second round trip. What is no mirror
+            # gets no ticket; if the client insists, "show" tells why.
+            with contextlib.suppress(CoreError):
+                reply["ticket"] = self._core.show(number, shown[0])
+        return send_and_close(connection, _protocol.encode(reply), fds)
 
     def _mirrors(self, connection: Connection, request: Mirrors) -> bool:
         record = connection.record

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import socketserver
 import threading
 import time
 from pathlib import Path
@@ -108,6 +109,39 @@ def connections(_state: State, address: Address, seconds: float) -> float:
                 connection.shutdown(socket.SHUT_WR)
             if connection.recv(1) != b"":
                 raise ValueError("no end of the connection")
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+# ---- a process for each connection ----
+
+
+class _EchoOnce(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.sendall(self.request.recv(64))
+
+
+class _ForkingServer(socketserver.ForkingTCPServer):
+    request_queue_size = _BACKLOG
+
+
+def serve_forking(_state: State) -> int:
+    """Forks for each connection, from a thread of its own; returns the port."""
+    server = _ForkingServer(("127.0.0.1", 0), _EchoOnce)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return int(server.server_address[1])
+
+
+def forks(_state: State, address: Address, seconds: float) -> float:
+    """Connections a second, one at a time, each served by a child of the server."""
+    done = 0
+    start = time.perf_counter()
+    end = start + seconds
+    while time.perf_counter() < end:
+        with socket.create_connection(address) as connection:
+            connection.sendall(b"x")
+            if connection.recv(64) != b"x" or connection.recv(64) != b"":
+                raise ValueError("not what the child answers")
         done += 1
     return done / (time.perf_counter() - start)
 

@@ -19,6 +19,7 @@ MEASURES = {
     "rtt": ("us", "1-byte round trip"),
     "requests": ("1/s", "requests to a small asyncio server"),
     "connections": ("1/s", "connect, accept and close"),
+    "forks": ("1/s", "connections to a ForkingTCPServer"),
     "bulk.send": ("Gbit/s", "bulk, sending"),
     "bulk.receive": ("Gbit/s", "bulk, receiving"),
 }
@@ -42,6 +43,7 @@ def _turns(kind: str, server: Worker, client: Worker) -> dict[str, Turn]:
     peer = ("127.0.0.1", server.call(_peer.serve, address="127.0.0.1"))
     http = ("127.0.0.1", server.call(_programs.serve_http))
     short = ("127.0.0.1", server.call(_programs.serve_short))
+    forking = ("127.0.0.1", server.call(_programs.serve_forking))
 
     def turn(name: str, function: Callable[..., Any], **arguments: Any) -> Turn:
         return lambda seconds: {
@@ -55,6 +57,7 @@ def _turns(kind: str, server: Worker, client: Worker) -> dict[str, Turn]:
         "rtt": turn("rtt", _clients.script_round_trips, **script),
         "requests": turn("requests", _programs.requests, address=http),
         "connections": turn("connections", _programs.connections, address=short),
+        "forks": turn("forks", _programs.forks, address=forking),
         "bulk.send": turn("bulk.send", _clients.script_bulk, direction="send", **script),
         "bulk.receive": turn("bulk.receive", _clients.script_bulk, direction="receive", **script),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pifus
+from pifus._core._session import Session, Settings
 from tests.conftest import BackendProcess
 
 SECONDS = 10.0
@@ -185,3 +187,19 @@ os.execv(sys.executable, [sys.executable, "-m", "pifus.backend", "--log-level", 
         assert process.wait(SECONDS) == 0
     assert path.exists()  # systemd's, not ours to remove
     path.unlink()
+
+
+def test_a_descriptor_shown_while_attaching(backend: BackendProcess) -> None:
+    """A forked child attaches and gets its ticket in one round trip; else there is none."""
+    settings = Settings(max_sockets=4, arena_bytes=65536)
+    owner = Session.join(backend.path, settings, None)
+    _, mirror = owner.take_mirror()
+    with open(os.devnull) as no_mirror:
+        for shown, given in ((mirror, True), (no_mirror.fileno(), False)):
+            other = Session.join(backend.path, settings, shown)
+            assert bool(other.ticket) is given
+            assert other.show(mirror) > other.ticket
+            other.close()
+    assert owner.ticket == 0
+    os.close(mirror)
+    owner.close()

@@ -149,7 +149,13 @@ def test_tasks(run_bench: Bench) -> None:
 def test_compat(run_bench: Bench) -> None:
     found = run_bench("compat")
     assert names(found) == list(compat.ROWS)
-    for text in ("round trip", "asyncio server", "connect, accept and close", "bulk"):
+    for text in (
+        "round trip",
+        "asyncio server",
+        "connect, accept and close",
+        "ForkingTCPServer",
+        "bulk",
+    ):
         assert text in found["notes"]
     assert left_behind(os.getpid()) == []
 

@@ -1,8 +1,12 @@
 /* The end of an application with many sockets is done in pieces, whatever it left to do: this
  * thread plays the stack thread, so that what one piece does can be counted. */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+
 #include "rig.h"
 
 #include "backend/internal.h"
+#include "client/internal.h"
 
 enum { SOCKETS = 200, WORDS = 4 };
 
@@ -104,6 +108,41 @@ static void test_violation_ends_the_words(void) {
     }
 }
 
+static uint32_t resident(void *memory, uint64_t bytes) {
+    static unsigned char pages[4096];
+    CHECK(bytes / 4096 < sizeof(pages));
+    CHECK_EQ(mincore(memory, bytes, pages), 0);
+    uint32_t count = 0;
+    for (uint64_t page = 0; page < (bytes + 4095) / 4096; page++) {
+        count += pages[page] & 1;
+    }
+    return count;
+}
+
+/* A session that may have many sockets costs no more than those it has, from its start to its end:
+ * a forked child has one, and lives for as long as one connection. */
+static void test_slots_cost_nothing_unused(void) {
+    struct rig_client client;
+    struct pf_session_request request = rig_request();
+    request.max_sockets = 16384;
+    client = rig_attach_with(&rig, &request);
+    pf_commands_run(rig.backend);
+    struct pf_session *session = pf_session_find(rig.backend, client.session);
+    uint64_t theirs = request.max_sockets * sizeof(struct pf_bsock);
+    uint64_t ours = request.max_sockets * sizeof(struct pf_sock);
+    uint32_t slot = rig_socket(client.client, PF_FAMILY_IPV4, 4096);
+    CHECK(RIG_SUBMIT(client.client, slot, PF_OP_NOP, 0) > 0);
+    uint64_t before = operations();
+    pf_session_finish(session, PF_ENDED_CLOSED);
+    while (pf_session_finish_piece(rig.backend)) {
+    }
+    CHECK_EQ(operations() - before, 2); /* not looked at before: it counts all the same */
+    CHECK(resident(client.client->socks, ours) <= 2);
+    CHECK(resident(session->socks, theirs) <= 2);
+    reap(session);
+    part(&client);
+}
+
 /* Several at once. */
 static void test_ends_overlap(void) {
     struct rig_client clients[3];
@@ -138,6 +177,7 @@ int main(void) {
     stk_adopt_thread();
     RUN(test_pieces_are_small);
     RUN(test_violation_ends_the_words);
+    RUN(test_slots_cost_nothing_unused);
     RUN(test_ends_overlap);
     rig_stop(&rig);
     return 0;
