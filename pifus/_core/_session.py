@@ -112,7 +112,9 @@ class Session:
             close_all(fds)
             text = ffi.string(error).decode(errors="replace")
             raise BackendUnavailable(errno.EPROTO, f"cannot attach to {channel.path}: {text}")
-        self.handle: CData | None = ffi.gc(raw, lib.pf_client_detach)
+        handle = ffi.gc(raw, lib.pf_client_detach)
+        _handles.add(handle)
+        self.handle: CData | None = handle
         self.number: int = number
         self.path = channel.path
         self._channel = channel
@@ -281,10 +283,6 @@ class Session:
         self._closing = threading.Lock()
         if handle is None:
             return
-        # Not unmapped: the addresses may belong to something else by the time this is collected.
-        ffi.gc(handle, None)
-        # A signal handler may have forked in the middle of a call: it goes on with this handle.
-        lib.pf_client_forked(handle)
         self._let_go()
         # Copies of the parent's descriptors: held, they would keep a dead parent's session alive.
         os.close(self._doorbell)
@@ -301,10 +299,18 @@ def _lowest(fd: int) -> int:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+# What is mapped, closed or not: whoever is inside of a call has a reference.
+_handles: weakref.WeakSet[CData] = weakref.WeakSet()
 _exiting = False
 
 
 def _after_fork_in_child() -> None:
+    for handle in list(_handles):
+        # Also of sessions that were closed: not unmapped, as by the time this is collected the
+        # addresses may belong to something else, to the child's own client for one.
+        ffi.gc(handle, None)
+        # A signal handler may have forked in the middle of a call: it goes on with this handle.
+        lib.pf_client_forked(handle)
     for session in list(_sessions):
         session._in_child()
 
