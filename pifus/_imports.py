@@ -192,7 +192,7 @@ def _read(module: _Module, result: Survey) -> Iterator[tuple[str, str]]:
                     yield f"{base}.{alias.name}", place
         elif isinstance(node, ast.Assign) and _is_capture(node.value):
             text = ast.unparse(node.value)
-            why = "taken out of the class: reached under pifus run, not by a later monkey.patch()"
+            why = "taken out of the class: a later monkey.patch() does not find it everywhere"
             result.findings.append(Finding(text, why, (*module.chain, place), passes=False))
 
 

@@ -1,8 +1,9 @@
 """Puts the stack under a running program: its `socket` module makes stack sockets from now on.
 
 The class `socket.socket` stays the same object and gets other methods: whoever imported it, or
-derived from it, before the patch uses the stack as well. Only methods that were taken out of the
-class before (`recv = socket.socket.recv`) are not reached.
+derived from it, before the patch uses the stack as well. Methods that were taken out of the class
+before (`recv = socket.socket.recv`) are replaced where a global name or a closure holds them, as
+those of trio do; not in other places, as in an object's attribute.
 """
 
 import os
@@ -15,6 +16,7 @@ from pifus import _policy, compat_socket
 from pifus._compat import (
     _bypass,
     _greenlets,
+    _held,
     _names,
     _pyopenssl,
     _raw,
@@ -130,6 +132,9 @@ def _patch_class() -> None:
 
     _replace(cls, "detach", detach)
     _replace(cls, "_real_close", _real_close)
+    for where, attribute, name in _held.taken(vars(base)):
+        _saved.append((where, attribute, getattr(where, attribute)))
+        setattr(where, attribute, getattr(cls, name))
 
 
 def _patch_names(policy: _policy.Policy) -> None:

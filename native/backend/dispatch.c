@@ -27,10 +27,13 @@ void pf_sock_set_priority(struct pf_bsock *sock, uint64_t wanted) {
  * that operations already queued behind the open get its error. */
 static int start(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_conn *conn,
                  int error) {
-    /* A client may act on an adopted socket at once: the first state it sees says connected. */
+    sock->conn = error ? NULL : conn;
+    /* A client may act on an adopted socket at once: the first state it sees says connected, and
+     * its names are there. */
     int started = pf_sock_start(sock, sqe->generation, 0,
                                 sqe->opcode == PF_OP_ADOPT && !error ? PF_STATE_CONNECTED : 0);
     if (started != 0) {
+        sock->conn = NULL;
         if (conn) {
             stk_tcp_abort(conn);
         }
@@ -40,7 +43,6 @@ static int start(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_con
         pf_sock_broken(sock, -error);
         return error;
     }
-    sock->conn = conn;
     return 0;
 }
 
@@ -104,9 +106,7 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
         return result;
     }
     sock->phase = PF_SOCK_CONNECTED;
-    pf_sock_names(sock);
     sock->family = (uint8_t)sock->b2c->local.family;
-    pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     stk_tcp_set_owner(conn, sock);
     (void)stk_tcp_set_option(conn, PF_OPT_PRIORITY, sock->priority);
     pf_sock_size_credit(sock);

@@ -112,8 +112,12 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     b2c->rx_bytes = rx_bytes;
     b2c->error = 0;
     b2c->priority = sock->priority;
-    memset(&b2c->local, 0, sizeof(b2c->local));
-    memset(&b2c->peer, 0, sizeof(b2c->peer));
+    if (state & PF_STATE_CONNECTED) {
+        pf_sock_names(sock);
+    } else {
+        memset(&b2c->local, 0, sizeof(b2c->local));
+        memset(&b2c->peer, 0, sizeof(b2c->peer));
+    }
     sock->state = PF_STATE_OPEN | state;
     pf_store_relaxed(&b2c->state, sock->state);
     /* Last: a client that sees its generation believes the rest. */

@@ -93,31 +93,76 @@ static void take_back(struct pf_client *client, const struct pf_staged *staged) 
         sock->priority = staged->priority;
     }
     sock->user_ops -= pending->counted;
-    sock->staged = false;
     pending->state = PF_PENDING_FREE;
     pending->offset = PF_ARENA_NONE;
     sock->pending_free[sock->pending_free_count++] = (uint32_t)(pending - sock->pending);
 }
 
-static bool take_all_back(struct pf_client *client) {
+/* It relied on a close that was taken back. True: ring the doorbell. */
+static bool close_released(struct pf_client *client, struct pf_sock *sock) {
+    return sock->phase == PF_SLOT_OPEN && pf_close_locked(client, sock);
+}
+
+/* Wakes who waits for room, which there is now: by an operation, because the word that they sleep
+ * on is the backend's. True: ring the doorbell. */
+static bool wake(struct pf_client *client, struct pf_sock *sock) {
+    bool ring = false;
+    struct pf_sqe sqe = {.opcode = PF_OP_NOP};
+    if (sock->phase == PF_SLOT_OPEN) {
+        (void)pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring);
+    }
+    return ring;
+}
+
+static bool take_all_back(struct pf_client *client, bool ended) {
     bool ring = false;
     for (uint32_t i = client->batch_count; i-- > 0;) {
         take_back(client, &client->batch[i]);
     }
     for (uint32_t i = 0; i < client->batch_count; i++) {
         struct pf_sock *sock = &client->socks[client->batch[i].slot];
-        if (sock->released && sock->phase == PF_SLOT_OPEN) {
-            ring |= pf_close_locked(client, sock); /* it relied on the close taken back */
+        if (sock->staged) {
+            sock->staged = false;
+            if (ended) {
+                continue; /* there is nobody to tell, nor may a forked child */
+            }
+            ring |= sock->released ? close_released(client, sock) : wake(client, sock);
         }
     }
     return ring;
+}
+
+/* How many of the operations under way are kept back, of one socket. */
+static uint32_t kept_back(const struct pf_client *client, const struct pf_sock *sock) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < client->batch_count; i++) {
+        count += client->batch[i].slot == sock->slot;
+    }
+    return count;
+}
+
+bool pf_batch_has_all(struct pf_client *client, const struct pf_sock *sock) {
+    /* Nobody else makes it this thread. */
+    if (pf_load_relaxed(&client->batch_owner) != pf_thread_id()) {
+        return false;
+    }
+    pf_lock(client);
+    uint32_t kept = sock ? kept_back(client, sock) : client->batch_count;
+    uint64_t all = sock ? sock->user_ops : 0;
+    for (uint32_t slot = 0; !sock && slot < client->layout.max_sockets; slot++) {
+        const struct pf_sock *one = &client->socks[slot];
+        bool lives = one->phase != PF_SLOT_FREE && !one->released;
+        all += lives ? one->user_ops : 0;
+    }
+    pf_unlock(client);
+    return kept > 0 && all == kept;
 }
 
 int pf_batch_end(struct pf_client *client, int submit) {
     pf_lock(client);
     int count = (int)client->batch_count;
     bool ended = pf_client_ended(client) != 0;
-    bool ring = submit && !ended ? submit_all(client) : take_all_back(client);
+    bool ring = submit && !ended ? submit_all(client) : take_all_back(client, ended);
     client->batch_count = 0;
     client->batch_owner = 0;
     pf_unlock(client);

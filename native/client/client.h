@@ -130,7 +130,8 @@ int64_t pf_block_write(struct pf_client *client, uint32_t slot, uint32_t block, 
 int pf_batch_begin(struct pf_client *client);
 int pf_batch_end(struct pf_client *client, int submit);
 
-/* Completions of PF_DELIVER_QUEUE. 1: one in `out`; 0: none (yet, or in time); or -errno. */
+/* Completions of PF_DELIVER_QUEUE. 1: one in `out`; 0: none (yet, or in time); or -errno. -EDEADLK:
+ * all that are to come are of operations that this thread's batch keeps back. */
 int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out);
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
 int pf_poll_any(struct pf_client *client, struct pf_done *out);

@@ -221,6 +221,9 @@ bool pf_batch_add(struct pf_client *client, struct pf_sock *sock, const struct p
 /* Submits what is kept back for the socket, which is about to be closed. Caller holds the lock and
  * makes the hint. */
 void pf_batch_flush(struct pf_client *client, struct pf_sock *sock);
+/* This thread is about to wait for a completion of the socket, of any (NULL), and all that are to
+ * come are of operations that its own batch keeps back. */
+bool pf_batch_has_all(struct pf_client *client, const struct pf_sock *sock);
 
 /* block.c */
 /* The write of a registered block has ended. Caller holds the lock. */

@@ -251,7 +251,10 @@ int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2
     struct pf_sock *sock = pf_sock_get(client, slot);
     int result = sock ? sock->open_error : -EBADF;
     if (sock && pf_sock_known(sock)) {
+        /* First: what the backend published before it shows in the rest. */
+        uint32_t state = pf_load_acquire(&sock->b2c->state);
         *out = *sock->b2c;
+        out->state = state;
     } else if (sock) {
         memset(out, 0, sizeof(*out)); /* the backend has not seen the socket yet */
         out->generation = sock->generation;

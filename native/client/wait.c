@@ -192,6 +192,9 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
             pf_waiter_start(&waiter, client, timeout_ns);
             started = true;
         }
+        if (pf_batch_has_all(client, sock)) {
+            return -EDEADLK;
+        }
         int slept = pf_sock_sleep(&waiter, sock, seen);
         if (slept == -ETIMEDOUT) {
             return take(client, slot, out);
@@ -322,6 +325,9 @@ int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *ou
             if (timeout_ns != 0 && pf_waiter_spin(&waiter, &client->b2c_control->event, seen)) {
                 continue;
             }
+        }
+        if (pf_batch_has_all(client, NULL)) {
+            return -EDEADLK;
         }
         int slept = pf_waiter_sleep(&waiter, &client->b2c_control->event, seen,
                                     &client->c2b_control->waiting);

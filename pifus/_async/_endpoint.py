@@ -58,33 +58,39 @@ class Endpoint:
         self._ended = False
         self._others: set[Signal] = set()
 
+    def __del__(self) -> None:
+        """As of the kernel's sockets: what is forgotten, or lost by Ctrl-C, is closed."""
+        self.close()
+
     # ---- receiving ----
 
     async def receive(self, limit: int) -> bytes:
         """Up to `limit` bytes of a stream, at least one; b"" at its end."""
-        hub = self.loop.hub
+        scratch = self.loop.hub.scratch
         with self._reading:
             await self.loop.before()
-            while True:
-                data = _now.read(self._open(), limit, hub.scratch, SCRATCH_BYTES)
-                if data is not None:
-                    await self.loop.after()
-                    return data
-                if hub.watch(self.sock, self._reading.signal.fire):
-                    await self.loop.park(self._reading.signal)
-                    data = _now.read(self._open(), limit, hub.scratch, SCRATCH_BYTES)
-                    if data is not None:
-                        return data
+            await self._something(_now.answers(self._open(), scratch))
+            while (data := _now.read(self._open(), limit, scratch, SCRATCH_BYTES)) is None:
+                await self._something(here=False)
+            return data
 
     async def receive_from(self, limit: int) -> tuple[bytes, Address | None]:
         """A datagram, cut to `limit` bytes, and its sender."""
         with self._reading:
             await self.loop.before()
+            await self._something(_now.has_bytes(self._open()))
             while (got := _now.read_datagram(self._open(), limit)) is None:
-                if self.loop.hub.watch(self.sock, self._reading.signal.fire):
-                    await self.loop.park(self._reading.signal)
-            await self.loop.after()
+                await self._something(here=False)
             return got
+
+    async def _something(self, here: bool) -> None:
+        """Waits, for a turn at least, until there may be something to take. It is taken in the step
+        in which the call returns: whatever ends this wait, a cancellation, an exception of a signal
+        handler, leaves it where it is."""
+        if not here and self.loop.hub.watch(self.sock, self._reading.signal.fire):
+            await self.loop.park(self._reading.signal)
+        else:
+            await self.loop.turn()
 
     # ---- accepting ----
 
@@ -92,6 +98,8 @@ class Endpoint:
         """A connection to this listener, and its peer."""
         with self._reading:
             await self.loop.before()
+            if self._accepted:
+                await self.loop.turn()
             while not self._accepted:
                 self._open()
                 if self._error:
@@ -102,8 +110,8 @@ class Endpoint:
                     self._asked = self.loop.hub.expect(self.sock, op, self._arrived)
                 if self._asked:
                     await self.loop.park(self._reading.signal)
+            # In the step in which the call returns, as with bytes.
             sock, peer = _now.adopt(self._open(), self._accepted.popleft())
-            await self.loop.after()
             return Endpoint(self.loop, sock), peer
 
     def _arrived(self, raw: bytes | None) -> None:
@@ -161,11 +169,14 @@ class Endpoint:
         with self._writing:
             self._writable()
             await self.loop.before()
-            if self._loose:
-                self._mark(self.sock.drain())
             while self._writes:
-                await self.loop.park(self._writing.signal)
-                self._writable()
+                if self._loose and (op := _now.drain(self.sock)) is not None:
+                    self._mark(op)
+                elif self._loose:
+                    await self._room()  # for one more operation
+                else:
+                    await self.loop.park(self._writing.signal)
+                    self._writable()
             await self.loop.after()
 
     async def send_to(self, data: bytes | bytearray | memoryview, address: Address | None) -> int:
@@ -184,8 +195,11 @@ class Endpoint:
         """Ends the sending direction, behind what was sent. Twice is no error."""
         with self._writing:
             await self.loop.before()
-            if not self.eof_sent:
-                self.shut(1)
+            while not self.eof_sent:
+                try:
+                    self.shut(1)
+                except BlockingIOError:  # the queue is full
+                    await self._room()
             await self.loop.after()
 
     def shut(self, how: int) -> None:
@@ -298,8 +312,9 @@ class Endpoint:
         """True: a receive or an accept would not wait."""
         return bool(self._accepted) or _now.readable(self._open())
 
-    def close(self) -> None:
-        """Lets go of the socket: bytes sent before still reach the peer. Wakes who waits."""
+    def close(self, reset: bool = False) -> None:
+        """Lets go of the socket: bytes sent before still reach the peer, unless it is reset. Wakes
+        who waits."""
         if self.closed:
             return
         self.closed = True
@@ -307,7 +322,10 @@ class Endpoint:
             _now.reject(self.sock, raw)
         self._accepted.clear()
         self.loop.hub.drop(self.sock)
-        self.sock.release()
+        if reset:
+            _now.abort(self.sock)
+        else:
+            self.sock.release()
         for signal in (self._reading.signal, self._writing.signal, *self._others):
             signal.fire()
 

@@ -35,6 +35,10 @@ class Loop(ABC):
         """At the start of a call, before it has had any effect: may be cancelled."""
 
     @abstractmethod
+    async def turn(self) -> None:
+        """Lets others have their turn, before what is there is taken: may be cancelled."""
+
+    @abstractmethod
     async def after(self) -> None:
         """After a call that had its effect without waiting: is not cancelled."""
 

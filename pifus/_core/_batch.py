@@ -35,7 +35,7 @@ class Batch:
     @contextlib.contextmanager
     def block(self) -> Iterator[None]:
         """See `Client.batch`."""
-        if self.is_mine:
+        if self._owner == threading.get_ident():
             raise RuntimeError("this thread is in a batch() block already: leave that one first")
         with self._lock:
             handle = self._client._require()
@@ -51,19 +51,6 @@ class Batch:
                 self._owner = 0
                 if self._client._handle is not None:
                     lib.pf_batch_end(handle, 0)  # nothing is left, but after an exception
-
-    @property
-    def is_mine(self) -> bool:
-        """True: this thread is in the block."""
-        return self._owner == threading.get_ident()
-
-    def refuse_waiting(self) -> None:
-        """Raises if this thread is in the block, where it would wait for what is kept back."""
-        if self.is_mine:
-            raise RuntimeError(
-                "nothing came, and what is submitted in a batch() block is under way only after "
-                "its end: wait behind the block"
-            )
 
 
 def new_shelf() -> Shelf:

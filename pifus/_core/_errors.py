@@ -51,6 +51,14 @@ def batch_full(limit: int) -> QueueFull:
     )
 
 
+def batch_waits() -> RuntimeError:
+    """For a wait of the thread that is in a batch, for what it keeps back itself."""
+    return RuntimeError(
+        "only what this batch() block keeps back could complete, and it is under way only after "
+        "its end: wait behind the block"
+    )
+
+
 def arena_full(wanted: int, free: int) -> ArenaFull:
     """For a write of `wanted` bytes that found no room; `free` bytes of the arena are free."""
     return ArenaFull(

@@ -21,6 +21,8 @@ _NULL: Final = ffi.NULL
 _rx_read = lib.pf_rx_read
 _send = lib.pf_send
 _unpack = ffi.unpack
+# What is written here is never looked at.
+_nowhere: Final = ffi.new("struct pf_span[2]")
 
 
 def read(sock: Socket, limit: int, scratch: CData, scratch_bytes: int) -> bytes | None:
@@ -36,7 +38,7 @@ def read(sock: Socket, limit: int, scratch: CData, scratch_bytes: int) -> bytes 
         OSError: what ended the connection; EBADF after close.
         BackendGone, ClientClosed: the backend or the client has ended.
     """
-    handle = _handle(sock)
+    handle = handle_of(sock)
     slot = sock._slot
     got = _rx_read(handle, slot, scratch, min(limit, scratch_bytes), 0)
     if got > 0:
@@ -58,6 +60,11 @@ def read(sock: Socket, limit: int, scratch: CData, scratch_bytes: int) -> bytes 
     return None
 
 
+def answers(sock: Socket, scratch: CData) -> bool:
+    """True: a `read` would not say None now. Nothing is taken; `scratch`: as of `read`."""
+    return _rx_read(handle_of(sock), sock._slot, scratch, 1, 1) != _AGAIN
+
+
 def read_datagram(sock: Socket, limit: int) -> tuple[bytes, Address | None] | None:
     """Takes the next datagram, cut to `limit` bytes, and its sender; None: none is here now.
 
@@ -65,7 +72,7 @@ def read_datagram(sock: Socket, limit: int) -> tuple[bytes, Address | None] | No
         OSError: what the network reported; EBADF after close.
         BackendGone, ClientClosed: the backend or the client has ended.
     """
-    handle = _handle(sock)
+    handle = handle_of(sock)
     code = lib.pf_datagram_error(handle, sock._slot)
     if code > 0:
         raise _errors.os_error(code)
@@ -89,9 +96,12 @@ def readable(sock: Socket) -> bool:
     ends = lib.PF_STATE_EOF | lib.PF_STATE_ERROR
     if snapshot.state & lib.PF_STATE_LISTENING:
         raise _errors.os_error(errno.EOPNOTSUPP)
-    return bool(snapshot.state & ends) or (
-        lib.pf_rx_spans(_handle(sock), sock._slot, 1, ffi.new("struct pf_span[2]")) > 0
-    )
+    return bool(snapshot.state & ends) or has_bytes(sock)
+
+
+def has_bytes(sock: Socket) -> bool:
+    """True: a byte, or a datagram, is there."""
+    return lib.pf_rx_spans(handle_of(sock), sock._slot, 1, _nowhere) > 0
 
 
 def write(sock: Socket, data: bytes | memoryview) -> int | None:
@@ -106,6 +116,18 @@ def write(sock: Socket, data: bytes | memoryview) -> int | None:
         return None
 
 
+def drain(sock: Socket) -> int | None:
+    """Submits a drain; the operation, or None: the queue has no room for it now.
+
+    Raises:
+        as `Socket.drain`.
+    """
+    try:
+        return sock.drain()
+    except QueueFull:
+        return None
+
+
 def send(sock: Socket, data: bytes | memoryview) -> int:
     """Sends what there is room for now, of whose end nobody is told; returns how many bytes.
 
@@ -113,7 +135,7 @@ def send(sock: Socket, data: bytes | memoryview) -> int:
         OSError: the connection is broken, or its sending direction ended; EBADF after close.
         BackendGone, ClientClosed: the backend or the client has ended.
     """
-    handle = _handle(sock)
+    handle = handle_of(sock)
     source = data if type(data) is bytes else ffi.from_buffer("char[]", data)
     sent = _send(handle, sock._slot, source, len(data), 0)
     del source  # in the error's traceback it would keep the program's buffer locked
@@ -125,6 +147,48 @@ def send(sock: Socket, data: bytes | memoryview) -> int:
     return 0
 
 
+def answer(
+    sock: Socket,
+    opcode: int,
+    *,
+    flags: int = 0,
+    token: int = 0,
+    offset: int = 0,
+    length: int = 0,
+    addr: CData | None = None,
+    done: CData | None = None,
+) -> int:
+    """The result of an operation that completes at once, a few microseconds: 0 or more, or -errno.
+
+    Args:
+        sock: and what the operation is.
+        opcode, flags, token, offset, length, addr: see `struct pf_sqe`.
+        done: gets the completion.
+
+    Raises:
+        BackendGone, ClientClosed, OSError: it could not be submitted.
+    """
+    handle = handle_of(sock)
+    slot = sock._slot
+    native = _NULL if addr is None else addr
+    op = lib.pf_submit(
+        handle, slot, opcode, flags, token, offset, length, native, lib.PF_DELIVER_CALL
+    )
+    if op < 0:
+        raise sock._refusal(op)
+    done = done or ffi.new("struct pf_done *")
+    got = 0
+    try:
+        while got in (0, -errno.EINTR):
+            got = lib.pf_await(handle, slot, op, _ops.SLICE_NS, done)
+    finally:
+        if got != 1:  # an exception of a signal handler, too
+            lib.pf_forget(handle, slot, op)
+    if got < 0:
+        raise sock._refusal(got)
+    return int(done.result)
+
+
 def call(
     sock: Socket,
     opcode: int,
@@ -133,29 +197,12 @@ def call(
     token: int = 0,
     offset: int = 0,
     length: int = 0,
-    addr: CData = _NULL,
+    addr: CData | None = None,
 ) -> None:
-    """One of the operations that complete at once, and its end: a few microseconds.
-
-    Raises:
-        OSError: it failed.
-        BackendGone, ClientClosed: the backend or the client has ended.
-    """
-    handle = _handle(sock)
-    slot = sock._slot
-    op = lib.pf_submit(
-        handle, slot, opcode, flags, token, offset, length, addr, lib.PF_DELIVER_CALL
-    )
-    if op < 0:
-        raise sock._refusal(op)
-    done = ffi.new("struct pf_done *")
-    got = 0
-    while got in (0, -errno.EINTR):
-        got = lib.pf_await(handle, slot, op, _ops.SLICE_NS, done)
-    if got < 0:
-        raise sock._refusal(got)
-    if done.result < 0:
-        raise _errors.os_error(-done.result)
+    """The same. Raises: OSError: it failed."""
+    result = answer(sock, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr)
+    if result < 0:
+        raise _errors.os_error(-result)
 
 
 def bind(sock: Socket, address: Address) -> None:
@@ -197,7 +244,15 @@ def completion(sock: Socket, raw: bytes) -> Completion:
     Raises:
         BackendGone, ClientClosed, OSError: the client or the socket is closed.
     """
-    return sock._completion(_handle(sock), raw)
+    return sock._completion(handle_of(sock), raw)
+
+
+def abort(sock: Socket) -> None:
+    """Lets go of the socket and resets its connection. Twice is no error."""
+    handle = sock._handle
+    if handle is not None:
+        sock._client._forget(sock)
+        lib.pf_socket_release(handle, sock._slot, lib.PF_CLOSE_ABORT)
 
 
 def ended(sock: Socket) -> Exception:
@@ -212,7 +267,8 @@ def reject(sock: Socket, raw: bytes) -> None:
         lib.pf_accept_reject(handle, sock._slot, _ops.token_of(raw))
 
 
-def _handle(sock: Socket) -> CData:
+def handle_of(sock: Socket) -> CData:
+    """The client's. Raises: OSError: EBADF after close; ClientClosed."""
     handle = sock._handle
     if handle is None:
         raise sock._closed_error()

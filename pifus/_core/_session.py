@@ -119,7 +119,9 @@ class Session:
             close_all(fds)
             text = ffi.string(error).decode(errors="replace")
             raise BackendUnavailable(errno.EPROTO, f"cannot attach to {channel.path}: {text}")
-        self.handle: CData | None = ffi.gc(raw, lib.pf_client_detach)
+        handle = ffi.gc(raw, lib.pf_client_detach)
+        _handles.add(weakref.ref(handle, _handles.discard))
+        self.handle: CData | None = handle
         self.number: int = number
         ticket = reply.get("ticket")
         self.ticket: int = ticket if type(ticket) is int else 0
@@ -307,10 +309,6 @@ class Session:
         self._closing = threading.Lock()
         if handle is None:
             return
-        # Not unmapped: the addresses may belong to something else by the time this is collected.
-        ffi.gc(handle, None)
-        # A signal handler may have forked in the middle of a call: it goes on with this handle.
-        lib.pf_client_forked(handle)
         self._let_go()
         # Copies of the parent's descriptors: held, they would keep a dead parent's session alive.
         os.close(self._doorbell)
@@ -338,12 +336,22 @@ def _lowest(fd: int) -> int:
     return min(fd, lower)
 
 
-# Not a WeakSet: going through one costs a forked child more pages than all that is done here.
+# Not WeakSets: going through one costs a forked child more pages than all that is done here.
 _sessions: set[weakref.ref[Session]] = set()
+# What is mapped, closed or not: whoever is inside of a call has a reference.
+_handles: set[weakref.ref[CData]] = set()
 _exiting = False
 
 
 def _after_fork_in_child() -> None:
+    for mapped in list(_handles):
+        handle = mapped()
+        if handle is not None:
+            # Also of sessions that were closed: not unmapped, as by the time this is collected the
+            # addresses may belong to something else, to the child's own client for one.
+            ffi.gc(handle, None)
+            # A signal handler may have forked in the middle of a call: it goes on with this handle.
+            lib.pf_client_forked(handle)
     for known in list(_sessions):
         session = known()
         if session is not None:

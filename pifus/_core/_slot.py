@@ -266,6 +266,8 @@ class SocketBase:
             return self._client._failure()
         if result == -errno.EAGAIN:
             return _errors.queue_full(self._queue_depth)
+        if result == -errno.EDEADLK:
+            return _errors.batch_waits()
         if result == -errno.ENOSPC:
             return _errors.batch_full(lib.PF_BATCH_MAX)
         if result == -errno.EBADF:

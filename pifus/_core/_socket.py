@@ -136,8 +136,6 @@ class Socket(Operations):
     def _wait_on(self, handle: CData, slate: Slate, got: int, deadline: int | None) -> None:
         """Goes on waiting after a slice or a signal, until there is a completion in the slate."""
         while got in (0, -errno.EINTR):
-            if got == 0:
-                self._client._batch.refuse_waiting()
             # Back in the interpreter: signal handlers have run before this line.
             left = SLICE_NS if deadline is None else deadline - _monotonic_ns()
             if got == 0 and left <= 0:

@@ -45,11 +45,12 @@ class Taking:
         order. All or nothing: if the block raises (QueueFull, for example, of an operation for
         which there is no room), none of it is submitted, and those numbers never complete.
 
-        A wait in the block that finds nothing within 0.2 s raises RuntimeError, because it may be
-        for what the block keeps back; `Socket.release` in it, and
-        a close by another thread, submit at once what the block has for that socket. A batch is at
-        most 1,024 operations (else QueueFull), and one thread at a time is in such a block: others
-        wait at its beginning. Do not `await` in it.
+        A wait in the block is for what was submitted before it; when only what the block keeps back
+        is left it raises RuntimeError at once. `Socket.release` in the block, and a close by
+        another thread, submit at once what the block has for that socket. A batch is at most 1,024
+        operations (else QueueFull), and one thread at a time is in such a block: others wait at its
+        beginning. Do not `await` in it. In a forked child the end of the block raises, and the
+        parent's batch is its own.
 
         Raises:
             RuntimeError: this thread is in such a block already.
@@ -123,8 +124,9 @@ class Taking:
         found = self.poll_many(limit)
         if not found:
             found = [self.wait_any(timeout)]
-            if limit > 1:
-                found += self._take_all(self._require(), limit - 1)[0]
+            # Closed meanwhile by another thread: what was taken is still the caller's.
+            if limit > 1 and (handle := self._handle) is not None:
+                found += self._take_all(handle, limit - 1)[0]
         return found
 
     def _take_all(self, handle: CData, limit: int) -> tuple[list[Completion], int]:
@@ -152,8 +154,6 @@ class Taking:
                     return done
                 slate = self._slate()
                 continue
-            if got == 0:
-                self._batch.refuse_waiting()
             if got == 0 and left <= 0:
                 self._slates.append(slate)
                 raise _errors.nothing_came()
@@ -197,4 +197,6 @@ class Taking:
         return self._session.failure()
 
     def _error(self, result: int) -> Exception:
+        if result == -errno.EDEADLK:
+            return _errors.batch_waits()
         return self._failure() if result == -errno.EPIPE else _errors.os_error(-result)

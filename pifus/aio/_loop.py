@@ -47,6 +47,9 @@ class AioLoop(Loop):
         if self._calls % _CALLS == 0:
             await asyncio.sleep(0)
 
+    async def turn(self) -> None:
+        return  # `before` sees to it, as often as it is needed
+
     async def after(self) -> None:
         # Nothing: what is awaited here could be cancelled.
         return

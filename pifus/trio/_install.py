@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from pifus._compat import _names
+from pifus._compat._option_view import OptionView
 from pifus._core import _now
 from pifus._core._ops import Priority
 from pifus.completion import Client
@@ -35,11 +36,12 @@ class PlainSocket(Shape):
 
     def __init__(self, factory: SocketFactory, family: int, type: int, proto: int) -> None:  # noqa: A002
         self._endpoint = factory._endpoint(family, type, proto)
-        self._options = {}
+        self._options = OptionView(self._endpoint.sock)
 
     def __repr__(self) -> str:
         return f"<pifus.trio.PlainSocket {self._endpoint.sock!r}>"
 
+    @trio.lowlevel.enable_ki_protection
     def bind(self, address: Any) -> None:
         """Binds, at once; a name is resolved first.
 

@@ -47,6 +47,7 @@ class TrioLoop(Loop):
     """See Loop."""
 
     before = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
+    turn = staticmethod(trio.lowlevel.checkpoint)
     after = staticmethod(trio.lowlevel.cancel_shielded_checkpoint)
 
     # Ctrl-C between the two would leave a waker for a task that does not wait.
@@ -84,6 +85,7 @@ class TrioLoop(Loop):
                 self.hub.client.close()
 
 
+@trio.lowlevel.enable_ki_protection
 def loop_of(client: Client | None) -> TrioLoop:
     """The loop for a client in this run of trio; None: a client of the run's own.
 

@@ -39,6 +39,7 @@ async def _connected(endpoint: Endpoint, address: Address, local: str | None) ->
     return endpoint
 
 
+@trio.lowlevel.enable_ki_protection
 async def open_tcp_stream(
     host: str | bytes,
     port: int,
@@ -69,6 +70,7 @@ async def open_tcp_stream(
     errors: list[OSError] = []
     won: list[Endpoint] = []
 
+    @trio.lowlevel.enable_ki_protection
     async def attempt(family: int, address: Address, failed: trio.Event) -> None:
         try:
             won.append(
@@ -100,6 +102,7 @@ async def open_tcp_stream(
     raise OSError(text) from ExceptionGroup(text, errors)
 
 
+@trio.lowlevel.enable_ki_protection
 async def open_tcp_listeners(
     port: int,
     *,
@@ -160,6 +163,7 @@ async def serve_tcp(
     )
 
 
+@trio.lowlevel.enable_ki_protection
 async def open_udp_socket(
     local_address: Address | None = None,
     *,
@@ -185,6 +189,7 @@ async def open_udp_socket(
     )
 
 
+@trio.lowlevel.enable_ki_protection
 async def completed(sock: Socket, op: int) -> Completion:
     """Waits for the next completion of an operation that was submitted to `sock`.
 

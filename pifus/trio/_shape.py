@@ -5,41 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import socket as _socket
+import sys
 from types import TracebackType
 from typing import Any, Final, Self
 
+import trio
+
 from pifus._async._endpoint import Endpoint
-from pifus._core._ops import Option, Protocol, SocketState
+from pifus._compat._option_view import OptionView
+from pifus._core._ops import Protocol
 
 Kind = type[BaseException]
 
 _NO_DESCRIPTOR: Final = -2
 _INT_BYTES: Final = 4
-# What is set in the stack, and what it is before.
-_OPTIONS: Final = {
-    (_socket.SOL_SOCKET, _socket.SO_REUSEADDR): (Option.REUSEADDR, 0),
-    (_socket.SOL_SOCKET, _socket.SO_REUSEPORT): (Option.REUSEPORT, 0),
-    (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE): (Option.KEEPALIVE, 0),
-    (_socket.SOL_SOCKET, _socket.SO_BROADCAST): (Option.BROADCAST, 0),
-    (_socket.IPPROTO_TCP, _socket.TCP_NODELAY): (Option.NODELAY, 1),
-    (_socket.IPPROTO_TCP, _socket.TCP_CORK): (Option.CORK, 0),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE): (Option.KEEPIDLE, 7200),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL): (Option.KEEPINTVL, 75),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT): (Option.KEEPCNT, 9),
-    (_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT): (Option.USER_TIMEOUT, 0),
-    (_socket.IPPROTO_IP, _socket.IP_TOS): (Option.TOS, 0),
-    (_socket.IPPROTO_IP, _socket.IP_TTL): (Option.TTL, 64),
-    (_socket.IPPROTO_IPV6, _socket.IPV6_TCLASS): (Option.TOS, 0),
-    (_socket.IPPROTO_IPV6, _socket.IPV6_UNICAST_HOPS): (Option.TTL, 64),
-    (_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY): (Option.V6ONLY, 0),
-}
 
 
 class Shape:
     """The methods that are the same whether a program awaits the others or not."""
 
     _endpoint: Endpoint
-    _options: dict[tuple[int, int], int]
+    _options: OptionView
 
     @property
     def family(self) -> _socket.AddressFamily:
@@ -73,45 +59,31 @@ class Shape:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return peer
 
+    @trio.lowlevel.enable_ki_protection
     def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> Any:
-        """What was set, or the default."""
-        value = self._getopt(level, optname)
-        return value if buflen is None else value.to_bytes(_INT_BYTES, "little")[:buflen]
-
-    def _getopt(self, level: int, name: int) -> int:
+        """As of the drop-in (docs/SOCKET_OPTIONS.md)."""
         endpoint = self._live()
-        if level == _socket.SOL_SOCKET:
-            if name == _socket.SO_TYPE:
-                return int(self.type)
-            if name == _socket.SO_DOMAIN:
-                return int(self.family)
-            if name == _socket.SO_PROTOCOL:
-                return self.proto
-            if name == _socket.SO_ERROR:
-                return endpoint.sock.take_error()
-            if name == _socket.SO_ACCEPTCONN:
-                return int(SocketState.LISTENING in endpoint.sock.state)
-        if (level, name) not in _OPTIONS:
-            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        return self._options.get((level, name), _OPTIONS[level, name][1])
+        if (level, optname) == (_socket.SOL_SOCKET, _socket.SO_ERROR):
+            error = endpoint.sock.take_error()
+            return error if not buflen else error.to_bytes(_INT_BYTES, sys.byteorder)[:buflen]
+        return self._options.get(level, optname, buflen or 0)
 
+    @trio.lowlevel.enable_ki_protection
     def setsockopt(self, level: int, optname: int, value: Any, optlen: int | None = None) -> None:
-        """Sets an option, at once; ENOPROTOOPT: the stack does not have it."""
-        endpoint = self._live()
-        known = _OPTIONS.get((level, optname))
-        if known is None or optlen is not None:
-            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        number = value if isinstance(value, int) else int.from_bytes(value, "little")
-        endpoint.setopt(known[0], number)
-        self._options[level, optname] = number
+        """Sets an option, at once: as of the drop-in (docs/SOCKET_OPTIONS.md)."""
+        self._live()
+        self._options.set(level, optname, value, optlen)
 
+    @trio.lowlevel.enable_ki_protection
     def listen(self, backlog: int = 128) -> None:
         """Listens, at once."""
         self._live().listen(backlog)
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """Closes the socket; what was sent before still reaches the peer."""
-        self._endpoint.close()
+        """Closes the socket; what was sent before still reaches the peer, unless SO_LINGER says
+        that it is reset."""
+        self._endpoint.close(reset=self._options.lingers == (1, 0))
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import operator
 import os
 import socket as _socket
 from collections.abc import Iterable
@@ -14,6 +16,7 @@ from trio.socket import SocketType
 from pifus import _ambient
 from pifus._async._endpoint import Endpoint
 from pifus._compat import _names
+from pifus._compat._option_view import OptionView
 from pifus._core._address import Address
 from pifus._core._ops import Priority, Protocol
 from pifus.completion import Client
@@ -23,6 +26,11 @@ from pifus.trio._shape import Shape
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_TOO_SMALL: Final = {
+    "recv_into": "buffer too small for requested bytes",
+    "recvfrom_into": "nbytes is greater than the length of the buffer",
+}
+_FLAGS: Final = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
 _TYPES: Final = {_socket.SOCK_STREAM: Protocol.TCP, _socket.SOCK_DGRAM: Protocol.UDP}
 
 
@@ -54,6 +62,7 @@ class SocketFactory(trio.abc.SocketFactory):
         """
         return StackSocket(self._endpoint(family, type, proto))
 
+    @trio.lowlevel.enable_ki_protection
     def _endpoint(self, family: int, type: int, proto: int) -> Endpoint:  # noqa: A002
         """What such a socket is made of. Raises: see `socket`."""
         protocol = _TYPES.get(_socket.SocketKind(type or _socket.SOCK_STREAM))
@@ -71,12 +80,10 @@ class SocketFactory(trio.abc.SocketFactory):
 class StackSocket(Shape, SocketType):
     """A socket of the stack with the methods of trio's sockets, which it documents."""
 
-    def __init__(
-        self, endpoint: Endpoint, options: dict[tuple[int, int], int] | None = None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, options: OptionView | None = None) -> None:
         super().__init__()
         self._endpoint = endpoint
-        self._options = {} if options is None else options
+        self._options = options or OptionView(endpoint.sock)
 
     def __repr__(self) -> str:
         return f"<pifus.trio.StackSocket {self._endpoint.sock!r}>"
@@ -92,13 +99,16 @@ class StackSocket(Shape, SocketType):
 
     # ---- what it does ----
 
+    @trio.lowlevel.enable_ki_protection
     async def bind(self, address: Any) -> None:
         await self._live().bind(await self._resolve(address, _socket.AI_PASSIVE))
 
+    @trio.lowlevel.enable_ki_protection
     async def accept(self) -> tuple[SocketType, Any]:
         endpoint, peer = await self._live().accept()
         return StackSocket(endpoint), peer
 
+    @trio.lowlevel.enable_ki_protection
     async def connect(self, address: Any) -> None:
         endpoint = self._live()
         if endpoint.sock.protocol is Protocol.UDP:
@@ -106,44 +116,82 @@ class StackSocket(Shape, SocketType):
         else:
             await endpoint.connect(await self._resolve(address))
 
+    @trio.lowlevel.enable_ki_protection
     def shutdown(self, flag: int) -> None:
         self._live().shut(flag)
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_writable(self) -> None:
         await self._live().wait_writable()
 
     def is_readable(self) -> bool:
         return self._live().is_readable()
 
+    @trio.lowlevel.enable_ki_protection
     async def recv(self, buflen: int, flags: int = 0, /) -> bytes:
+        limit = _size(buflen, "buffersize in recv")
         _plain(flags)
         if self._endpoint.sock.protocol is Protocol.UDP:
-            return (await self._live().receive_from(buflen))[0]
-        if buflen == 0:
+            return (await self._live().receive_from(limit))[0]
+        if limit == 0:
             await trio.lowlevel.checkpoint()
             return b""
-        return await self._live().receive(buflen)
+        return await self._live().receive(limit)
 
+    @trio.lowlevel.enable_ki_protection
     async def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
-        with memoryview(buffer).cast("B") as view:
-            data = await self.recv(nbytes or len(view), flags)
+        with _room(buffer, nbytes, "recv_into") as view:
+            data = await self.recv(len(view), flags)
             view[: len(data)] = data
         return len(data)
 
+    @trio.lowlevel.enable_ki_protection
     async def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
-        _plain(flags)
+        limit = _size(bufsize, "buffersize in recvfrom")
         if self._endpoint.sock.protocol is Protocol.TCP:
-            return await self.recv(bufsize), None
-        return await self._live().receive_from(bufsize)
+            return await self.recv(limit, flags), None
+        _plain(flags)
+        return await self._live().receive_from(limit)
 
+    @trio.lowlevel.enable_ki_protection
     async def recvfrom_into(
         self, buffer: Buffer, nbytes: int = 0, flags: int = 0
     ) -> tuple[int, Any]:
-        with memoryview(buffer).cast("B") as view:
-            data, sender = await self.recvfrom(nbytes or len(view), flags)
+        with _room(buffer, nbytes, "recvfrom_into") as view:
+            data, sender = await self.recvfrom(len(view), flags)
             view[: len(data)] = data
         return len(data), sender
 
+    @trio.lowlevel.enable_ki_protection
+    async def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        limit = _size(bufsize, "buffer size in recvmsg()")
+        if operator.index(ancbufsize) < 0:
+            raise ValueError("invalid ancillary data buffer length")
+        if self._endpoint.sock.protocol is Protocol.TCP:
+            return await self.recv(limit, flags), [], 0, None
+        _plain(flags)
+        # One byte more tells whether all of it was taken.
+        data, sender = await self._live().receive_from(limit + 1)
+        return data[:limit], [], _socket.MSG_TRUNC if len(data) > limit else 0, sender
+
+    @trio.lowlevel.enable_ki_protection
+    async def recvmsg_into(
+        self, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
+        with contextlib.ExitStack() as stack:
+            views = [stack.enter_context(_room(one, 0, "recvmsg_into")) for one in buffers]
+            total = sum(len(view) for view in views)
+            data, ancillary, told, sender = await self.recvmsg(total, ancbufsize, flags)
+            at = 0
+            for view in views:
+                part = data[at : at + len(view)]
+                view[: len(part)] = part
+                at += len(part)
+        return len(data), ancillary, told, sender
+
+    @trio.lowlevel.enable_ki_protection
     async def send(self, data: Buffer, flags: int = 0, /) -> int:
         _plain(flags)
         with memoryview(data) as view:
@@ -151,6 +199,7 @@ class StackSocket(Shape, SocketType):
                 return await self._live().send_to(view, None)
             return await self._live().send_some(view)
 
+    @trio.lowlevel.enable_ki_protection
     async def sendto(self, *args: Any) -> int:
         data, *flags, address = args
         _plain(*flags)
@@ -160,6 +209,7 @@ class StackSocket(Shape, SocketType):
         with memoryview(data) as view:
             return await self._live().send_to(view, to)
 
+    @trio.lowlevel.enable_ki_protection
     async def sendmsg(
         self,
         buffers: Iterable[Buffer],
@@ -240,7 +290,27 @@ class HostnameResolver(trio.abc.HostnameResolver):
         return names
 
 
-def _plain(*extras: object) -> None:
-    """Flags and ancillary data are not for sockets here."""
-    if any(extras):
+def _size(size: int, what: str) -> int:
+    """How much may come. Refused, as by the standard library, before anything is taken."""
+    wanted = operator.index(size)
+    if wanted < 0:
+        raise ValueError(f"negative {what}")
+    return wanted
+
+
+def _room(buffer: Buffer, wanted: int, name: str) -> memoryview:
+    """Where so many bytes go; 0: as many as there is room for. Refused as by `_size`."""
+    view = memoryview(buffer)
+    size = _size(wanted, f"buffersize in {name}")
+    if view.readonly:
+        raise TypeError(f"{name}() argument 1 must be read-write bytes-like object")
+    if size > view.nbytes:
+        raise ValueError(_TOO_SMALL[name])
+    return view.cast("B")[: size or None]
+
+
+def _plain(flags: int = 0, *ancillary: object) -> None:
+    """Nothing here waits in the call itself, or raises SIGPIPE; other flags are not for these
+    sockets, nor are ancillary data."""
+    if flags & ~_FLAGS or ancillary:
         raise OSError(errno.EOPNOTSUPP, "flags and ancillary data are not supported over the stack")

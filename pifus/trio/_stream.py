@@ -26,6 +26,7 @@ def _as_trios(error: OSError) -> Exception:
 class _Closing(Resource, trio.abc.AsyncResource):
     """What is true of every socket here."""
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Closes the socket: tasks that wait in it get ClosedResourceError.
 
@@ -51,6 +52,7 @@ class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
     not both.
     """
 
+    @trio.lowlevel.enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receives at least one byte and at most `max_bytes`; b"" at the end of the stream.
 
@@ -67,6 +69,7 @@ class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
         except OSError as error:
             raise _as_trios(error) from error
 
+    @trio.lowlevel.enable_ki_protection
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of `data`, which may change afterwards.
 
@@ -80,6 +83,7 @@ class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
         except OSError as error:
             raise _as_trios(error) from error
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_send_all_might_not_block(self) -> None:
         """Waits until there is room for more bytes."""
         try:
@@ -87,6 +91,7 @@ class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
         except OSError as error:
             raise _as_trios(error) from error
 
+    @trio.lowlevel.enable_ki_protection
     async def flush(self) -> None:
         """Waits until the peer has acknowledged everything that was sent."""
         try:
@@ -94,6 +99,7 @@ class Stream(_Closing, Connected, trio.abc.HalfCloseableStream):
         except OSError as error:
             raise _as_trios(error) from error
 
+    @trio.lowlevel.enable_ki_protection
     async def send_eof(self) -> None:
         """Ends the sending direction: the peer finds the end of the stream behind the last byte."""
         try:
@@ -108,6 +114,7 @@ class Listener(_Closing, trio.abc.Listener[Stream]):
     A cancelled `accept` has accepted nothing: the next call gets the connection.
     """
 
+    @trio.lowlevel.enable_ki_protection
     async def accept(self) -> Stream:
         """The next connection.
 
@@ -140,6 +147,7 @@ class UdpSocket(_Closing, Datagrams):
         OSError: what the network reported, as of the kernel's sockets.
     """
 
+    @trio.lowlevel.enable_ki_protection
     async def send_to(
         self, data: bytes | bytearray | memoryview, address: Address | None = None
     ) -> int:
@@ -151,6 +159,7 @@ class UdpSocket(_Closing, Datagrams):
         """
         return await self._endpoint.send_to(data, address)
 
+    @trio.lowlevel.enable_ki_protection
     async def receive_from(self, max_bytes: int = _DATAGRAM_BYTES) -> tuple[bytes, Address | None]:
         """Receives one datagram, cut to `max_bytes`, and its sender."""
         return await self._endpoint.receive_from(max_bytes)

@@ -1,0 +1,274 @@
+"""The completion API and other threads and processes: closing under a wait, batches and forks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+import pifus
+from pifus._core._client import lib
+from tests.conftest import BackendProcess, Pair, connect_pair
+
+SECONDS = 10.0
+# A wait that nobody wakes looks again after this.
+PULSE_SECONDS = 0.2
+ROUNDS = 50
+
+
+def in_thread(call: Callable[[], object]) -> Callable[[], object]:
+    """Starts it; the result waits for its end and gives its value, or raises what it raised."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # noqa: BLE001 - handed on
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def join() -> object:
+        thread.join(SECONDS)
+        assert outcome, "the thread still waits"
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    return join
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_close_by_another_thread_ends_a_wait(backend: BackendProcess, many: bool) -> None:
+    took = []
+    for _ in range(ROUNDS):
+        client = pifus.Client(backend.path)
+        client.socket().nop()
+        client.wait_any(SECONDS)
+        waiting = threading.Event()
+
+        def wait(client: pifus.Client = client, waiting: threading.Event = waiting) -> object:
+            waiting.set()
+            return client.wait_many() if many else client.wait_any()
+
+        join = in_thread(wait)
+        assert waiting.wait(SECONDS)
+        begun = time.monotonic()
+        client.close()
+        with pytest.raises(pifus.ClientClosed):
+            join()
+        took.append(time.monotonic() - begun)
+    # Not at the pulse.
+    assert max(took) < PULSE_SECONDS / 2
+
+
+def test_what_was_taken_before_a_close_is_not_lost(
+    backend: BackendProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = pifus.Client(backend.path)
+    sock = client.socket()
+    take = client.wait_any
+
+    def take_and_close(timeout: float | None) -> pifus.Completion:
+        done = take(timeout)
+        client.close()  # as another thread would, between the two steps of wait_many
+        return done
+
+    monkeypatch.setattr(client, "wait_any", take_and_close)
+    timer = threading.Timer(PULSE_SECONDS, sock.nop)
+    timer.start()
+    assert [done.opcode for done in client.wait_many(timeout=SECONDS)] == [pifus.Opcode.NOP]
+    timer.join()
+
+
+def test_a_wait_in_a_batch_is_for_what_was_submitted_before(pair: Pair) -> None:
+    ours, theirs = pair
+    client = ours.client
+    received = theirs.recv(10)
+    peer = threading.Timer(2 * PULSE_SECONDS, lambda: ours.write(b"late"))
+    with client.batch():
+        peer.start()
+        theirs.nop()
+        # Longer than a pulse, and it still waits.
+        assert theirs.wait(SECONDS).check().op == received
+        begun = time.monotonic()
+        with pytest.raises(RuntimeError, match="wait behind the block"):
+            theirs.wait()
+        with pytest.raises(RuntimeError, match="wait behind the block"):
+            theirs.wait(SECONDS)
+        assert time.monotonic() - begun < PULSE_SECONDS / 2
+    assert theirs.wait(SECONDS).check().opcode is pifus.Opcode.NOP
+
+
+def test_waiting_for_any_in_a_batch(client: pifus.Client) -> None:
+    one, other = client.socket(), client.socket()
+    early = one.nop()
+    with client.batch():
+        other.nop()
+        assert client.wait_any(SECONDS).op == early
+        begun = time.monotonic()
+        for wait in (client.wait_any, client.wait_many):
+            with pytest.raises(RuntimeError, match="wait behind the block"):
+                wait(timeout=SECONDS)
+        assert time.monotonic() - begun < PULSE_SECONDS / 2
+        # Another thread is in no batch: it waits for what is to come.
+        join = in_thread(lambda: client.wait_any(SECONDS).opcode)
+    assert join() is pifus.Opcode.NOP
+
+
+class TakenBackError(Exception):
+    """Raised in a batch."""
+
+
+def fill(sock: pifus.Socket) -> None:
+    while True:
+        sock.nop()
+
+
+def takes_back_while_another_waits(sock: pifus.Socket) -> float:
+    """How long the one that waits for room is not told."""
+    client = sock.client
+    waits = threading.Event()
+
+    def wait() -> float:
+        waits.set()
+        assert lib.pf_await_room(client._require(), sock._slot, int(SECONDS * 1e9)) == 1
+        return time.monotonic()
+
+    begun = 0.0
+    with contextlib.suppress(TakenBackError), client.batch():
+        with pytest.raises(pifus.QueueFull):
+            fill(sock)
+        join = in_thread(wait)
+        assert waits.wait(SECONDS)
+        time.sleep(0.002)  # so that it mostly sleeps already; nothing depends on it
+        begun = time.monotonic()
+        raise TakenBackError
+    woken = join()
+    assert isinstance(woken, float)
+    return woken - begun
+
+
+def test_a_batch_that_is_taken_back_wakes_who_waits_for_room(client: pifus.Client) -> None:
+    for _ in range(ROUNDS // 5):
+        with client.socket() as sock:
+            assert takes_back_while_another_waits(sock) < PULSE_SECONDS / 2
+
+
+def child_uses_it(client: pifus.Client, sock: pifus.Socket, path: str) -> None:
+    """What a child may do with what it inherited in the middle of a batch."""
+    for use in (sock.nop, sock.poll, client.poll_any, lambda: sock.write(b"child's")):
+        with pytest.raises(pifus.ClientClosed, match="parent"):
+            use()
+    with pifus.Client(path) as own:
+        ours, theirs = connect_pair(own)
+        theirs.recv(10)
+        with own.batch():
+            ours.write(b"own")
+        assert theirs.wait(SECONDS).check().data == b"own"
+
+
+def check_arrived(theirs: pifus.Socket, expected: bytes) -> None:
+    got = b""
+    while len(got) < len(expected):
+        theirs.recv(100)
+        got += theirs.wait(SECONDS).check().data or b""
+    assert got == expected
+
+
+def forked(use: Callable[[], None], go_on: bool) -> int:
+    """A child that uses what it inherited; if all is right it goes on, or ends with status 0."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            use()
+            status = 0
+        except BaseException:  # noqa: BLE001 - a child of pytest must not go on
+            traceback.print_exc()
+        if status or not go_on:
+            os._exit(status)
+    return child
+
+
+@pytest.mark.parametrize("by_another_thread", [False, True])
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_a_fork_in_the_middle_of_a_batch(
+    client: pifus.Client, pair: Pair, by_another_thread: bool, taken_back: bool
+) -> None:
+    ours, theirs = pair
+    path = client.backend
+
+    def fork() -> int:
+        return forked(lambda: child_uses_it(client, ours, path), not by_another_thread)
+
+    for turn in range(5):
+        ops = []
+        child = -1
+        try:
+            with client.batch():
+                ops.append(ours.write(b"before"))
+                child = int(in_thread(fork)()) if by_another_thread else fork()  # type: ignore[call-overload]
+                # The child goes on here as well: what follows is refused.
+                ops.append(ours.write(b"behind"))
+                if taken_back:
+                    raise TakenBackError
+        except pifus.ClientClosed:
+            os._exit(0 if child == 0 else 1)
+        except TakenBackError:
+            pass
+        except BaseException:
+            if child == 0:
+                os._exit(1)
+            raise
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        if taken_back:
+            ours.write(b"%d" % turn)
+            assert ours.wait(SECONDS).check().result == 1
+        else:
+            assert {ours.wait(SECONDS).check().op for _ in ops} == set(ops)
+        check_arrived(theirs, b"%d" % turn if taken_back else b"beforebehind")
+        assert ours.poll() is None
+
+
+def test_names_of_an_accepted_socket_are_there_at_once(client: pifus.Client) -> None:
+    listener = client.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.wait(SECONDS).check()
+    listener.listen()
+    listener.wait(SECONDS).check()
+    address = listener.local_address
+    for _ in range(20 * ROUNDS):
+        with client.socket(family=socket.AF_INET) as ours:
+            ours.connect(address)
+            listener.accept()
+            accepted = listener.wait(SECONDS).check().accepted
+            assert accepted is not None
+            with accepted:
+                assert accepted.peer_address is not None
+                assert accepted.local_address == address
+            ours.wait(SECONDS).check()
+
+
+def test_a_child_outlives_what_its_parent_had_closed(backend: BackendProcess) -> None:
+    """Collected in the child, a closed client's mappings are not unmapped: others are there."""
+    closed = pifus.Client(backend.path)
+    kept = [closed._require()]  # as a call of another thread, or a cycle, keeps it
+    closed.close()
+
+    def use() -> None:
+        with pifus.Client(backend.path) as own:
+            kept.clear()
+            sock = own.socket()
+            sock.nop()
+            sock.wait(SECONDS).check()
+
+    child = forked(use, go_on=False)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
