@@ -384,7 +384,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--optimize", default="", help="level after -O (default 3; sanitized: 1)")
     parser.add_argument("--define", action="append", default=[], help="NAME or NAME=VALUE, for -D")
     parser.add_argument(
-        "--pristine", action="store_true", help="lwIP without our patches (tests must then fail)"
+        "--pristine",
+        action="store_true",
+        help="lwIP alone, without our patches: test_lwip_patches must then fail",
     )
     parser.add_argument(
         "--test",
@@ -395,8 +397,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--program", type=Path, action="append", default=[], help="a C file")
     parser.add_argument(
         "--parts",
-        default=",".join(ALL_PARTS),
-        help="what tests and programs are linked with (default: %(default)s)",
+        default="",
+        help=f"what tests and programs are linked with (default: {','.join(ALL_PARTS)}; pristine: "
+        "core, as our own code needs the patches)",
     )
     parser.add_argument(
         "--compile-commands", action="store_true", help="write compile_commands.json, no more"
@@ -421,7 +424,9 @@ def main() -> int:
     options = parse_arguments()
     try:
         variant = make_variant(options)
-        parts = tuple(options.parts.split(","))
+        parts = tuple(options.parts.split(",")) if options.parts else ALL_PARTS
+        if options.pristine:
+            parts = ("core",)
         if options.compile_commands:
             write_compile_commands(variant)
             return 0

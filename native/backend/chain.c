@@ -94,6 +94,10 @@ void pf_chain_ended(struct pf_bsock *sock, int64_t result) {
 
 uint32_t pf_chain_drop(struct pf_bsock *sock, int result) {
     uint32_t count = sock->held_tail - sock->held_head;
+    if (sock->session->dying) { /* as in pf_ops_fail() */
+        sock->inflight -= count;
+        sock->held_head = sock->held_tail;
+    }
     while (sock->held_head != sock->held_tail) {
         const struct pf_held *held = held_at(sock, sock->held_head++);
         end_unstarted(sock, &held->sqe, held->picked_ns, result, 0);

@@ -64,6 +64,9 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
         error = -ENOBUFS;
     } else {
         error = stk_tcp_open(sqe->flags, sock->priority, sock, &conn);
+        if (error == 0) {
+            stk_tcp_set_account(conn, session->account);
+        }
     }
     int result = start(sock, sqe, conn, error);
     if (result == 0 && sqe->length) {

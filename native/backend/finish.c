@@ -42,26 +42,31 @@ void pf_session_finish(struct pf_session *session, int reason) {
     }
 }
 
-/* One submission, or one slot further. */
-static void hear(struct pf_session *session) {
+/* One slot further. False: it took a submission, or cannot go on: enough for now. */
+static bool hear(struct pf_session *session) {
     if (session->doomed) {
-        return; /* broke the protocol in its last words: the loop sees to it */
+        return false; /* broke the protocol in its last words: the loop sees to it */
     }
     if (session->finish_slot >= pf_session_slots(session)) {
         start_closing(session);
-        return;
+        return true;
     }
     if (session->finish_left > 0 &&
         pf_dispatch_one(pf_session_slot(session, session->finish_slot))) {
         session->finish_left--;
-        return;
+        return false;
     }
     session->finish_slot++;
     session->finish_left = session->layout.sq_depth;
+    return true;
 }
 
 static void close_one(struct pf_bsock *sock, bool kill) {
-    sock->close_op.op_id = 0; /* nobody reads completions any more */
+    sock->close_op.op_id = 0;          /* nobody reads completions any more */
+    if (sock->phase == PF_SOCK_NONE) { /* the open failed, or never came */
+        pf_ready_remove(sock);
+        pf_deadline_disarm(sock);
+    }
     if (sock->phase != PF_SOCK_NONE && (kill || sock->phase != PF_SOCK_CLOSING)) {
         if (sock->phase == PF_SOCK_CLOSING) {
             sock->work |= PF_WORK_ABORT;
@@ -100,10 +105,13 @@ bool pf_session_finish_piece(struct pf_backend *backend) {
     struct pf_session *session = backend->finishing;
     for (int i = 0; session && i < PF_FINISH_PIECE; i++) {
         if (session->finishing == LAST_WORDS) {
-            hear(session);
+            if (!hear(session)) {
+                break;
+            }
         } else if (session->unadopted_count > 0) {
             pf_session_give_back(session, NULL, 1);
         } else if (session->finish_slot < pf_session_slots(session)) {
+            /* pf_session_reap() relies on each one having been here. */
             uint32_t slot = session->finish_slot++;
             close_one(pf_session_slot(session, slot), session->finish_kill);
         } else {

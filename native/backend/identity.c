@@ -166,6 +166,8 @@ static void leave_listener(struct pf_bsock *sock) {
     sock->mirror_fd = -1;
     sock->conn = NULL;
     stk_tcp_set_owner(conn, identity->first);
+    stk_tcp_set_account(conn, identity->first->session->account);
+    pf_session_give_back(sock->session, sock, PF_MAX_UNADOPTED);
     /* A token that it had taken out of the mirror, and has not acted upon, is put back. */
     identity->arrived = true;
     pf_wake(identity->first);
@@ -228,10 +230,13 @@ static void set_level(struct pf_identity *identity) {
 /* The next one that waits for a connection, in turn. */
 static struct pf_bsock *next_acceptor(struct pf_identity *identity) {
     for (struct pf_bsock *sock = identity->first; sock; sock = sock->sharer_next) {
-        if (pf_op_first(sock, &sock->accepts) &&
-            sock->session->unadopted_count < PF_MAX_UNADOPTED) {
+        if (!pf_op_first(sock, &sock->accepts)) {
+            continue;
+        }
+        if (sock->session->unadopted_count < PF_MAX_UNADOPTED) {
             return sock;
         }
+        pf_list_add(&sock->session->crowded, &sock->crowded);
     }
     return NULL;
 }
@@ -258,28 +263,6 @@ void pf_identity_report(struct pf_bsock *any) {
     if (identity->arrived) {
         pf_wake(identity->first);
     }
-}
-
-/* From now on connections wait in the listener's queue until somebody asks for one. What was
- * reported to the only client so far, and not adopted, goes back there. */
-static void share(struct pf_bsock *sock) {
-    struct pf_session *session = sock->session;
-    pf_sock_set_state(sock, PF_STATE_SHARED, PF_STATE_WANTS_HINT);
-    /* The client looks at the state after it has submitted an adoption: either it sees this, or we
-     * see the adoption. */
-    pf_full_fence();
-    uint32_t slots = pf_session_slots(session);
-    for (uint32_t slot = 0; slot < slots && !session->dying; slot++) {
-        uint32_t limit = session->layout.sq_depth;
-        while (limit-- > 0 && !session->doomed && pf_dispatch_one(pf_session_slot(session, slot))) {
-        }
-    }
-}
-
-static void share_done(struct pf_bsock *sock) {
-    sock->multishot = false;
-    pf_ops_fail(sock, &sock->accepts, PF_OP_ACCEPT, -ESTALE);
-    pf_session_give_back(sock->session, sock, PF_MAX_UNADOPTED);
 }
 
 /* ---- moving ---- */
@@ -365,6 +348,7 @@ static void pass_fields(struct pf_bsock *old, struct pf_bsock *sock) {
         pf_dgram_pass(old, sock, old->b2c->moved_rx);
     } else if (sock->conn) {
         stk_tcp_set_owner(sock->conn, sock);
+        stk_tcp_set_account(sock->conn, sock->session->account);
         (void)stk_tcp_set_option(sock->conn, PF_OPT_PRIORITY, sock->priority);
     }
 }
@@ -442,6 +426,16 @@ static void join(struct pf_identity *identity, struct pf_bsock *sock) {
     pf_ready_add(sock, PF_WORK_ACCEPT);
 }
 
+/* What it has submitted is more than one step may take: it has its turns first. */
+static bool too_busy(struct pf_bsock *old) {
+    uint32_t waiting = pf_load_acquire(&old->c2b->sq_tail) - old->sq_head;
+    if (waiting <= PF_SETTLE_MOST || waiting > old->session->layout.sq_depth) {
+        return false; /* more than there can be ends it at the first one */
+    }
+    pf_ready_add(old, PF_WORK_SQ);
+    return true;
+}
+
 /* Everything that the client of the old slot has submitted comes before the move. */
 static void settle(struct pf_bsock *old) {
     pf_sock_set_state(old, PF_STATE_MOVING, 0);
@@ -516,13 +510,14 @@ int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op
     uint64_t number = identity->number;
     bool listening = old->phase == PF_SOCK_LISTENING;
     bool shared = pf_identity_is_shared(old);
-    backend->claiming = true;
-    if (listening && !shared) {
-        share(old);
-    } else if (!listening) {
+    if (!listening) {
+        if (too_busy(old)) {
+            return -EAGAIN;
+        }
+        backend->claiming = true;
         settle(old);
+        backend->claiming = false;
     }
-    backend->claiming = false;
     /* What was submitted may have closed it, or more. */
     identity = find(backend, number);
     bad = obstacle(identity, sock);
@@ -539,9 +534,15 @@ int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op
         return move(identity, sock, op);
     }
     if (!shared) {
-        share_done(old);
+        pf_sharing_begin(old);
     }
     join(identity, sock);
+    for (const struct pf_bsock *other = identity->first; other; other = other->sharer_next) {
+        if (other->session->share_left > 0) {
+            pf_sharing_claimed(other->session, sock, op);
+            return 1;
+        }
+    }
     return 0;
 }
 

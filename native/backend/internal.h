@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "backend/backend_api.h"
+#include "backend/list.h"
 #include "backend/rest.h"
 #include "backend/stack.h"
 #include "futex/doorbell.h"
@@ -31,6 +32,10 @@
 #define PF_FINISH_PIECE 4
 /* Of which so many are done before the next look for work when there is none. */
 #define PF_FINISH_IDLE_PIECES 16
+/* Of what each tick sees to, at most. */
+#define PF_TICK_MOST 1024
+/* What is submitted at a socket that moves is taken in one step, if it is no more than this. */
+#define PF_SETTLE_MOST 64U
 #define PF_MAX_MIRRORS_SLACK 256U
 #define PF_MAX_GROUPS 64U /* multicast groups of one application */
 #define PF_MIRROR_NAME "pifus-mirror:"
@@ -166,8 +171,11 @@ struct pf_bsock {
     bool ready;
     struct pf_bsock *ready_next; /* ring of this session's ready sockets of one priority */
     struct pf_bsock *ready_prev;
-    struct pf_bsock *closing_next;
-    bool closing_listed;
+    struct pf_link closing; /* in the list of what is being closed */
+    struct pf_link stalled; /* of those that the tick has try again to send */
+    struct pf_link claimed; /* of claims that wait until a listener is shared */
+    struct pf_link crowded; /* of listeners that wait until something is adopted */
+    uint64_t shared_order;  /* what was reported by then goes back to the queue */
 };
 
 struct pf_ready_ring {
@@ -217,12 +225,14 @@ struct pf_session {
     uint32_t slots_seen;    /* none from here on was */
     uint32_t live_socks;
     uint32_t groups; /* multicast groups of all its sockets */
+    struct stk_account *account;
     struct pf_ready_ring ready[PF_PRIORITIES];
     struct pf_session *ready_next[PF_PRIORITIES]; /* ring of sessions with ready sockets */
     struct pf_session *ready_prev[PF_PRIORITIES];
     bool ready_listed[PF_PRIORITIES];
     struct pf_unadopted unadopted[PF_MAX_UNADOPTED];
     uint32_t unadopted_count;
+    struct pf_link crowded; /* listeners that would report more */
     struct pf_mirror *mirrors;
     uint32_t mirror_count;
     uint32_t mirror_capacity;
@@ -249,6 +259,12 @@ struct pf_session {
     uint32_t finish_slot; /* the next one to be seen to */
     uint32_t finish_left; /* submissions that are taken from it yet */
     struct pf_session *next_finishing;
+    uint32_t share_slot;  /* the next one to be looked at; see sharing.c */
+    uint32_t share_slots; /* so many are to be */
+    uint32_t share_left; /* slots; 0: none */
+    uint32_t share_submissions;
+    struct pf_session *next_sharing;
+    struct pf_link claimed; /* sockets of others */
 };
 
 enum pf_command_kind {
@@ -321,11 +337,12 @@ struct pf_backend {
     uint32_t timer_capacity;
     struct pf_bsock *wake_first;
     struct pf_session *wake_sessions;
-    struct pf_bsock *closing_first;
+    struct pf_link closing;
+    struct pf_link stalled;
+    struct pf_session *sharing; /* see sharing.c */
     struct pf_session *finishing;
     bool any_doomed;
     bool any_dying;
-    bool any_stalled;
     uint32_t mirrors;
     uint32_t sockets;
     uint32_t orphans;
@@ -371,6 +388,10 @@ struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
 /* Connections that were reported and not adopted: back to their listeners, or reset. NULL: of all
  * listeners. */
 void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener, uint32_t most);
+/* One of those that its listener had reported before it was shared. False: there is none. */
+bool pf_session_give_back_shared(struct pf_session *session);
+/* There may be room for more reports: one listener that waits for it is served. */
+void pf_session_pass_room(struct pf_session *session);
 void pf_session_add_ticket(struct pf_session *session, uint64_t id, uint64_t number);
 
 /* guard.c */
@@ -516,6 +537,15 @@ void pf_identity_report(struct pf_bsock *sock);
 /* The oldest slot whose writes the connection still has: it is done with them. */
 struct pf_bsock *pf_drains_pop(struct pf_bsock *sock);
 void pf_drains_fail(struct pf_bsock *sock, int error);
+
+/* sharing.c: a listener that others accept from, too, from now on. */
+void pf_sharing_begin(struct pf_bsock *sock);
+/* The claim by which the socket came to the listener is done when all that it may take is there. */
+void pf_sharing_claimed(struct pf_session *session, struct pf_bsock *sock, const struct pf_op *op);
+/* A bounded piece. False: nothing is left to do. */
+bool pf_sharing_piece(struct pf_backend *backend);
+/* The session ends: its connections go back by that. */
+void pf_sharing_forget(struct pf_session *session);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);

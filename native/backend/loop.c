@@ -206,10 +206,33 @@ static void end_doomed(struct pf_backend *backend) {
     }
 }
 
+static void try_again(struct pf_backend *backend) {
+    struct pf_link *link;
+    for (int i = 0; i < PF_TICK_MOST && (link = pf_list_first(&backend->stalled)); i++) {
+        pf_list_remove(link);
+        pf_ready_add(PF_LIST_SOCK(link, stalled), PF_WORK_TX);
+    }
+}
+
+/* Round the list, so that each has its turn. */
+static void end_closing(struct pf_backend *backend) {
+    const struct pf_link *last = backend->closing.prev;
+    struct pf_link *link;
+    for (int i = 0; i < PF_TICK_MOST && (link = pf_list_first(&backend->closing)); i++) {
+        struct pf_bsock *sock = PF_LIST_SOCK(link, closing);
+        pf_list_remove(link);
+        pf_list_add(&backend->closing, link);
+        if (backend->now_ns >= sock->close_deadline_ns) {
+            pf_ready_add(sock, PF_WORK_ABORT | PF_WORK_CLOSE);
+        }
+        if (link == last) {
+            return;
+        }
+    }
+}
+
 /* What is rare: dead sessions, orphans whose time is up, writes that found no memory. */
 static void tick(struct pf_backend *backend) {
-    bool stalled = backend->any_stalled;
-    backend->any_stalled = false;
     for (uint32_t i = 0; i < backend->session_count; i++) {
         struct pf_session *session = backend->sessions[i];
         if (pf_load_acquire(&session->faulted) && !session->dying) {
@@ -221,17 +244,9 @@ static void tick(struct pf_backend *backend) {
             (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_ADD, session->doorbell_fd, &event);
         }
         session->noise = 0;
-        for (uint32_t slot = 0; stalled && slot < session->slots_seen; slot++) {
-            if (session->socks[slot].tx_stalled || session->socks[slot].cork_ns) {
-                pf_ready_add(&session->socks[slot], PF_WORK_TX);
-            }
-        }
     }
-    for (struct pf_bsock *sock = backend->closing_first; sock; sock = sock->closing_next) {
-        if (backend->now_ns >= sock->close_deadline_ns) {
-            pf_ready_add(sock, PF_WORK_ABORT | PF_WORK_CLOSE);
-        }
-    }
+    try_again(backend);
+    end_closing(backend);
 }
 
 static void reap_dead(struct pf_backend *backend) {
@@ -240,11 +255,12 @@ static void reap_dead(struct pf_backend *backend) {
         struct pf_session *session = backend->sessions[i];
         if (session->dying && !session->finishing && session->live_socks == 0) {
             (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
-            for (uint32_t slot = 0; slot < session->slots_seen; slot++) {
-                struct pf_bsock *sock = pf_session_slot(session, slot);
-                pf_ready_remove(sock);
-                pf_deadline_disarm(sock); /* of an open that failed */
+            for (int p = 0; p < PF_PRIORITIES; p++) {
+                while (session->ready[p].first) {
+                    pf_ready_remove(session->ready[p].first);
+                }
             }
+            pf_sharing_forget(session);
             pf_session_reap(session); /* another one takes its place */
         } else {
             backend->any_dying |= session->dying;
@@ -264,6 +280,7 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->time_wait, counts.time_wait);
     pf_store64_relaxed(&out->pbufs, counts.pbufs);
     pf_store64_relaxed(&out->segments, counts.segments);
+    pf_store64_relaxed(&out->held_bytes, counts.held_bytes);
     pf_store64_relaxed(&out->sockets, backend->sockets);
     pf_store64_relaxed(&out->mirrors, backend->mirrors);
 }
@@ -348,7 +365,8 @@ static void sleep_until_news(struct pf_backend *backend) {
         set_next_timer(backend, backend->now_ns);
         uint64_t until = backend->next_timer_ns;
         bool muted = any_muted(backend);
-        bool tick_needed = backend->closing_first || backend->any_stalled || muted;
+        bool tick_needed =
+            pf_list_first(&backend->closing) || pf_list_first(&backend->stalled) || muted;
         if (tick_needed && backend->next_tick_ns < until) {
             until = backend->next_tick_ns;
         }
@@ -446,6 +464,8 @@ void *pf_loop(void *argument) {
         }
         timers(backend);
         bool finishing = backend->finishing && pf_session_finish_piece(backend);
+        finishing |= stk_tcp_reset_some(PF_FINISH_PIECE);
+        finishing |= pf_sharing_piece(backend);
         /* At once: the loopback is one queue, and a HIGH frame would wait there behind the bursts
          * that a few steps of bulk traffic leave. */
         stk_collect_own_frames();

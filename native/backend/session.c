@@ -118,7 +118,8 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
         session->layout.allowed_priority = request->best_priority;
         session->layout.spin_ns = backend->config.client_spin_ns;
         session->socks = pf_region_private(socks_bytes(session));
-        bad = session->socks ? make_regions(session, fds) : -ENOMEM;
+        session->account = stk_account_new();
+        bad = session->socks && session->account ? make_regions(session, fds) : -ENOMEM;
         if (bad) {
             (void)snprintf(error, error_bytes, "cannot make the shared memory of the client: %s",
                            strerror(-bad));
@@ -154,6 +155,7 @@ void pf_session_destroy(struct pf_session *session) {
         (void)close(session->doorbell_fd);
     }
     pf_bell_close(session);
+    stk_account_free(session->account);
     free(session->mirrors);
     free(session->tickets);
     if (session->socks) {
@@ -190,6 +192,8 @@ void pf_session_reap(struct pf_session *session) {
     pf_store64_relaxed(ended, *ended + 1);
     pf_store64_relaxed(&backend->public_region->sessions, backend->session_count);
     backend->mirrors -= session->mirror_count;
+    stk_account_free(session->account); /* here: connections may have it, too */
+    session->account = NULL;
     pf_notice_send(backend, session->id, session->reason, session);
 }
 
@@ -271,6 +275,7 @@ uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn) {
             entry->token = (backend->random_state & ~(uint64_t)(PF_MAX_UNADOPTED - 1)) |
                            (index % PF_MAX_UNADOPTED);
             entry->conn = conn;
+            stk_tcp_set_account(conn, session->account);
             entry->order = ++backend->unadopted_order;
             entry->slot = listener->slot;
             entry->generation = listener->generation;
@@ -294,7 +299,7 @@ void pf_session_drop_accepts(const struct pf_bsock *listener) {
         struct pf_unadopted *entry = &session->unadopted[i];
         if (entry->conn && entry->slot == listener->slot &&
             entry->generation == listener->generation && (int32_t)(entry->number - taken) >= 0) {
-            stk_tcp_abort(pf_session_claim(session, entry->token));
+            stk_tcp_abort_later(pf_session_claim(session, entry->token));
         }
     }
 }
@@ -306,14 +311,17 @@ struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token) {
     }
     struct stk_conn *conn = entry->conn;
     entry->conn = NULL;
-    if (session->unadopted_count-- == PF_MAX_UNADOPTED) {
-        for (uint32_t slot = 0; slot < session->slots_seen; slot++) {
-            if (session->socks[slot].phase == PF_SOCK_LISTENING) {
-                pf_ready_add(&session->socks[slot], PF_WORK_ACCEPT);
-            }
-        }
-    }
+    session->unadopted_count--;
+    pf_session_pass_room(session);
     return conn;
+}
+
+void pf_session_pass_room(struct pf_session *session) {
+    struct pf_link *link = pf_list_first(&session->crowded);
+    if (link && session->unadopted_count < PF_MAX_UNADOPTED) {
+        pf_list_remove(link);
+        pf_ready_add(PF_LIST_SOCK(link, crowded), PF_WORK_ACCEPT);
+    }
 }
 
 /* The youngest connection that was reported by the listener, or by any; NULL: none. */
@@ -330,22 +338,44 @@ static struct pf_unadopted *youngest(struct pf_session *session, const struct pf
     return found;
 }
 
+/* Youngest first, each in front of the queue: in the end the oldest stands there. */
+static void give_back(struct pf_session *session, struct pf_unadopted *entry) {
+    struct pf_bsock *from = &session->socks[entry->slot];
+    struct stk_conn *conn = entry->conn;
+    entry->conn = NULL;
+    session->unadopted_count--;
+    if (from->identity && from->phase == PF_SOCK_LISTENING &&
+        from->generation == entry->generation) {
+        stk_tcp_unaccept(from->conn, conn);
+        pf_ready_add(from, PF_WORK_ACCEPT);
+    } else {
+        stk_tcp_abort_later(conn);
+    }
+    pf_session_pass_room(session);
+}
+
 void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener, uint32_t most) {
     struct pf_unadopted *entry;
     while (most-- > 0 && session->unadopted_count > 0 && (entry = youngest(session, listener))) {
-        struct pf_bsock *from = &session->socks[entry->slot];
-        struct stk_conn *conn = entry->conn;
-        entry->conn = NULL;
-        session->unadopted_count--;
-        /* Youngest first, each in front of the queue: in the end the oldest stands there. */
-        if (from->identity && from->phase == PF_SOCK_LISTENING &&
-            from->generation == entry->generation) {
-            stk_tcp_unaccept(from->conn, conn);
-            pf_ready_add(from, PF_WORK_ACCEPT);
-        } else {
-            stk_tcp_abort(conn);
+        give_back(session, entry);
+    }
+}
+
+bool pf_session_give_back_shared(struct pf_session *session) {
+    struct pf_unadopted *found = NULL;
+    for (uint32_t i = 0; i < PF_MAX_UNADOPTED && session->unadopted_count > 0; i++) {
+        struct pf_unadopted *entry = &session->unadopted[i];
+        const struct pf_bsock *from = &session->socks[entry->slot];
+        bool wanted = entry->conn && entry->generation == from->generation &&
+                      entry->order <= from->shared_order;
+        if (wanted && (!found || entry->order > found->order)) {
+            found = entry;
         }
     }
+    if (found) {
+        give_back(session, found);
+    }
+    return found != NULL;
 }
 
 void pf_session_add_ticket(struct pf_session *session, uint64_t id, uint64_t number) {

@@ -27,6 +27,11 @@ struct pf_op *pf_op_first(const struct pf_bsock *sock, const struct pf_op_queue 
 
 void pf_ops_fail(struct pf_bsock *sock, struct pf_op_queue *queue, int opcode, int result) {
     struct pf_op *op;
+    if (sock->session->dying) { /* nobody reads completions any more, and there may be thousands */
+        sock->inflight -= queue->tail - queue->head;
+        queue->head = queue->tail;
+        return;
+    }
     while ((op = pf_op_first(sock, queue))) {
         queue->head++;
         pf_post(sock, op, opcode, result);
@@ -85,6 +90,11 @@ void pf_sock_reset_slot(struct pf_bsock *sock) {
     sock->let_go = false;
     sock->close_abort = false;
     sock->moved_identity = 0;
+    sock->shared_order = 0;
+    pf_list_remove(&sock->stalled);
+    pf_list_remove(&sock->crowded);
+    pf_list_remove(&sock->claimed);
+    pf_list_remove(&sock->closing);
 }
 
 int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes, uint32_t state) {
@@ -171,15 +181,6 @@ void pf_sock_broken(struct pf_bsock *sock, int error) {
     }
 }
 
-static void closing_list(struct pf_bsock *sock) {
-    struct pf_backend *backend = sock->session->backend;
-    if (!sock->closing_listed) {
-        sock->closing_listed = true;
-        sock->closing_next = backend->closing_first;
-        backend->closing_first = sock;
-    }
-}
-
 void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
     struct pf_op *op = &sock->connect_op;
     if (sock->phase == PF_SOCK_MOVED) {
@@ -218,7 +219,7 @@ void pf_sock_begin_close(struct pf_bsock *sock, bool abort) {
             sock->rx_head != pf_load_acquire(&sock->c2b->rx_tail) || stk_tcp_unread(sock->conn) > 0;
         if (!unread) {
             sock->tx_finish = true;
-            closing_list(sock);
+            pf_list_add(&sock->session->backend->closing, &sock->closing);
             pf_ready_add(sock, PF_WORK_TX | PF_WORK_CLOSE);
             return;
         }
@@ -285,14 +286,6 @@ void pf_sock_free(struct pf_bsock *sock) {
     pf_sock_set_state(sock, 0, UINT32_MAX);
     pf_identity_leave(sock);
     pf_drains_fail(sock, ECONNRESET);
-    if (sock->closing_listed) {
-        struct pf_bsock **link = &backend->closing_first;
-        while (*link != sock) {
-            link = &(*link)->closing_next;
-        }
-        *link = sock->closing_next;
-        sock->closing_listed = false;
-    }
     pf_sock_reset_slot(sock);
     free(sock->writes.ops);
     free(sock->recvs.ops);

@@ -16,6 +16,7 @@
 
 struct stk_conn;
 struct stk_dgram;
+struct stk_account;
 
 /* A received datagram, while the event about it lasts. */
 struct stk_packet {
@@ -51,6 +52,7 @@ struct stk_counts {
     uint64_t frames_in;
     uint64_t frames_out;
     uint64_t frames_dropped;
+    uint64_t held_bytes; /* received, and in no application's ring */
 };
 
 /* Set-up: once per process, before the stack thread runs. */
@@ -91,6 +93,12 @@ void stk_count(struct stk_counts *counts);
 
 /* TCP. */
 int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out);
+/* What one application has of what others need, too, over all endpoints that have this account. It
+ * lives until the last of them has gone, too. */
+struct stk_account *stk_account_new(void);
+void stk_account_free(struct stk_account *account);
+/* Of a listener: also of the connections that come from now on. */
+void stk_tcp_set_account(struct stk_conn *conn, struct stk_account *account);
 /* Gives an endpoint from stk_tcp_accept its owner; NULL: none. */
 void stk_tcp_set_owner(struct stk_conn *conn, void *owner);
 int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr);
@@ -131,8 +139,12 @@ bool stk_tcp_gone(const struct stk_conn *conn);
 /* Lets go: the stack ends the connection by itself; unacknowledged bytes must not exist any more.
  */
 void stk_tcp_close(struct stk_conn *conn);
-/* Resets the connection and forgets it. */
+/* Resets the connection and forgets it. Of a listener: those in its queue are reset later. */
 void stk_tcp_abort(struct stk_conn *conn);
+/* One that has no owner: later, by stk_tcp_reset_some. */
+void stk_tcp_abort_later(struct stk_conn *conn);
+/* Resets up to `most` connections for which that is due. False: none is left. */
+bool stk_tcp_reset_some(uint32_t most);
 /* PF_OPT_REUSEPORT takes the number of the user and one, 0: off. */
 int stk_tcp_set_option(struct stk_conn *conn, uint32_t option, uint64_t value);
 /* Only this link; an empty name: any. */

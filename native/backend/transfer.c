@@ -122,7 +122,9 @@ void pf_tx_pump(struct pf_bsock *sock) {
         sock->tx_finished = stk_tcp_finish(sock->conn) == 0;
         sock->tx_stalled = !sock->tx_finished;
     }
-    sock->session->backend->any_stalled |= sock->tx_stalled || sock->cork_ns != 0;
+    if (sock->tx_stalled || sock->cork_ns != 0) {
+        pf_list_add(&sock->session->backend->stalled, &sock->stalled);
+    }
     stk_tcp_push(sock->conn);
 }
 
@@ -311,18 +313,14 @@ static void on_failed(void *owner, int error) {
 }
 
 /* Reports waiting connections to waiting accepts, as long as the CQ has room. */
-void pf_accept_report(struct pf_bsock *sock) {
+static void report(struct pf_bsock *sock) {
     struct pf_op *op;
-    if (sock->phase != PF_SOCK_LISTENING) {
-        return;
-    }
-    if (pf_identity_is_shared(sock)) {
-        pf_identity_report(sock);
-        return;
-    }
     while ((op = pf_op_first(sock, &sock->accepts)) && stk_tcp_acceptable(sock->conn)) {
         if ((sock->multishot && !pf_cq_takes_more(sock)) ||
             sock->session->unadopted_count == PF_MAX_UNADOPTED) {
+            if (sock->session->unadopted_count == PF_MAX_UNADOPTED) {
+                pf_list_add(&sock->session->crowded, &sock->crowded);
+            }
             if (!(sock->state & PF_STATE_WANTS_HINT)) {
                 pf_sock_set_state(sock, PF_STATE_WANTS_HINT, 0);
                 /* The client may have reaped everything just before it could see the flag. */
@@ -342,6 +340,16 @@ void pf_accept_report(struct pf_bsock *sock) {
         (void)pf_post_accept(sock, op, token, &peer, sock->multishot);
     }
     pf_sock_set_state(sock, 0, PF_STATE_WANTS_HINT);
+}
+
+void pf_accept_report(struct pf_bsock *sock) {
+    pf_list_remove(&sock->crowded);
+    if (sock->phase == PF_SOCK_LISTENING && pf_identity_is_shared(sock)) {
+        pf_identity_report(sock);
+    } else if (sock->phase == PF_SOCK_LISTENING) {
+        report(sock);
+    }
+    pf_session_pass_room(sock->session); /* what this one does not need */
 }
 
 const struct stk_events pf_stack_events = {

@@ -37,10 +37,16 @@ struct stk_conn {
     bool deferred; /* in its listener's queue, and not to be accepted before its first byte */
     bool expired;  /* we gave it up, by a time limit that its user set */
     struct pf_rx_queue rx;
-    struct stk_conn *listener; /* in whose queue this connection waits */
-    struct stk_conn *queue_first;
+    struct stk_account *account;  /* NULL: nobody's */
+    uint32_t counted;             /* bytes of `rx` that are in the account */
+    uint32_t window;              /* the largest, once it has an owner */
+    bool waiting;                 /* it came in, and never had one */
+    struct stk_conn *listener;    /* in whose queue this connection waits */
+    struct stk_conn *queue_first; /* those that may be accepted, then those that are deferred */
+    struct stk_conn *queue_ready; /* the last one that may be accepted */
     struct stk_conn *queue_last;
     struct stk_conn *queue_next;
+    struct stk_conn *queue_prev;
     uint32_t queued;
     uint32_t backlog;
     struct pf_flow_key flow;
@@ -57,8 +63,9 @@ struct stk_conn {
 };
 
 /* pcb_index.c */
-/* Connections that came in and that nobody has taken yet, over all listeners: so many, and from the
- * half on each listener only its share, so that no flood takes the pcbs of everybody else. */
+/* Connections that came in and that nobody has adopted yet, over all listeners: so many, and from
+ * the half on each listener, and all of one application, only a share, so that no flood takes the
+ * pcbs of everybody else. */
 #define PF_UNACCEPTED_MAX (MEMP_NUM_TCP_PCB / 4U)
 #define PF_UNACCEPTED_SHARE 64U
 void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes);
@@ -73,15 +80,47 @@ int pf_tcp_bind_for(struct tcp_pcb *pcb, struct netif *route, const ip_addr_t *p
 bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port);
 
 /* tcp.c */
+/* Has events of the connection, and its segments by priority, from now on. */
+void pf_tcp_attach(struct stk_conn *conn);
+/* Frees what the connection has here. */
+void pf_tcp_discard(struct stk_conn *conn);
+
+/* tcp_queue.c */
 /* A connection came in for `listener`. */
 err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb);
 /* Shows a deferred connection to its listener. */
 void pf_tcp_show_deferred(struct stk_conn *conn);
+/* The listener's backlog or queue has changed. */
+void pf_queue_follow(struct stk_conn *listener);
+/* A connection ended in its queue: frees it. */
+void pf_queue_died(struct stk_conn *conn);
+/* The listener is over: frees it as soon as its queue is reset. */
+void pf_queue_close(struct stk_conn *listener);
+/* It waits for its reset: its address can be had. */
+bool pf_queue_left(const struct tcp_pcb *pcb);
+
+/* share.c */
+/* The window of a connection that nobody has taken. */
+#define PF_WAITING_WINDOW 32768U
+/* After each change of the queue. */
+void pf_share_recount(struct stk_conn *conn);
+/* The connection came in, and has no owner. */
+void pf_share_start(struct stk_conn *conn);
+/* It has one now. */
+void pf_share_owned(struct stk_conn *conn);
+/* Before the connection is freed. */
+void pf_share_leave(struct stk_conn *conn);
+uint64_t pf_share_held(void);
 
 /* tcp_options.c */
 void pf_tcp_settings_default(struct pf_tcp_settings *settings);
 /* Puts the settings in force on a pcb that is no listener. */
 void pf_tcp_settings_apply(struct stk_conn *conn);
+
+/* What a listener announces for those that come in. */
+void pf_tcp_limit_waiting(struct stk_conn *listener);
+/* Up to `limit` bytes may be announced from now on. */
+void pf_tcp_widen(struct stk_conn *conn, uint32_t limit);
 
 /* reuseport.c: endpoints with SO_REUSEPORT that share one address and port share one listener. */
 int pf_reuse_bind(struct stk_conn *conn, const ip_addr_t *ip, uint16_t port);
@@ -89,6 +128,8 @@ int pf_reuse_listen(struct stk_conn *conn);
 /* Before a connect: the endpoint's own pcb gets the shared address. */
 int pf_reuse_detach_bound(struct stk_conn *conn);
 void pf_reuse_leave(struct stk_conn *conn);
+/* One of the endpoints for which a listener was made. */
+const struct stk_conn *pf_reuse_listener(const struct tcp_pcb *pcb);
 /* The backlog of a member changed. */
 void pf_reuse_backlog(struct stk_conn *conn);
 const ip_addr_t *pf_reuse_address(const struct stk_conn *conn, uint16_t *port);

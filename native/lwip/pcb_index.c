@@ -72,13 +72,6 @@ void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes) {
 
 u32_t pf_tcp_unaccepted_count(void) { return unaccepted; }
 
-err_t pf_tcp_admit(const struct tcp_pcb *listener) {
-    u16_t waiting = ((const struct tcp_pcb_listen *)listener)->accepts_pending;
-    bool full = unaccepted >= PF_UNACCEPTED_MAX ||
-                (unaccepted >= PF_UNACCEPTED_MAX / 2 && waiting >= PF_UNACCEPTED_SHARE);
-    return full ? ERR_ABRT : ERR_OK;
-}
-
 void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     pcb->next = *pcbs;
     pcb->prev = NULL;

@@ -130,6 +130,15 @@ int pf_reuse_listen(struct stk_conn *conn) {
     return 0;
 }
 
+const struct stk_conn *pf_reuse_listener(const struct tcp_pcb *pcb) {
+    const struct tcp_pcb_listen *listener = (const struct tcp_pcb_listen *)pcb;
+    if (listener->accept != on_accept) {
+        return listener->callback_arg;
+    }
+    const struct pf_reuse_group *group = listener->callback_arg;
+    return group ? group->members : NULL;
+}
+
 void pf_reuse_backlog(struct stk_conn *conn) {
     uint32_t sum = 0;
     for (struct stk_conn *member = conn->group->members; member; member = member->group_next) {

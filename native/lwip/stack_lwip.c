@@ -195,6 +195,8 @@ uint32_t pf_ifindex_of(const struct netif *netif) {
 }
 
 void stk_shutdown(void) {
+    while (stk_tcp_reset_some(STAGED_MAX)) {
+    }
     for (int p = 0; p < PF_PRIORITIES; p++) {
         for (; stages[p].head != stages[p].tail; stages[p].head++) {
             pbuf_free(stages[p].frames[stages[p].head % STAGED_MAX].pbuf);
@@ -377,5 +379,6 @@ void stk_count(struct stk_counts *counts) {
                    lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used + pf_dgram_count();
     counts->time_wait = tcp_pcb_index_tw_count();
     counts->pbufs = lwip_stats.memp[MEMP_PBUF]->used + lwip_stats.memp[MEMP_PBUF_POOL]->used;
+    counts->held_bytes = pf_share_held();
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
 }

@@ -8,10 +8,7 @@
 #include "lwip/errmap.h"
 #include "lwip/priv/tcp_priv.h"
 
-enum {
-    BACKLOG_MAX = 4096,
-    HANDSHAKES_BESIDE = 64,
-};
+enum { BACKLOG_MAX = 4096 };
 
 /* ---- flows ---- */
 
@@ -92,6 +89,8 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t error
     if (conn->owner) {
         pf_events->readable(conn->owner);
     }
+    pf_rx_settle(&conn->rx);
+    pf_share_recount(conn);
     return ERR_OK;
 }
 
@@ -108,33 +107,9 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     return ERR_OK;
 }
 
-/* lwIP's one backlog counts handshakes under way as well; a SYN beyond it is dropped, and sent
- * again only seconds later. Linux counts the two apart: many clients that come at once must not
- * wait for a server whose own backlog is small, but none gets in once that is full. */
-static void follow_queue(struct stk_conn *listener) {
-    if (listener->group || !listener->listening) {
-        return;
-    }
-    u32_t both = listener->backlog + HANDSHAKES_BESIDE;
-    tcp_backlog_set(listener->pcb, listener->queued < listener->backlog ? (u16_t)both : 1);
-}
-
-/* Died before anybody took it up: it would stay queued, and with it any number of others, as lwIP's
- * backlog no longer counts it. */
-static void leave_queue(struct stk_conn *conn) {
-    struct stk_conn *before = NULL;
-    struct stk_conn **link = &conn->listener->queue_first;
-    while (*link != conn) {
-        before = *link;
-        link = &before->queue_next;
-    }
-    *link = conn->queue_next;
-    if (!conn->queue_next) {
-        conn->listener->queue_last = before;
-    }
-    conn->listener->queued--;
-    follow_queue(conn->listener);
+void pf_tcp_discard(struct stk_conn *conn) {
     pf_rx_drop(&conn->rx);
+    pf_share_leave(conn);
     free(conn);
 }
 
@@ -155,7 +130,7 @@ static void on_error(void *arg, err_t error) {
     conn->error = number;
     flow_drop(conn);
     if (conn->listener) {
-        leave_queue(conn);
+        pf_queue_died(conn);
     } else if (conn->owner) { /* else whoever takes it up will be told */
         pf_events->failed(conn->owner, number);
     }
@@ -182,41 +157,9 @@ static void set_callbacks(struct stk_conn *conn) {
     pf_tcp_settings_apply(conn);
 }
 
-void pf_tcp_show_deferred(struct stk_conn *conn) {
-    conn->deferred = false;
-    pf_tcp_settings_apply(conn); /* ends its watch if nothing else needs it */
-    if (conn->listener && conn->listener->owner) {
-        pf_events->acceptable(conn->listener->owner);
-    }
-}
-
-err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb) {
-    struct stk_conn *conn = calloc(1, sizeof(*conn));
-    if (!conn) {
-        return ERR_MEM;
-    }
-    conn->pcb = pcb;
-    conn->priority = listener->priority;
-    conn->family = IP_IS_V4_VAL(pcb->local_ip) ? PF_FAMILY_IPV4 : PF_FAMILY_IPV6;
-    conn->listener = listener;
-    conn->settings = listener->settings;
-    conn->deferred = listener->settings.defer_ms > 0;
-    conn->since_ms = sys_now();
+void pf_tcp_attach(struct stk_conn *conn) {
     set_callbacks(conn);
     flow_add(conn);
-    tcp_backlog_delayed(pcb); /* counts against the backlog until the client takes it */
-    if (listener->queue_last) {
-        listener->queue_last->queue_next = conn;
-    } else {
-        listener->queue_first = conn;
-    }
-    listener->queue_last = conn;
-    listener->queued++;
-    follow_queue(listener);
-    if (listener->owner && !conn->deferred) {
-        pf_events->acceptable(listener->owner);
-    }
-    return ERR_OK;
 }
 
 static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t error) {
@@ -241,18 +184,25 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
     conn->owner = owner;
     conn->priority = priority;
     conn->family = (uint8_t)family;
+    conn->window = TCP_WND;
     pf_tcp_settings_default(&conn->settings);
     set_callbacks(conn);
     *out = conn;
     return 0;
 }
 
-void stk_tcp_set_owner(struct stk_conn *conn, void *owner) { conn->owner = owner; }
+void stk_tcp_set_owner(struct stk_conn *conn, void *owner) {
+    conn->owner = owner;
+    if (owner) {
+        pf_share_owned(conn);
+    }
+}
 
 void stk_tcp_take_after(struct stk_conn *conn, const struct stk_conn *old) {
     conn->settings = old->settings;
     conn->v6only = old->v6only;
     conn->reuse_user = old->reuse_user;
+    stk_tcp_set_account(conn, old->account);
     pf_tcp_settings_apply(conn);
 }
 
@@ -265,7 +215,7 @@ static void set_backlog(struct stk_conn *conn, u16_t limit) {
     if (conn->group) {
         pf_reuse_backlog(conn);
     } else {
-        follow_queue(conn);
+        pf_queue_follow(conn);
     }
 }
 
@@ -301,6 +251,7 @@ int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
         tcp_accept(listener, on_accept);
     }
     conn->listening = true;
+    pf_tcp_limit_waiting(conn);
     set_backlog(conn, limit);
     pf_flow_listener_set(pf_flows, conn->pcb->local_port, (uint8_t)conn->priority);
     return 0;
@@ -350,59 +301,6 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
     return -pf_errno_of(error);
 }
 
-bool stk_tcp_acceptable(const struct stk_conn *listener) {
-    const struct stk_conn *conn = listener->queue_first;
-    while (conn && conn->deferred) {
-        conn = conn->queue_next;
-    }
-    return conn != NULL;
-}
-
-static struct stk_conn *take(struct stk_conn *listener, bool deferred_too) {
-    struct stk_conn *before = NULL;
-    struct stk_conn *conn = listener->queue_first;
-    while (conn && conn->deferred && !deferred_too) {
-        before = conn;
-        conn = conn->queue_next;
-    }
-    if (!conn) {
-        return NULL;
-    }
-    *(before ? &before->queue_next : &listener->queue_first) = conn->queue_next;
-    if (!conn->queue_next) {
-        listener->queue_last = before;
-    }
-    listener->queued--;
-    follow_queue(listener);
-    conn->queue_next = NULL;
-    conn->listener = NULL;
-    if (conn->pcb) {
-        tcp_backlog_accepted(conn->pcb);
-        pf_tcp_unaccepted(conn->pcb, false);
-    }
-    return conn;
-}
-
-struct stk_conn *stk_tcp_accept(struct stk_conn *listener) { return take(listener, false); }
-
-void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
-    if (!listener->listening || !conn->pcb) {
-        stk_tcp_abort(conn); /* died meanwhile: there is nothing to accept */
-        return;
-    }
-    conn->owner = NULL;
-    conn->listener = listener;
-    conn->queue_next = listener->queue_first;
-    listener->queue_first = conn;
-    if (!listener->queue_last) {
-        listener->queue_last = conn;
-    }
-    listener->queued++;
-    follow_queue(listener);
-    tcp_backlog_delayed(conn->pcb);
-    pf_tcp_unaccepted(conn->pcb, true);
-}
-
 /* ---- bytes ---- */
 
 int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t length, bool more) {
@@ -448,11 +346,15 @@ void stk_tcp_push(struct stk_conn *conn) {
 }
 
 uint32_t stk_tcp_read(struct stk_conn *conn, uint8_t *buffer, uint32_t limit) {
-    return pf_rx_take(&conn->rx, buffer, limit);
+    uint32_t got = pf_rx_take(&conn->rx, buffer, limit);
+    pf_share_recount(conn);
+    return got;
 }
 
 int stk_tcp_unread_back(struct stk_conn *conn, const uint8_t *data, uint32_t length) {
-    return pf_rx_put_back(&conn->rx, data, length);
+    int result = pf_rx_put_back(&conn->rx, data, length);
+    pf_share_recount(conn);
+    return result;
 }
 
 uint32_t stk_tcp_unread(const struct stk_conn *conn) { return conn->rx.bytes; }
@@ -509,9 +411,6 @@ static void forget(struct stk_conn *conn) {
 
 static void close_listener(struct stk_conn *conn) {
     pf_flow_listener_remove(pf_flows, conn->pcb->local_port);
-    while (conn->queue_first) {
-        stk_tcp_abort(take(conn, true));
-    }
     if (conn->group) {
         pf_reuse_leave(conn);
     } else {
@@ -519,30 +418,33 @@ static void close_listener(struct stk_conn *conn) {
         (void)tcp_close(conn->pcb);
     }
     conn->pcb = NULL;
+    pf_queue_close(conn);
 }
 
 void stk_tcp_close(struct stk_conn *conn) {
     if (conn->pcb && conn->listening) {
         close_listener(conn);
-    } else if (conn->pcb) {
+        return;
+    }
+    if (conn->pcb) {
         struct tcp_pcb *pcb = conn->pcb;
         forget(conn);
         if (tcp_close(pcb) != ERR_OK) {
             tcp_abort(pcb);
         }
     }
-    pf_rx_drop(&conn->rx);
-    free(conn);
+    pf_tcp_discard(conn);
 }
 
 void stk_tcp_abort(struct stk_conn *conn) {
     if (conn->pcb && conn->listening) {
         close_listener(conn);
-    } else if (conn->pcb) {
+        return;
+    }
+    if (conn->pcb) {
         struct tcp_pcb *pcb = conn->pcb;
         forget(conn);
         tcp_abort(pcb);
     }
-    pf_rx_drop(&conn->rx);
-    free(conn);
+    pf_tcp_discard(conn);
 }

@@ -29,9 +29,13 @@ static bool overlap(const ip_addr_t *a, const ip_addr_t *b) {
  * addresses have the same one, and one that reuses take what lies in TIME_WAIT of one that does
  * not. */
 bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port) {
-    const struct tcp_pcb *other = tcp_pcb_index_port(port);
+    struct tcp_pcb *other = tcp_pcb_index_port(port);
     for (; other; other = other->port_next) {
         if (other == pcb || !overlap(ip, &other->local_ip)) {
+            continue;
+        }
+        if (pf_queue_left(other)) { /* as good as reset */
+            ip_set_option(other, SOF_REUSEADDR);
             continue;
         }
         bool reuse = ip_get_option(pcb, SOF_REUSEADDR) && ip_get_option(other, SOF_REUSEADDR);
@@ -40,6 +44,17 @@ bool pf_tcp_in_use(const struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port) {
         }
     }
     return false;
+}
+
+/* When it is known that nobody else has the address; lwIP would still mind what is to be reset. */
+static int bind_now(struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port) {
+    bool reuse = ip_get_option(pcb, SOF_REUSEADDR);
+    ip_set_option(pcb, SOF_REUSEADDR);
+    err_t error = tcp_bind(pcb, ip, port);
+    if (!reuse) {
+        ip_reset_option(pcb, SOF_REUSEADDR);
+    }
+    return -pf_errno_of(error);
 }
 
 /* The ephemeral ports one after the other, from a random one on: call with 0, 1, 2 … */
@@ -52,7 +67,7 @@ static int bind_ephemeral(struct tcp_pcb *pcb, const ip_addr_t *ip) {
     for (uint32_t step = 0; step < EPHEMERAL_PORTS; step++) {
         u16_t port = ephemeral_port(start, step);
         if (!pf_tcp_in_use(pcb, ip, port)) {
-            return -pf_errno_of(tcp_bind(pcb, ip, port));
+            return bind_now(pcb, ip, port);
         }
     }
     return -EADDRINUSE;
@@ -114,7 +129,7 @@ int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port) {
     if (!port) {
         return bind_ephemeral(pcb, ip);
     }
-    return pf_tcp_in_use(pcb, ip, port) ? -EADDRINUSE : -pf_errno_of(tcp_bind(pcb, ip, port));
+    return pf_tcp_in_use(pcb, ip, port) ? -EADDRINUSE : bind_now(pcb, ip, port);
 }
 
 int stk_tcp_bind(struct stk_conn *conn, const struct pf_addr *addr) {

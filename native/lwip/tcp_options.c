@@ -97,17 +97,36 @@ static void set_window(struct stk_conn *conn, uint64_t value) {
                           : value > TCP_WND     ? TCP_WND
                                                 : (tcpwnd_size_t)value;
     struct tcp_pcb *pcb = conn->pcb;
+    conn->window = limit;
     if (conn->listening) {
-        ((struct tcp_pcb_listen *)pcb)->wnd_limit = limit;
+        pf_tcp_limit_waiting(conn);
     } else if (pcb->state == CLOSED) {
         pcb->wnd_limit = limit;
         pcb->rcv_wnd = pcb->rcv_ann_wnd = TCPWND_MIN16(limit);
-    } else if (pcb->state >= ESTABLISHED && (pcb->flags & TF_WND_SCALE) && limit > pcb->wnd_limit) {
-        /* Only ever wider: what was announced may be under way. */
-        pcb->rcv_wnd += limit - pcb->wnd_limit;
-        pcb->wnd_limit = limit;
+    } else {
+        pf_tcp_widen(conn, limit);
+    }
+}
+
+/* Only ever wider: what was announced may be under way. */
+void pf_tcp_widen(struct stk_conn *conn, uint32_t limit) {
+    struct tcp_pcb *pcb = conn->pcb;
+    if (!pcb || pcb->state < ESTABLISHED || limit <= pcb->wnd_limit) {
+        return;
+    }
+    tcpwnd_size_t before = TCP_WND_MAX(pcb);
+    pcb->wnd_limit = limit;
+    pcb->rcv_wnd += TCP_WND_MAX(pcb) - before;
+    if (pcb->rcv_wnd < TCP_WND_MAX(pcb)) {
+        tcp_recved(pcb, 0); /* there are bytes: the peer may wait for more room */
+    } else {
         (void)tcp_update_rcv_ann_wnd(pcb);
     }
+}
+
+void pf_tcp_limit_waiting(struct stk_conn *listener) {
+    ((struct tcp_pcb_listen *)listener->pcb)->wnd_limit =
+        LWIP_MIN(listener->window, PF_WAITING_WINDOW);
 }
 
 static int set_maxseg(struct stk_conn *conn, uint64_t value) {
@@ -247,8 +266,7 @@ uint32_t stk_tcp_window(const struct stk_conn *conn) {
     if (!conn->pcb) {
         return TCP_WND;
     }
-    return conn->listening ? ((const struct tcp_pcb_listen *)conn->pcb)->wnd_limit
-                           : conn->pcb->wnd_limit;
+    return conn->listening || conn->waiting ? conn->window : conn->pcb->wnd_limit;
 }
 
 uint32_t stk_tcp_segment(const struct stk_conn *conn) {

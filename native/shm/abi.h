@@ -353,6 +353,7 @@ struct pf_public {
     uint64_t segments;
     uint64_t mirrors;
     uint64_t datagrams_dropped; /* for want of room in a receive ring */
-    uint64_t orphans;   /* sockets that only a mirror descriptor in some process keeps open */
-    uint64_t time_wait; /* of the pcbs: connections that ended and wait for stray segments */
+    uint64_t orphans;    /* sockets that only a mirror descriptor in some process keeps open */
+    uint64_t time_wait;  /* of the pcbs: connections that ended and wait for stray segments */
+    uint64_t held_bytes; /* received, and in no receive ring: of connections that nobody adopted */
 };

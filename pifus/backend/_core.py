@@ -224,6 +224,7 @@ class Core:
             "segments",
             "mirrors",
             "datagrams_dropped",
+            "held_bytes",
             "orphans",
         )
         counters: _protocol.Message = {name: int(getattr(public, name)) for name in names}

@@ -15,6 +15,7 @@
 #include "lwip/netif.h"
 #include "lwip/pbuf.h"
 #include "lwip/sys.h"
+#include "lwip/tcp.h"
 #include "netif/ethernet.h"
 
 #define REQUIRE(condition)                                                                         \
@@ -50,6 +51,19 @@ WEAK uint32_t pf_tcp_isn(const void *local_ip, uint16_t local_port, const void *
 }
 
 WEAK u32_t sys_now(void) { return 0; }
+
+WEAK const ip6_addr_t *pf_nd6_gateway(struct netif *netif, const ip6_addr_t *destination);
+WEAK const ip6_addr_t *pf_nd6_gateway(struct netif *netif, const ip6_addr_t *destination) {
+    (void)netif;
+    (void)destination;
+    return NULL;
+}
+
+WEAK err_t pf_tcp_admit(const struct tcp_pcb *listener);
+WEAK err_t pf_tcp_admit(const struct tcp_pcb *listener) {
+    (void)listener;
+    return ERR_OK;
+}
 
 struct link_hooks {
     unsigned udp; /* datagrams handed to the hook */

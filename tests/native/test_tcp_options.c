@@ -43,6 +43,8 @@ static void run(void) {
     bool any = true;
     while (any) {
         any = false;
+        while (stk_tcp_reset_some(STK_FRAMES_AT_ONCE)) {
+        }
         (void)stk_collect_frames(STK_FRAMES_AT_ONCE);
         for (int p = 0; p < PF_PRIORITIES; p++) {
             while (stk_frame_waiting(p)) {

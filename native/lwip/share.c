@@ -1,0 +1,95 @@
+/* What one application may have in the stack that others need as well: received bytes that it has
+ * not read, and connections that it has not taken.
+ *
+ * Until a connection is adopted its window is small, and its bytes are in memory of their own (see
+ * rx_queue.h); then they have a ring to go to, and the window is as large as its owner wants it.
+ * So what is announced can always be kept, nothing that was acknowledged is ever lost, and what is
+ * not read takes neither a driver's buffers nor memory without end. */
+#include <stdlib.h>
+
+#include "lwip/conn.h"
+#include "lwip/priv/tcp_priv.h"
+#include "lwip_hooks.h"
+
+struct stk_account {
+    uint64_t held;
+    uint32_t waiting; /* connections that came in and have no owner yet */
+    uint32_t holders; /* connections, and whoever made it */
+};
+
+static uint64_t held_by_all;
+
+struct stk_account *stk_account_new(void) {
+    struct stk_account *account = calloc(1, sizeof(*account));
+    if (account) {
+        account->holders = 1;
+    }
+    return account;
+}
+
+void stk_account_free(struct stk_account *account) {
+    if (account && --account->holders == 0) {
+        free(account);
+    }
+}
+
+uint64_t pf_share_held(void) { return held_by_all; }
+
+void pf_share_recount(struct stk_conn *conn) {
+    uint64_t more = (uint64_t)conn->rx.bytes - conn->counted;
+    held_by_all += more;
+    conn->counted = conn->rx.bytes;
+    if (conn->account) {
+        conn->account->held += more;
+    }
+}
+
+void stk_tcp_set_account(struct stk_conn *conn, struct stk_account *account) {
+    if (account) {
+        account->holders++;
+        account->held += conn->counted;
+        account->waiting += conn->waiting;
+    }
+    if (conn->account) {
+        conn->account->held -= conn->counted;
+        conn->account->waiting -= conn->waiting;
+        stk_account_free(conn->account);
+    }
+    conn->account = account;
+}
+
+err_t pf_tcp_admit(const struct tcp_pcb *listener) {
+    const struct stk_conn *conn = pf_reuse_listener(listener);
+    uint32_t others = conn && conn->account ? conn->account->waiting : 0;
+    uint32_t here = ((const struct tcp_pcb_listen *)listener)->accepts_pending;
+    uint32_t all = pf_tcp_unaccepted_count();
+    bool share_used = here >= PF_UNACCEPTED_SHARE || others >= PF_UNACCEPTED_SHARE;
+    return all >= PF_UNACCEPTED_MAX || (all >= PF_UNACCEPTED_MAX / 2 && share_used) ? ERR_ABRT
+                                                                                    : ERR_OK;
+}
+
+static void set_waiting(struct stk_conn *conn, bool yes) {
+    if (conn->account) {
+        conn->account->waiting += (uint32_t)yes - conn->waiting;
+    }
+    conn->waiting = yes;
+    if (conn->pcb) {
+        pf_tcp_unaccepted(conn->pcb, yes);
+    }
+}
+
+void pf_share_start(struct stk_conn *conn) { set_waiting(conn, true); }
+
+void pf_share_owned(struct stk_conn *conn) {
+    if (conn->waiting) {
+        set_waiting(conn, false);
+        pf_tcp_widen(conn, conn->window);
+    }
+}
+
+void pf_share_leave(struct stk_conn *conn) {
+    conn->pcb = NULL; /* lwIP has freed it, or keeps it to itself */
+    set_waiting(conn, false);
+    pf_share_recount(conn);
+    stk_tcp_set_account(conn, NULL);
+}
