@@ -38,7 +38,7 @@ def test_the_last_byte_is_out_of_the_stream(pair: Pair) -> None:
     assert receive_exactly(server, 16) == b"beforeABOR\rafter"
 
 
-@pytest.mark.legs("connects", reason="the kernel, too, sends it in parts, and marks the end of each")
+@pytest.mark.legs("connects", reason="the kernel marks the end of each part that it takes")
 def test_of_much_it_is_the_last_byte(pair: Pair, spawn: Spawn) -> None:
     client, server = pair
     size = 3_000_000

@@ -433,7 +433,7 @@ static void urgent_pointer(void) {
     REQUIRE(urgent_pointer_sent() == -1); /* that is behind it */
     accepted->snd_up = our_next + 120;
     let_it_time_out();
-    REQUIRE(urgent_pointer_sent() == 120); /* sent again: where it is now */
+    REQUIRE(urgent_pointer_sent() == 10); /* the same segment again, which it is in now */
     receive_ack(our_next + 120, PEER_WINDOW, NULL, 0);
     write_bytes(10);
     REQUIRE(urgent_pointer_sent() == -1 && !(accepted->flags & TF_URGENT));
