@@ -371,7 +371,7 @@ def _transmit_from(
     sent: int,
 ) -> int:
     size = len(native)
-    nowait = _nowait(flags, timeout)
+    nowait, oob = _nowait(flags, timeout), flags & MSG_OOB
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
     try:
@@ -379,7 +379,7 @@ def _transmit_from(
             _connecting.ready(endpoint, handle, nowait, end, writing=True)
         while True:
             try:
-                sent += _send_some(endpoint, handle, native + sent, size - sent, flags, nowait, end)
+                sent += _send_some(endpoint, handle, native + sent, size - sent, oob, nowait, end)
             except OSError:
                 if sent and not strict:
                     return sent
@@ -393,16 +393,10 @@ def _transmit_from(
 
 
 def _send_some(
-    endpoint: Endpoint,
-    handle: CData,
-    data: Any,
-    size: int,
-    flags: int,
-    nowait: bool,
-    end: int | None,
+    endpoint: Endpoint, handle: CData, data: Any, size: int, oob: int, nowait: bool, end: int | None
 ) -> int:
     # Urgent is the last byte: while not all is left to be sent in one piece, none.
-    transmit = _send_urgent if flags & MSG_OOB and size <= _SEND_MAX else _send
+    transmit = _send_urgent if oob and size <= _SEND_MAX else _send
     size = min(size, _SEND_MAX)
     while True:
         if endpoint.closed:
