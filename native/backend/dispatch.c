@@ -280,7 +280,9 @@ static int do_write(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
         sock->tx_finish) {
         return -EPIPE;
     }
-    if (!pf_op_push(sock, &sock->writes, op)) {
+    struct pf_op write = *op;
+    write.urgent = (sqe->flags & PF_SQE_URGENT) != 0;
+    if (!pf_op_push(sock, &sock->writes, &write)) {
         return -ENOMEM;
     }
     pf_tx_pump(sock);

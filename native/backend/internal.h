@@ -76,6 +76,7 @@ struct pf_op {
     uint64_t deadline_ns; /* 0: none */
     bool linked;
     bool multishot; /* receive: it stays */
+    bool urgent;    /* write: its last byte is */
 };
 
 /* A submission that waits for those in front of it. */

@@ -100,6 +100,8 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn);
 /* Takes up to `length` bytes by reference: they must stay until `acknowledged` or `failed` tells.
  * Returns how many (possibly 0: no room now), or -errno. Does not send by itself. */
 int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t length, bool more);
+/* The last byte taken by stk_tcp_write is urgent data. */
+void stk_tcp_urgent(struct stk_conn *conn);
 /* Bytes taken by stk_tcp_write and not sent yet. */
 uint32_t stk_tcp_unsent(const struct stk_conn *conn);
 /* Sends what windows allow. */

@@ -85,6 +85,9 @@ static int hand_over(struct pf_bsock *sock, struct stk_conn *conn) {
         if (sock->writes_done == op->length) {
             op->end = sock->tx_written;
             op->handed_ns = session->backend->now_ns;
+            if (op->urgent) {
+                stk_tcp_urgent(conn);
+            }
             sock->writes_done = 0;
             sock->writes_next++;
         }

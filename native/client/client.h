@@ -173,6 +173,9 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
  * connection's errno. */
 int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
                 int64_t timeout_ns);
+/* The same; the last byte, if it fits, is urgent data. */
+int64_t pf_send_urgent(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                       int64_t timeout_ns);
 
 /* Datagrams. Copies the datagram (up to PF_MAX_DATAGRAM_BYTES) into the arena and submits it; `to`
  * NULL: to the peer; `how`: enum pf_send_bits. -EAGAIN, -ENOBUFS as of pf_submit and pf_write. The

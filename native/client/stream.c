@@ -325,8 +325,8 @@ static int wait_for_room(struct pf_waiter *waiter, struct pf_client *client, str
     return slept == -ETIMEDOUT && look.deadline_ns < waiter->deadline_ns ? 0 : slept;
 }
 
-int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
-                int64_t timeout_ns) {
+static int64_t send_some(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                         int64_t timeout_ns, uint8_t last_flags) {
     if (slot >= client->layout.max_sockets) {
         return -EBADF;
     }
@@ -347,8 +347,10 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
             uint32_t limit = pf_load_relaxed(&sock->send_limit);
             most = limit < most ? limit : most;
             uint32_t chunk = length - sent < most ? length - sent : most;
-            int64_t result =
-                pf_write(client, slot, (const uint8_t *)data + sent, chunk, PF_DELIVER_NONE);
+            struct pf_sqe sqe = {.opcode = PF_OP_WRITE,
+                                 .flags = sent + chunk == length ? last_flags : 0};
+            int64_t result = pf_submit_block(client, slot, &sqe, (const uint8_t *)data + sent,
+                                             chunk, PF_DELIVER_NONE);
             if (result == -ENOBUFS && !sent && timeout_ns == 0 && chunk > PF_SEND_LEAST) {
                 /* Poll says that there is room as soon as there is any: part of it fits. */
                 most = chunk / 4 > PF_SEND_LEAST ? chunk / 4 : PF_SEND_LEAST;
@@ -376,4 +378,14 @@ int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint3
             return -EINTR;
         }
     }
+}
+
+int64_t pf_send(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                int64_t timeout_ns) {
+    return send_some(client, slot, data, length, timeout_ns, 0);
+}
+
+int64_t pf_send_urgent(struct pf_client *client, uint32_t slot, const void *data, uint32_t length,
+                       int64_t timeout_ns) {
+    return send_some(client, slot, data, length, timeout_ns, PF_SQE_URGENT);
 }

@@ -437,6 +437,13 @@ int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t lengt
     return taken;
 }
 
+void stk_tcp_urgent(struct stk_conn *conn) {
+    if (conn->pcb && !conn->listening) {
+        conn->pcb->snd_up = conn->pcb->snd_lbb;
+        tcp_set_flags(conn->pcb, TF_URGENT);
+    }
+}
+
 uint32_t stk_tcp_unsent(const struct stk_conn *conn) {
     return conn->pcb && !conn->listening ? conn->pcb->snd_lbb - conn->pcb->snd_nxt : 0;
 }

@@ -69,7 +69,8 @@ enum pf_sqe_flags {
     PF_SQE_REJECT = 2, /* cancel: token is of an accept whose connection nobody will adopt */
     PF_SQE_TICKET = 4, /* adopt: token is a ticket for a socket whose mirror the client holds */
     PF_SQE_NOWAIT = 8, /* accept: -EAGAIN when no connection waits */
-    PF_SQE_ALL = 16    /* cancel: every operation of the socket */
+    PF_SQE_ALL = 16,   /* cancel: every operation of the socket */
+    PF_SQE_URGENT = 32 /* write: its last byte is urgent data */
 };
 /* Of every operation but CANCEL and CLOSE. */
 enum pf_sqe_general {

@@ -179,7 +179,7 @@ _SOCKET = (
     told("SO_PEERCRED", 17, "of no process: that is for AF_UNIX", bytes(4) + b"\xff" * 8),
     told("SO_SNDLOWAT", 19, "always 1, as in the kernel", 1),
     Row("SO_BROADCAST", 6, NO_OP, "a stream has no broadcasts", datagrams=True),
-    Row("SO_OOBINLINE", 10, NO_OP, "urgent data are not sent (MSG_OOB is refused)"),
+    Row("SO_OOBINLINE", 10, NO_OP, "received urgent data (MSG_OOB) always stay in the stream"),
     Row("SO_DONTROUTE", 5, NO_OP, "the stack has one link for each destination", datagrams=True),
     Row("SO_DEBUG", 1, NO_OP, "the kernel has no use for it either"),
     Row("SO_INCOMING_CPU", 49, NO_OP, "one stack thread serves all", -1, anything),

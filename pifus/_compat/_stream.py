@@ -39,6 +39,7 @@ _STATELESS: Final = frozenset({errno.ENOTCONN, errno.EPIPE, errno.EBADF, errno.E
 _pool: list[CData] = []
 _recv: Callable[..., int] = lib.pf_recv
 _send: Callable[..., int] = lib.pf_send
+_send_urgent: Callable[..., int] = lib.pf_send_urgent
 _unpack: Callable[..., bytes] = ffi.unpack
 
 
@@ -347,8 +348,6 @@ def _transmit(
         sent = _send_plain(endpoint, data)
         if sent and (sent == len(data) or not whole):
             return sent
-    if flags & MSG_OOB:
-        raise _errors.os_error(errno.EOPNOTSUPP)
     patience = endpoint.send_patience
     if timeout is None and patience is not None and not flags & MSG_DONTWAIT:
         try:
@@ -372,7 +371,7 @@ def _transmit_from(
     sent: int,
 ) -> int:
     size = len(native)
-    nowait = _nowait(flags, timeout)
+    nowait, oob = _nowait(flags, timeout), flags & MSG_OOB
     end = None if nowait else deadline(timeout)
     handle = endpoint.enter()
     try:
@@ -380,7 +379,7 @@ def _transmit_from(
             _connecting.ready(endpoint, handle, nowait, end, writing=True)
         while True:
             try:
-                sent += _send_some(endpoint, handle, native + sent, size - sent, nowait, end)
+                sent += _send_some(endpoint, handle, native + sent, size - sent, oob, nowait, end)
             except OSError:
                 if sent and not strict:
                     return sent
@@ -394,14 +393,16 @@ def _transmit_from(
 
 
 def _send_some(
-    endpoint: Endpoint, handle: CData, data: Any, size: int, nowait: bool, end: int | None
+    endpoint: Endpoint, handle: CData, data: Any, size: int, oob: int, nowait: bool, end: int | None
 ) -> int:
+    # Urgent is the last byte: while not all is left to be sent in one piece, none.
+    transmit = _send_urgent if oob and size <= _SEND_MAX else _send
     size = min(size, _SEND_MAX)
     while True:
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)
         slot = endpoint.slot
-        sent = _send(handle, slot, data, size, 0 if nowait else slice_ns(end))
+        sent = transmit(handle, slot, data, size, 0 if nowait else slice_ns(end))
         if sent >= 0:
             if endpoint.armed:
                 endpoint.write_done(handle, full=sent < size)

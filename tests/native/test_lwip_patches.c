@@ -7,71 +7,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "lwip_link.h"
+#include "hand_peer.h"
 
 #include "lwip/ip6_frag.h"
 #include "lwip/nd6.h"
-#include "lwip/priv/tcp_priv.h"
-#include "lwip/tcp.h"
-
-/* ---- a connection, of which the peer's side is played by hand ---- */
-
-static struct tcp_pcb *accepted;
-static uint32_t our_next; /* sequence number of the first byte that we send */
-
-enum { PEER_ISN = 1000, PEER_WINDOW = 60000 };
-
-static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err) {
-    (void)arg;
-    REQUIRE(err == ERR_OK);
-    accepted = pcb;
-    return ERR_OK;
-}
-
-static void receive_ack(uint32_t ack, uint16_t window, const uint8_t *options, uint8_t length) {
-    receive_segment(&(struct segment){.port = OUR_PORT,
-                                      .flags = TCP_ACK,
-                                      .seq = PEER_ISN + 1,
-                                      .ack = ack,
-                                      .window = window,
-                                      .options = options,
-                                      .options_length = length});
-}
-
-static void establish(void) {
-    static const uint8_t mss_1460[4] = {2, 4, 1460 >> 8, 1460 & 0xff};
-    start_stack(false);
-    learn_peer();
-    struct tcp_pcb *pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
-    REQUIRE(pcb != NULL);
-    REQUIRE(tcp_bind(pcb, IP4_ADDR_ANY, OUR_PORT) == ERR_OK);
-    pcb = tcp_listen(pcb);
-    REQUIRE(pcb != NULL);
-    tcp_accept(pcb, on_accept);
-    receive_segment(&(struct segment){.port = OUR_PORT,
-                                      .flags = TCP_SYN,
-                                      .seq = PEER_ISN,
-                                      .window = PEER_WINDOW,
-                                      .options = mss_1460,
-                                      .options_length = sizeof(mss_1460)});
-    our_next = get32(ETHERNET_HEADER + IPV4_HEADER + 4) + 1;
-    receive_ack(our_next, PEER_WINDOW, NULL, 0);
-    REQUIRE(accepted != NULL);
-    REQUIRE(accepted->state == ESTABLISHED);
-}
-
-static void write_bytes(u16_t length) {
-    static const uint8_t zeros[2000];
-    REQUIRE(tcp_write(accepted, zeros, length, TCP_WRITE_FLAG_COPY) == ERR_OK);
-    REQUIRE(tcp_output(accepted) == ERR_OK);
-}
-
-static void let_it_time_out(void) {
-    for (int tick = 0; tick < 20000 && accepted->nrtx == 0; tick++) {
-        tcp_slowtmr();
-    }
-    REQUIRE(accepted->nrtx > 0);
-}
 
 /* ---- the tests ---- */
 
@@ -476,6 +415,39 @@ static void split_segment_with_fin(void) {
     REQUIRE(accepted->unsent == NULL && (sent_frame[flags] & TCP_FIN) != 0);
 }
 
+static int urgent_pointer_sent(void) {
+    const size_t tcp = ETHERNET_HEADER + IPV4_HEADER;
+    return sent_frame[tcp + 13] & TCP_URG ? sent_frame[tcp + 18] << 8 | sent_frame[tcp + 19] : -1;
+}
+
+static void urgent_pointer(void) {
+#ifdef TF_URGENT
+    establish();
+    tcp_set_flags(accepted, TF_NODELAY | TF_URGENT);
+    accepted->snd_up = our_next + 110;
+    write_bytes(10);
+    REQUIRE(urgent_pointer_sent() == 110); /* the byte may be in a later segment */
+    write_bytes(100);
+    REQUIRE(urgent_pointer_sent() == 100);
+    write_bytes(10);
+    REQUIRE(urgent_pointer_sent() == -1); /* that is behind it */
+    accepted->snd_up = our_next + 120;
+    let_it_time_out();
+    REQUIRE(urgent_pointer_sent() == 10); /* the same segment again, which it is in now */
+    receive_ack(our_next + 120, PEER_WINDOW, NULL, 0);
+    write_bytes(10);
+    REQUIRE(urgent_pointer_sent() == -1 && !(accepted->flags & TF_URGENT));
+    tcp_set_flags(accepted, TF_URGENT);
+    accepted->snd_up = accepted->snd_lbb + 0x10000;
+    write_bytes(1);
+    REQUIRE(urgent_pointer_sent() == -1); /* too far away to be told */
+    write_bytes(1);
+    REQUIRE(urgent_pointer_sent() == 0xffff);
+#else
+    REQUIRE(!"lwIP has no urgent pointer");
+#endif
+}
+
 static void send_to(const ip6_addr_t *neighbour) {
     struct pbuf *p = pbuf_alloc(PBUF_IP, 8, PBUF_RAM);
     REQUIRE(p != NULL);
@@ -568,6 +540,7 @@ static const struct test {
     {"the_loopback_network", the_loopback_network},
     {"simultaneous_open", simultaneous_open},
     {"split_segment_with_fin", split_segment_with_fin},
+    {"urgent_pointer", urgent_pointer},
     {"udp_input_hook", udp_input_hook},
     {"nd6_queue_is_shared", nd6_queue_is_shared},
 };
