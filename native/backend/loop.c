@@ -177,12 +177,11 @@ static int choose(struct pf_backend *backend) {
     return best;
 }
 
-static void step(struct pf_backend *backend, int p, bool *just_woken) {
+static void step(struct pf_backend *backend, int p, bool just_woken) {
     /* Within one priority, frames and submissions take turns. */
     backend->frame_turn = !backend->frame_turn;
     if (stk_frame_waiting(p) && (backend->frame_turn || !backend->ready[p])) {
-        if (*just_woken) { /* once it is busy, this would only delay what is urgent */
-            *just_woken = false;
+        if (just_woken) {
             stk_announce_frame(p);
         }
         stk_process_frame(p);
@@ -449,7 +448,6 @@ void *pf_loop(void *argument) {
     uint64_t idle_since = 0;
     uint32_t steps = 0;
     bool woken = false; /* the first frame is served before asking whether there is a second */
-    bool just_woken = false;
     stk_adopt_thread();
     pf_spin_reset(&backend->spin);
     while (!pf_load_acquire(&backend->stop)) {
@@ -470,10 +468,12 @@ void *pf_loop(void *argument) {
          * that a few steps of bulk traffic leave. */
         stk_collect_own_frames();
         int p = choose(backend);
+        bool first = false;
         if ((p < 0 && look_for_frames(backend, idle_since)) ||
             ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
             steps = 0;
             backend->frames_told = stk_collect_frames(woken ? 1 : STK_FRAMES_AT_ONCE);
+            first = woken;
             woken = false;
             p = choose(backend);
         }
@@ -482,7 +482,7 @@ void *pf_loop(void *argument) {
                 pf_spin_result(&backend->spin, true);
                 idle_since = 0;
             }
-            step(backend, p, &just_woken);
+            step(backend, p, first);
             stk_flush();
             pf_post_flush(backend);
             if (backend->any_dying && steps == 0) {
@@ -512,7 +512,6 @@ void *pf_loop(void *argument) {
         }
         sleep_until_news(backend);
         woken = true;
-        just_woken = true;
         backend->next_orphan_look_ns = 0;
         idle_since = 0;
     }
