@@ -571,8 +571,6 @@ bool pf_cq_takes_more(struct pf_bsock *sock);
 void pf_wake(struct pf_bsock *sock);
 /* Publishes and wakes what the last step changed. */
 void pf_post_flush(struct pf_backend *backend);
-/* A frame that seems to have bytes for the socket is about to be processed: wakes who sleeps. */
-void pf_announce(void *owner);
 
 /* bell.c */
 /* The client waits by descriptor from now on, also for what was published before. */

@@ -177,13 +177,10 @@ static int choose(struct pf_backend *backend) {
     return best;
 }
 
-static void step(struct pf_backend *backend, int p, bool just_woken) {
+static void step(struct pf_backend *backend, int p) {
     /* Within one priority, frames and submissions take turns. */
     backend->frame_turn = !backend->frame_turn;
     if (stk_frame_waiting(p) && (backend->frame_turn || !backend->ready[p])) {
-        if (just_woken) {
-            stk_announce_frame(p);
-        }
         stk_process_frame(p);
     } else {
         struct pf_bsock *sock = pf_ready_take(backend, p);
@@ -468,12 +465,10 @@ void *pf_loop(void *argument) {
          * that a few steps of bulk traffic leave. */
         stk_collect_own_frames();
         int p = choose(backend);
-        bool first = false;
         if ((p < 0 && look_for_frames(backend, idle_since)) ||
             ++steps >= PF_FRAMES_EVERY_OPERATIONS) {
             steps = 0;
             backend->frames_told = stk_collect_frames(woken ? 1 : STK_FRAMES_AT_ONCE);
-            first = woken;
             woken = false;
             p = choose(backend);
         }
@@ -482,7 +477,7 @@ void *pf_loop(void *argument) {
                 pf_spin_result(&backend->spin, true);
                 idle_since = 0;
             }
-            step(backend, p, first);
+            step(backend, p);
             stk_flush();
             pf_post_flush(backend);
             if (backend->any_dying && steps == 0) {

@@ -1,9 +1,7 @@
 /* Completions and wake-ups. Posting only writes; pf_post_flush, once per step of the loop,
  * publishes the news in order of priority and wakes whoever sleeps on it. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
 #include <string.h>
 
 #include "backend/internal.h"
@@ -174,21 +172,6 @@ static void flush_sock(struct pf_bsock *sock) {
     if (sock->mirror_fd >= 0) {
         pf_mirror_update(sock);
     }
-}
-
-/* Waking a thread takes longer than a frame takes through the stack: begun first, the two go on side
- * by side, and the thread finds its bytes, or spins for the rest (pf_sock_sleep). On this very
- * processor it would only get in the way. If the frame brings nothing, it slept badly. */
-void pf_announce(void *owner) {
-    struct pf_bsock *sock = owner;
-    uint32_t cpu = (uint32_t)sched_getcpu();
-    if (sock->phase != PF_SOCK_CONNECTED || pf_load_relaxed(&sock->c2b->waiting) == 0 ||
-        pf_load_relaxed(&sock->c2b->waiting_cpu) == cpu) {
-        return;
-    }
-    pf_store_relaxed(&sock->b2c->announced_cpu, cpu);
-    pf_store_release(&sock->b2c->announced, sock->b2c->announced + 1);
-    (void)pf_futex_wake(&sock->b2c->event, INT_MAX);
 }
 
 void pf_post_flush(struct pf_backend *backend) {

@@ -29,8 +29,6 @@ struct stk_events {
     void (*connected)(void *owner);
     /* A listener has another connection for stk_tcp_accept. */
     void (*acceptable)(void *owner);
-    /* A frame that may bring bytes is about to be processed: a hint. */
-    void (*arriving)(void *owner);
     /* In-order bytes, or the end of the stream, are there for stk_tcp_read. */
     void (*readable)(void *owner);
     /* The peer acknowledged `bytes`: their memory is no longer referenced. */
@@ -75,8 +73,6 @@ bool stk_collect_frames(int most);
 void stk_collect_own_frames(void);
 /* Whether a collected frame of this priority waits. */
 bool stk_frame_waiting(int priority);
-/* Tells the socket, if any, for which the next frame of this priority seems to bring bytes. */
-void stk_announce_frame(int priority);
 /* Feeds one frame to the stack. */
 void stk_process_frame(int priority);
 /* Writes out what the last step produced. */

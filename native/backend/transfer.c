@@ -358,7 +358,6 @@ void pf_accept_report(struct pf_bsock *sock) {
 const struct stk_events pf_stack_events = {
     .connected = on_connected,
     .acceptable = on_acceptable,
-    .arriving = pf_announce,
     .readable = on_readable,
     .acknowledged = on_acknowledged,
     .failed = on_failed,

@@ -116,7 +116,7 @@ int64_t pf_recvfrom(struct pf_client *client, uint32_t slot, void *buffer, uint3
                 continue;
             }
         }
-        int slept = pf_sock_sleep(&waiter, sock, seen);
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept == -ETIMEDOUT) {
             return receive(client, slot, buffer, limit, flags, info);
         }
@@ -159,7 +159,7 @@ int64_t pf_sendto_wait(struct pf_client *client, uint32_t slot, const void *data
             return -EAGAIN;
         }
         /* Room may also come from another socket, which does not wake this one: the pulse does. */
-        int slept = pf_sock_sleep(&waiter, sock, seen);
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept != 0) {
             return slept == -ETIMEDOUT ? -EAGAIN : slept;
         }

@@ -15,8 +15,6 @@
 
 /* A wait looks at the backend's pulse at least this often. */
 #define PF_PULSE_NS INT64_C(200000000)
-/* How long news that was announced may take: some frames' way through the stack. */
-#define PF_ANNOUNCED_NS UINT64_C(10000)
 #define PF_SEND_CHUNK (64U * 1024U)
 #define PF_SEND_LEAST (1U << PF_ARENA_MIN_ORDER)
 #define PF_NO_SLOT UINT32_MAX
@@ -248,8 +246,6 @@ bool pf_waiter_spin_cq(struct pf_waiter *waiter, const struct pf_sock *sock);
 /* Sleeps until `event` is no longer `seen`. 0: look again; -ETIMEDOUT, -EINTR, -EPIPE. */
 int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
                     uint32_t *waiting);
-/* The same for news of a socket. */
-int pf_sock_sleep(struct pf_waiter *waiter, const struct pf_sock *sock, uint32_t seen);
 
 /* move.c. `state` has MOVING or MOVED; waits until it is known. True: the socket is gone from here.
  */

@@ -292,7 +292,7 @@ int64_t pf_recv(struct pf_client *client, uint32_t slot, void *buffer, uint32_t 
                 continue;
             }
         }
-        int slept = pf_sock_sleep(&waiter, sock, seen);
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept == -ETIMEDOUT) {
             return pf_rx_read(client, slot, buffer, limit, peek);
         }
@@ -334,13 +334,13 @@ static int wait_for_room(struct pf_waiter *waiter, struct pf_client *client, str
                          uint32_t seen) {
     struct pf_waiter look;
     if (pf_socket_send_used(client, sock->slot) > 0) {
-        return pf_sock_sleep(waiter, sock, seen);
+        return pf_waiter_sleep(waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
     }
     pf_waiter_start(&look, client, PF_MEMORY_LOOK_NS);
     if (look.deadline_ns > waiter->deadline_ns) {
         look.deadline_ns = waiter->deadline_ns;
     }
-    int slept = pf_sock_sleep(&look, sock, seen);
+    int slept = pf_waiter_sleep(&look, &sock->b2c->event, seen, &sock->c2b->waiting);
     return slept == -ETIMEDOUT && look.deadline_ns < waiter->deadline_ns ? 0 : slept;
 }
 

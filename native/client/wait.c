@@ -3,7 +3,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 
 #include "client/internal.h"
 
@@ -90,30 +89,6 @@ int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t se
     return 0;
 }
 
-/* Woken for news that is on its way from another processor. */
-static void spin_for_announced(const struct pf_sock *sock, uint32_t seen) {
-    uint64_t end = pf_now_ns() + PF_ANNOUNCED_NS;
-    do {
-        for (int i = 0; i < PF_SPIN_LOOKS; i++) {
-            if (pf_load_acquire(&sock->b2c->event) != seen) {
-                return;
-            }
-            pf_spin_relax(i);
-        }
-    } while (pf_now_ns() < end);
-}
-
-int pf_sock_sleep(struct pf_waiter *waiter, const struct pf_sock *sock, uint32_t seen) {
-    uint32_t announced = pf_load_relaxed(&sock->b2c->announced);
-    pf_store_relaxed(&sock->c2b->waiting_cpu, (uint32_t)sched_getcpu());
-    int result = pf_waiter_sleep(waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
-    if (result == 0 && pf_load_acquire(&sock->b2c->announced) != announced &&
-        pf_load_relaxed(&sock->b2c->announced_cpu) != (uint32_t)sched_getcpu()) {
-        spin_for_announced(sock, seen);
-    }
-    return result;
-}
-
 /* The mirror of a listener is readable while connections wait that the program has not been given.
  */
 static void note_accept(struct pf_sock *sock, const struct pf_done *done) {
@@ -195,7 +170,7 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
         if (pf_batch_has_all(client, sock)) {
             return -EDEADLK;
         }
-        int slept = pf_sock_sleep(&waiter, sock, seen);
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept == -ETIMEDOUT) {
             return take(client, slot, out);
         }
@@ -391,7 +366,7 @@ int pf_await(struct pf_client *client, uint32_t slot, uint64_t op_id, int64_t ti
                 continue;
             }
         }
-        int slept = pf_sock_sleep(&waiter, sock, seen);
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept == -ETIMEDOUT) {
             return take_call(client, slot, op_id, out);
         }
@@ -430,7 +405,7 @@ int pf_await_room(struct pf_client *client, uint32_t slot, int64_t timeout_ns) {
         if (room != 0) {
             return room;
         }
-        int slept = pf_sock_sleep(&waiter, sock, seen);
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
         if (slept != 0) {
             return slept == -ETIMEDOUT ? 0 : slept;
         }

@@ -9,7 +9,6 @@
 #define SLOT_MASK (PF_FLOW_SLOTS - 1U)
 #define ETHERNET_HEADER_BYTES 14U
 #define PROTOCOL_TCP 6U
-#define TCP_HEADER_BYTES 20U
 #define PROTOCOL_UDP 17U
 
 struct slot {
@@ -17,7 +16,6 @@ struct slot {
     uint32_t ports;
     uint8_t ip_version; /* 0: free */
     uint8_t priority;
-    void *conn;
 };
 
 struct listener {
@@ -57,9 +55,10 @@ static uint32_t find(const struct pf_flow_table *table, const struct slot *flow)
     return at;
 }
 
-static struct slot slot_from_key(const struct pf_flow_key *key) {
+static struct slot slot_from_key(const struct pf_flow_key *key, uint8_t priority) {
     struct slot flow = {.ports = (uint32_t)key->local_port << 16 | key->remote_port,
-                        .ip_version = key->ip_version};
+                        .ip_version = key->ip_version,
+                        .priority = priority};
     memcpy(flow.remote, key->remote, key->ip_version == 4 ? 4 : 16);
     return flow;
 }
@@ -78,14 +77,11 @@ void pf_flow_table_close(struct pf_flow_table *table) { free(table); }
 
 uint32_t pf_flow_count(const struct pf_flow_table *table) { return table->count; }
 
-bool pf_flow_set(struct pf_flow_table *table, const struct pf_flow_key *key, uint8_t priority,
-                 void *conn) {
+bool pf_flow_set(struct pf_flow_table *table, const struct pf_flow_key *key, uint8_t priority) {
     if (key->ip_version != 4 && key->ip_version != 6) {
         return false;
     }
-    struct slot flow = slot_from_key(key);
-    flow.priority = priority;
-    flow.conn = conn;
+    struct slot flow = slot_from_key(key, priority);
     uint32_t at = find(table, &flow);
     if (table->slots[at].ip_version == 0) {
         if (table->count >= PF_FLOW_MAX) {
@@ -101,7 +97,7 @@ bool pf_flow_remove(struct pf_flow_table *table, const struct pf_flow_key *key) 
     if (key->ip_version != 4 && key->ip_version != 6) {
         return false;
     }
-    struct slot flow = slot_from_key(key);
+    struct slot flow = slot_from_key(key, 0);
     uint32_t hole = find(table, &flow);
     if (table->slots[hole].ip_version == 0) {
         return false;
@@ -145,72 +141,49 @@ void pf_flow_udp_port(struct pf_flow_table *table, uint16_t port, int priority) 
 
 static uint16_t load16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
 
-/* Reads address, ports and protocol of an unfragmented TCP or UDP packet. Returns where its
- * transport header begins, of which `contiguous` holds four bytes at least; 0: it is none. */
-static size_t parse(const uint8_t *packet, size_t contiguous, struct slot *flow,
-                    uint8_t *protocol) {
-    if (contiguous < 20) {
-        return 0;
-    }
-    size_t header = 40;
-    flow->ip_version = packet[0] >> 4;
-    if (flow->ip_version == 4) {
-        header = (size_t)(packet[0] & 0x0FU) * 4U;
-        bool fragment = (load16(packet + 6) & 0x3FFFU) != 0;
-        *protocol = packet[9];
-        if (header < 20 || fragment) {
-            return 0;
-        }
-        memcpy(flow->remote, packet + 12, 4);
-    } else if (flow->ip_version == 6 && contiguous >= header) {
-        *protocol = packet[6];
-        memcpy(flow->remote, packet + 8, 16);
-    } else {
-        return 0;
-    }
-    bool ours = *protocol == PROTOCOL_TCP || *protocol == PROTOCOL_UDP;
-    if (!ours || contiguous < header + 4U) {
-        return 0;
-    }
-    /* Local port first: the packet comes from the remote one. */
-    flow->ports = (uint32_t)load16(packet + header + 2U) << 16 | load16(packet + header);
-    return header;
-}
-
 uint8_t pf_flow_classify_ip(const struct pf_flow_table *table, const uint8_t *packet,
                             size_t contiguous, uint8_t fallback) {
-    struct slot flow = {.ip_version = 0};
-    uint8_t protocol = 0;
-    if (parse(packet, contiguous, &flow, &protocol) == 0) {
+    if (contiguous < 20) {
         return fallback;
     }
-    uint16_t local_port = (uint16_t)(flow.ports >> 16);
+    struct slot flow = {.ip_version = packet[0] >> 4};
+    size_t header = 0;
+    uint8_t protocol = 0;
+    if (flow.ip_version == 4) {
+        header = (size_t)(packet[0] & 0x0FU) * 4U;
+        bool fragment = (load16(packet + 6) & 0x3FFFU) != 0;
+        protocol = packet[9];
+        if (header < 20 || fragment) {
+            return fallback;
+        }
+        memcpy(flow.remote, packet + 12, 4);
+    } else if (flow.ip_version == 6) {
+        header = 40;
+        if (contiguous < header) {
+            return fallback;
+        }
+        protocol = packet[6];
+        memcpy(flow.remote, packet + 8, 16);
+    } else {
+        return fallback;
+    }
+    bool ours = protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP;
+    if (!ours || contiguous < header + 4U) {
+        return fallback;
+    }
+    uint16_t remote_port = load16(packet + header);
+    uint16_t local_port = load16(packet + header + 2U);
     if (protocol == PROTOCOL_UDP) {
         uint8_t known = table->udp_ports[local_port];
         return known != 0 ? (uint8_t)(known - 1) : fallback;
     }
+    flow.ports = (uint32_t)local_port << 16 | remote_port;
     const struct slot *slot = &table->slots[find(table, &flow)];
     if (slot->ip_version != 0) {
         return slot->priority;
     }
     const struct listener *listener = &table->listeners[local_port];
     return listener->holders != 0 ? listener->priority : fallback;
-}
-
-void *pf_flow_of_data(const struct pf_flow_table *table, const uint8_t *packet, size_t contiguous) {
-    struct slot flow = {.ip_version = 0};
-    uint8_t protocol = 0;
-    size_t header = parse(packet, contiguous, &flow, &protocol);
-    if (header == 0 || protocol != PROTOCOL_TCP || contiguous < header + TCP_HEADER_BYTES) {
-        return NULL;
-    }
-    size_t tcp_header = (size_t)(packet[header + 12U] >> 4) * 4U;
-    size_t total = flow.ip_version == 4 ? load16(packet + 2) : 40U + load16(packet + 4);
-    if (total <= header + tcp_header) {
-        return NULL;
-    }
-    const struct slot *slot = &table->slots[find(table, &flow)];
-    return slot->ip_version != 0 ? slot->conn : NULL;
 }
 
 uint8_t pf_flow_classify_frame(const struct pf_flow_table *table, const uint8_t *frame,

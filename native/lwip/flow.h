@@ -28,8 +28,7 @@ void pf_flow_table_close(struct pf_flow_table *table);
 
 /* Adds the connection or changes its priority; false when PF_FLOW_MAX are known (it then has the
  * listener's or the fallback priority). */
-bool pf_flow_set(struct pf_flow_table *table, const struct pf_flow_key *key, uint8_t priority,
-                 void *conn);
+bool pf_flow_set(struct pf_flow_table *table, const struct pf_flow_key *key, uint8_t priority);
 bool pf_flow_remove(struct pf_flow_table *table, const struct pf_flow_key *key);
 uint32_t pf_flow_count(const struct pf_flow_table *table);
 
@@ -49,9 +48,5 @@ uint8_t pf_flow_classify_ip(const struct pf_flow_table *table, const uint8_t *pa
                             size_t contiguous, uint8_t fallback);
 uint8_t pf_flow_classify_frame(const struct pf_flow_table *table, const uint8_t *frame,
                                size_t contiguous, uint8_t fallback);
-
-/* The connection, as it was given to pf_flow_set, to which this unfragmented TCP packet says that
- * it brings bytes; else NULL. Nothing of it has been checked. */
-void *pf_flow_of_data(const struct pf_flow_table *table, const uint8_t *packet, size_t contiguous);
 
 #endif

@@ -297,24 +297,6 @@ void stk_collect_own_frames(void) {
 
 bool stk_frame_waiting(int priority) { return stages[priority].head != stages[priority].tail; }
 
-void stk_announce_frame(int priority) {
-    const struct stage *stage = &stages[priority];
-    if (stage->head == stage->tail) {
-        return;
-    }
-    const struct staged_frame *staged = &stage->frames[stage->head % STAGED_MAX];
-    const struct pbuf *frame = staged->pbuf;
-    size_t skip = staged->driver->netif.flags & NETIF_FLAG_ETHERNET ? SIZEOF_ETH_HDR : 0;
-    if (frame->len <= skip) {
-        return;
-    }
-    const struct stk_conn *conn =
-        pf_flow_of_data(pf_flows, (const uint8_t *)frame->payload + skip, frame->len - skip);
-    if (conn && conn->owner) {
-        pf_events->arriving(conn->owner);
-    }
-}
-
 void stk_process_frame(int priority) {
     struct stage *stage = &stages[priority];
     if (stage->head == stage->tail) {

@@ -25,7 +25,7 @@ static void flow_add(struct stk_conn *conn) {
         conn->flow.ip_version = 6;
         memcpy(conn->flow.remote, ip_2_ip6(&pcb->remote_ip)->addr, 16);
     }
-    conn->flow_known = pf_flow_set(pf_flows, &conn->flow, (uint8_t)conn->priority, conn);
+    conn->flow_known = pf_flow_set(pf_flows, &conn->flow, (uint8_t)conn->priority);
 }
 
 static void flow_drop(struct stk_conn *conn) {

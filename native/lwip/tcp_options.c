@@ -166,7 +166,7 @@ static void set_priority(struct stk_conn *conn, uint64_t value) {
     if (conn->listening) {
         pf_flow_listener_update(pf_flows, conn->pcb->local_port, (uint8_t)value);
     } else if (conn->flow_known) {
-        (void)pf_flow_set(pf_flows, &conn->flow, (uint8_t)value, conn);
+        (void)pf_flow_set(pf_flows, &conn->flow, (uint8_t)value);
     }
 }
 

@@ -261,11 +261,10 @@ struct pf_socket_c2b {
                                token or, without a mirror, by a hint */
     uint32_t write_arm;     /* mirror: bumped when the client has made it unwritable */
     uint32_t accepts_taken; /* how many of pf_socket_b2c.accepts the program was given */
-    uint32_t waiting_cpu;   /* the processor on which the latest of `waiting` went to sleep */
     uint32_t write_room;    /* mirror: there is room when blocks of so many bytes, modulo 2^32, have
                                come back since the open: pf_send_block() of each WRITE and SENDTO that
                                has ended */
-    uint32_t pad[7];
+    uint32_t pad[8];
 };
 
 /* B2C: the first page: what was granted. Written once, before the client sees it. */
@@ -317,9 +316,7 @@ struct pf_socket_b2c {
     uint32_t read_token;  /* mirror: the read_arm that the token in it answers */
     uint32_t write_token; /* mirror: the write_arm that was answered by draining it */
     uint32_t rx_dropped;  /* datagrams that found no room in the ring, modulo 2^32 */
-    uint32_t announced;   /* counts wake-ups ahead of the news, that follow in microseconds */
-    uint32_t announced_cpu; /* the processor on which the news are made */
-    uint32_t pad0[3];
+    uint32_t pad0[5];
     /* Apart from the line above, because these change with every operation, and that one is read
      * with every completion. */
     uint32_t event; /* futex: changes with each completion, arrival, change of state */
