@@ -161,13 +161,14 @@ static bool hung_up(const struct pf_identity *identity) {
 static void leave_listener(struct pf_bsock *sock) {
     struct pf_identity *identity = sock->identity;
     struct stk_conn *conn = sock->conn;
+    /* First: who has left the listener can give nothing back to its queue. */
+    pf_session_give_back(sock->session, sock, PF_MAX_UNADOPTED);
     unlink_sharer(identity, sock);
     sock->identity = NULL;
     sock->mirror_fd = -1;
     sock->conn = NULL;
     stk_tcp_set_owner(conn, identity->first);
     stk_tcp_set_account(conn, identity->first->session->account);
-    pf_session_give_back(sock->session, sock, PF_MAX_UNADOPTED);
     /* A token that it had taken out of the mirror, and has not acted upon, is put back. */
     identity->arrived = true;
     pf_wake(identity->first);

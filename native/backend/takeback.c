@@ -48,6 +48,9 @@ static void take_writes(struct pf_bsock *sock, struct pf_pick *pick) {
 
 static void take_connect(struct pf_bsock *sock, struct pf_pick *pick) {
     struct pf_op op = sock->connect_op;
+    if (sock->phase != PF_SOCK_CONNECTING) {
+        return; /* a claim, that is: the listener is that of others, and the claim about to end */
+    }
     if (!op.op_id || !pf_picked(pick, op.op_id, op.deadline_ns)) {
         return;
     }

@@ -44,7 +44,7 @@ static void detach(struct pf_session *session, struct rig_client *client) {
 
 /* All that was submitted at the slot. */
 static void serve(struct pf_session *session, uint32_t slot) {
-    while (pf_dispatch_one(&session->socks[slot])) {
+    while (pf_dispatch_one(pf_session_slot(session, slot))) {
     }
     pf_post_flush(rig.backend);
 }
@@ -170,6 +170,85 @@ static void test_a_busy_socket_moves_later(void) {
     detach(session, &owner);
 }
 
+/* A listener of `owner`, and a claim by `other` that waits for what `owner` has submitted. */
+static struct claim wait_for_share(struct pf_session *session, const struct rig_client *owner,
+                                   struct pf_session *second, const struct rig_client *other,
+                                   uint32_t *shared) {
+    *shared = listener(session, owner);
+    int fd = mirror_of(session, owner, *shared);
+    for (int i = 0; i < WORDS; i++) {
+        CHECK(RIG_SUBMIT(owner->client, *shared, PF_OP_NOP, 0) > 0);
+    }
+    struct claim taken = claim(second, other, fd);
+    (void)close(fd);
+    CHECK(rig.backend->sharing);
+    CHECK_EQ(second->socks[taken.slot].phase, PF_SOCK_LISTENING);
+    return taken;
+}
+
+static void share_it(void) {
+    while (pf_sharing_piece(rig.backend)) {
+    }
+    pf_post_flush(rig.backend);
+}
+
+/* A claim under way has its operation where a connect has it, and the listener is that of others:
+ * to take the claim back must not end it. */
+static void test_a_claim_cannot_be_taken_back(void) {
+    struct rig_client owner;
+    struct rig_client other;
+    struct pf_session *session = attach(&owner);
+    struct pf_session *second = attach(&other);
+    uint32_t shared;
+    struct claim taken = wait_for_share(session, &owner, second, &other, &shared);
+    struct pf_done done;
+    int64_t op = RIG_SUBMIT(other.client, taken.slot, PF_OP_CANCEL, .flags = PF_SQE_ALL);
+    CHECK(op > 0);
+    serve(second, taken.slot);
+    CHECK_EQ(pf_await(other.client, taken.slot, (uint64_t)op, 0, &done), 1);
+    CHECK_EQ(done.result, 0); /* operations */
+    CHECK_EQ(second->socks[taken.slot].phase, PF_SOCK_LISTENING);
+    CHECK(second->socks[taken.slot].conn == session->socks[shared].conn);
+    share_it();
+    int32_t result;
+    CHECK_EQ(outcome(&other, taken, &result), 1);
+    CHECK_EQ(result, 0);
+    detach(second, &other);
+    CHECK_EQ(session->socks[shared].phase, PF_SOCK_LISTENING);
+    detach(session, &owner);
+}
+
+/* What was reported to one who accepts, and not adopted, is for the others when it goes. */
+static void test_one_who_accepts_goes(void) {
+    struct rig_client owner;
+    struct rig_client other;
+    struct pf_session *session = attach(&owner);
+    struct pf_session *second = attach(&other);
+    uint32_t shared;
+    struct claim taken = wait_for_share(session, &owner, second, &other, &shared);
+    share_it();
+    CHECK(RIG_SUBMIT(other.client, taken.slot, PF_OP_ACCEPT, 0) > 0);
+    serve(second, taken.slot);
+    struct pf_addr addr = rig_addr(port);
+    uint32_t near = rig_socket(owner.client, PF_FAMILY_IPV4, 4096);
+    CHECK(RIG_SUBMIT(owner.client, near, PF_OP_CONNECT, .addr = &addr) > 0);
+    serve(session, near);
+    run_frames();
+    pf_accept_report(&session->socks[shared]);
+    CHECK_EQ(second->unadopted_count, 1);
+    CHECK(RIG_SUBMIT(other.client, taken.slot, PF_OP_CLOSE, .flags = PF_CLOSE_SHARED) > 0);
+    serve(second, taken.slot);
+    CHECK_EQ(second->unadopted_count, 0);
+    while (stk_tcp_reset_some(8)) {
+    }
+    run_frames();
+    CHECK(stk_tcp_acceptable(session->socks[shared].conn));
+    CHECK_EQ(session->socks[near].phase, PF_SOCK_CONNECTED);
+    detach(second, &other);
+    detach(session, &owner);
+    run_frames();
+}
+
 static uint32_t ready_count(const struct pf_session *session) {
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < SOCKETS; slot++) {
@@ -198,7 +277,7 @@ static void test_listeners_wait_for_room(void) {
         CHECK_EQ(session->socks[slots[i]].accepts.tail - session->socks[slots[i]].accepts.head, 1);
     }
     for (uint32_t slot = 0; slot < SOCKETS; slot++) {
-        pf_ready_remove(&session->socks[slot]);
+        pf_ready_remove(pf_session_slot(session, slot));
     }
     for (int i = 0; i < LISTENERS; i++) {
         session->unadopted_count--;
@@ -228,6 +307,8 @@ int main(void) {
     stk_adopt_thread();
     RUN(test_a_listener_of_a_busy_client);
     RUN(test_a_busy_socket_moves_later);
+    RUN(test_a_claim_cannot_be_taken_back);
+    RUN(test_one_who_accepts_goes);
     RUN(test_listeners_wait_for_room);
     rig_stop(&rig);
     return 0;
