@@ -295,6 +295,46 @@ static void test_listeners_wait_for_room(void) {
     run_frames();
 }
 
+static uint32_t connected(struct pf_session *session, const struct rig_client *client) {
+    struct pf_addr addr = rig_addr(port);
+    uint32_t near = rig_socket(client->client, PF_FAMILY_IPV4, 4096);
+    CHECK(RIG_SUBMIT(client->client, near, PF_OP_CONNECT, .addr = &addr) > 0);
+    serve(session, near);
+    run_frames();
+    CHECK_EQ(session->socks[near].phase, PF_SOCK_CONNECTED);
+    return near;
+}
+
+/* Its queue is reset in pieces; its address is free at once, and whoever has it then keeps what
+ * comes. */
+static void test_the_address_of_a_closed_listener(void) {
+    enum { QUEUED = 8 };
+    struct rig_client client;
+    struct pf_session *session = attach(&client);
+    uint32_t old = listener(session, &client);
+    uint32_t near[QUEUED];
+    for (int i = 0; i < QUEUED; i++) {
+        near[i] = connected(session, &client);
+    }
+    CHECK(RIG_SUBMIT(client.client, old, PF_OP_CLOSE, 0) > 0);
+    serve(session, old);
+    CHECK(stk_tcp_reset_some(1));
+    port--;
+    uint32_t next = listener(session, &client); /* the same port */
+    uint32_t fresh = connected(session, &client);
+    while (stk_tcp_reset_some(1)) {
+    }
+    run_frames();
+    for (int i = 0; i < QUEUED; i++) {
+        CHECK_EQ(session->socks[near[i]].phase, PF_SOCK_BROKEN);
+        CHECK_EQ(session->socks[near[i]].error, ECONNRESET);
+    }
+    CHECK_EQ(session->socks[fresh].phase, PF_SOCK_CONNECTED);
+    CHECK(stk_tcp_acceptable(session->socks[next].conn));
+    detach(session, &client);
+    run_frames();
+}
+
 int main(void) {
     char error[300] = "";
     struct pf_backend_config config = {.max_pcbs = 20000, .cpu = -1};
@@ -310,6 +350,7 @@ int main(void) {
     RUN(test_a_claim_cannot_be_taken_back);
     RUN(test_one_who_accepts_goes);
     RUN(test_listeners_wait_for_room);
+    RUN(test_the_address_of_a_closed_listener);
     rig_stop(&rig);
     return 0;
 }
