@@ -73,7 +73,8 @@ void pf_sharing_forget(struct pf_session *session) {
 
 /* True: took a submission; else it is one slot further. */
 static bool look(struct pf_session *session) {
-    if (session->share_submissions > 0 && pf_dispatch_one(pf_session_slot(session, session->share_slot))) {
+    if (session->share_submissions > 0 &&
+        pf_dispatch_one(pf_session_slot(session, session->share_slot))) {
         session->share_submissions--;
         return true;
     }

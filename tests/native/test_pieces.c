@@ -44,7 +44,7 @@ static void detach(struct pf_session *session, struct rig_client *client) {
 
 /* All that was submitted at the slot. */
 static void serve(struct pf_session *session, uint32_t slot) {
-    while (pf_dispatch_one(&session->socks[slot])) {
+    while (pf_dispatch_one(pf_session_slot(session, slot))) {
     }
     pf_post_flush(rig.backend);
 }
