@@ -262,7 +262,7 @@ struct pf_session {
     struct pf_session *next_finishing;
     uint32_t share_slot;  /* the next one to be looked at; see sharing.c */
     uint32_t share_slots; /* so many are to be */
-    uint32_t share_left; /* slots; 0: none */
+    uint32_t share_left;  /* slots; 0: none */
     uint32_t share_submissions;
     struct pf_session *next_sharing;
     struct pf_link claimed; /* sockets of others */

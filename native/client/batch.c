@@ -104,12 +104,16 @@ static bool close_released(struct pf_client *client, struct pf_sock *sock) {
 }
 
 /* Wakes who waits for room, which there is now: by an operation, because the word that they sleep
- * on is the backend's. True: ring the doorbell. */
+ * on is the backend's. One under way is enough: whoever found no room did not find it ended, and
+ * its end is still to change that word. True: ring the doorbell. */
 static bool wake(struct pf_client *client, struct pf_sock *sock) {
     bool ring = false;
     struct pf_sqe sqe = {.opcode = PF_OP_NOP};
-    if (sock->phase == PF_SLOT_OPEN) {
-        (void)pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring);
+    const struct pf_pending *last = &sock->pending[sock->wake_op & 0xffff];
+    bool flying = sock->wake_op && last->op_id == sock->wake_op && last->state != PF_PENDING_FREE;
+    if (sock->phase == PF_SLOT_OPEN && !flying) {
+        int64_t op_id = pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring);
+        sock->wake_op = op_id > 0 ? (uint64_t)op_id : 0;
     }
     return ring;
 }
@@ -149,7 +153,7 @@ bool pf_batch_has_all(struct pf_client *client, const struct pf_sock *sock) {
     pf_lock(client);
     uint32_t kept = sock ? kept_back(client, sock) : client->batch_count;
     uint64_t all = sock ? sock->user_ops : 0;
-    for (uint32_t slot = 0; !sock && slot < client->layout.max_sockets; slot++) {
+    for (uint32_t slot = 0; !sock && slot < client->slots_made; slot++) {
         const struct pf_sock *one = &client->socks[slot];
         bool lives = one->phase != PF_SLOT_FREE && !one->released;
         all += lives ? one->user_ops : 0;

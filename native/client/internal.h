@@ -66,7 +66,8 @@ struct pf_sock {
     bool released;
     uint8_t close_flags;
     bool in_ready;
-    bool staged; /* submissions are kept back */
+    bool staged;      /* submissions are kept back */
+    uint64_t wake_op; /* the latest operation by which a batch taken back wakes, or 0 */
     int open_error;
     int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];

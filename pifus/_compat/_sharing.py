@@ -213,8 +213,9 @@ class Sharing:
             flags |= lib.PF_CLOSE_SHARED
         if self.lingers[0] and self.lingers[1] > 0:
             self._linger(handle, flags, self.lingers[1])
-        elif self.is_called_on() and not self.elsewhere:
-            # Whoever knows of the close is refused from now on. If others go on it is no end.
+        elif (self.is_called_on() or self.lingers == (1, 0)) and not self.elsewhere:
+            # Whoever knows of the close is refused, or finds the reset, from now on. If others go
+            # on it is no end.
             self._linger(handle, flags, _CLOSE_SECONDS)
         lib.pf_socket_release(handle, self.slot, flags)
 

@@ -108,6 +108,21 @@ def test_a_reset_is_told_to_a_sender(pair: Pair) -> None:
         server.send(b"x")
 
 
+@pytest.mark.legs(
+    "kernel", "pifus", "connects", reason="what the kernel sends has a way to go to the stack"
+)
+def test_a_reset_is_under_way_when_close_returns(make_pair: Callable[[], Pair]) -> None:
+    """Who closes tells another thread, which looks at once."""
+    for _ in range(100):
+        client, server = make_pair()
+        server.setblocking(False)
+        client.setsockopt(names.SOL_SOCKET, names.SO_LINGER, ABORT)
+        client.close()
+        with pytest.raises(ConnectionResetError):
+            server.recv(1)
+        server.close()
+
+
 def test_a_reset_ends_a_blocked_reader(pair: Pair, spawn: Spawn) -> None:
     client, server = pair
     got = spawn(server.recv, 10)

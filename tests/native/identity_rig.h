@@ -55,7 +55,7 @@ static inline void let_go(const struct rig_client *client, uint32_t slot) {
 
 static inline void send_range(const struct rig_client *client, uint32_t slot, uint64_t at,
                               uint32_t length) {
-    uint8_t *data = malloc(length);
+    uint8_t *data = malloc(length + 1U);
     CHECK(data);
     rig_fill(data, 5, at, length);
     rig_send_all(client->client, slot, data, length);
@@ -64,7 +64,7 @@ static inline void send_range(const struct rig_client *client, uint32_t slot, ui
 
 static inline void expect_range(const struct rig_client *client, uint32_t slot, uint64_t at,
                                 uint32_t length) {
-    uint8_t *data = malloc(length);
+    uint8_t *data = malloc(length + 1U);
     CHECK(data);
     rig_recv_all(client->client, slot, data, length);
     CHECK(!rig_differs(data, 5, at, length));
