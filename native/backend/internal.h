@@ -386,8 +386,7 @@ uint64_t pf_session_hold(struct pf_bsock *listener, struct stk_conn *conn);
 /* Resets the connections that were reported to the client and never handed to the program. */
 void pf_session_drop_accepts(const struct pf_bsock *listener);
 struct stk_conn *pf_session_claim(struct pf_session *session, uint64_t token);
-/* Connections that were reported and not adopted: back to their listeners, or reset. NULL: of all
- * listeners. */
+/* Connections reported and not adopted: back to their listeners (NULL: all), or reset. */
 void pf_session_give_back(struct pf_session *session, struct pf_bsock *listener, uint32_t most);
 /* One of those that its listener had reported before it was shared. False: there is none. */
 bool pf_session_give_back_shared(struct pf_session *session);
@@ -575,8 +574,7 @@ void pf_post_flush(struct pf_backend *backend);
 /* bell.c */
 /* The client waits by descriptor from now on, also for what was published before. */
 void pf_bell_attach(struct pf_session *session, int fd);
-/* Completions of the session were published, and a full fence passed: wakes a client that waits
- * for them by its bell. */
+/* Completions were published, and a full fence passed: wakes who waits for them by its bell. */
 void pf_bell_ring(struct pf_session *session);
 /* Nothing more comes: the client's end hangs up. Twice is no error. */
 void pf_bell_close(struct pf_session *session);

@@ -440,6 +440,14 @@ static bool look_for_frames(const struct pf_backend *backend, uint64_t idle_sinc
     return idle_since || backend->frames_told || stk_frames_pending();
 }
 
+/* Of what is done in pieces, one of each. True: there is more. */
+static bool do_pieces(struct pf_backend *backend) {
+    bool more = backend->finishing && pf_session_finish_piece(backend);
+    more |= stk_tcp_reset_some(PF_FINISH_PIECE);
+    more |= pf_sharing_piece(backend);
+    return more;
+}
+
 void *pf_loop(void *argument) {
     struct pf_backend *backend = argument;
     uint64_t idle_since = 0;
@@ -458,9 +466,7 @@ void *pf_loop(void *argument) {
             end_doomed(backend);
         }
         timers(backend);
-        bool finishing = backend->finishing && pf_session_finish_piece(backend);
-        finishing |= stk_tcp_reset_some(PF_FINISH_PIECE);
-        finishing |= pf_sharing_piece(backend);
+        bool finishing = do_pieces(backend);
         /* At once: the loopback is one queue, and a HIGH frame would wait there behind the bursts
          * that a few steps of bulk traffic leave. */
         stk_collect_own_frames();
