@@ -108,7 +108,8 @@ static bool close_released(struct pf_client *client, struct pf_sock *sock) {
  * its end is still to change that word. True: ring the doorbell. */
 static bool wake(struct pf_client *client, struct pf_sock *sock) {
     bool ring = false;
-    struct pf_sqe sqe = {.opcode = PF_OP_NOP};
+    /* Of nothing: no part of a chain, as a NOP would be. */
+    struct pf_sqe sqe = {.opcode = PF_OP_CANCEL};
     const struct pf_pending *last = &sock->pending[sock->wake_op & 0xffff];
     bool flying = sock->wake_op && last->op_id == sock->wake_op && last->state != PF_PENDING_FREE;
     if (sock->phase == PF_SLOT_OPEN && !flying) {

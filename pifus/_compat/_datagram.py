@@ -325,6 +325,8 @@ def sendto(
                 _confirm(endpoint, result, key)
                 break
             handle = again
+        # Last: it may get the socket back from another process, to another slot.
+        endpoint.write_done(handle, full=False)
         return size
     finally:
         endpoint.leave()
@@ -347,8 +349,6 @@ def _submit(
         wait = 0 if nowait else slice_ns(end)
         op: int = lib.pf_sendto_wait(handle, slot, data, size, addr, how, delivery, wait)
         if op > 0:
-            if endpoint.armed:
-                endpoint.write_done(handle, full=False)
             return handle, op
         if endpoint.closed:
             raise _errors.os_error(errno.EBADF)

@@ -415,10 +415,12 @@ static void split_segment_with_fin(void) {
     REQUIRE(accepted->unsent == NULL && (sent_frame[flags] & TCP_FIN) != 0);
 }
 
+#ifdef TF_URGENT
 static int urgent_pointer_sent(void) {
     const size_t tcp = ETHERNET_HEADER + IPV4_HEADER;
     return sent_frame[tcp + 13] & TCP_URG ? sent_frame[tcp + 18] << 8 | sent_frame[tcp + 19] : -1;
 }
+#endif
 
 static void urgent_pointer(void) {
 #ifdef TF_URGENT

@@ -234,6 +234,7 @@ async def trio_programs(client: pifus.Client) -> None:
     room = bytearray(10)
     print(await sock.recv(10), await sock.recv_into(room), sock.is_readable())
     print(await sock.recvfrom(10), await sock.recvfrom_into(room))
+    print(await sock.recvmsg(10), await sock.recvmsg_into([room]))
     print(sock.getsockname(), sock.getpeername())
     sock.shutdown(socket.SHUT_RDWR)
     sock.close()
