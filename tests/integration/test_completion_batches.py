@@ -208,6 +208,21 @@ def test_what_is_dropped_leaves_no_trace(client: pifus.Client, pair: Pair) -> No
     assert ours.wait(SECONDS).check().data == b""
 
 
+def test_what_is_dropped_is_no_part_of_a_chain(client: pifus.Client, pair: Pair) -> None:
+    ours, theirs = pair
+    first = ours.recv(10, link=True)
+    with contextlib.suppress(WrongError), client.batch():
+        ours.nop()
+        raise WrongError
+    second = ours.nop()
+    fence = client.socket(priority=pifus.Priority.LOW)  # served after what `ours` has
+    fence.nop()
+    fence.wait(SECONDS).check()
+    assert ours.poll() is None  # it waits for the first
+    theirs.write(b"bytes")
+    assert [ours.wait(SECONDS).op, ours.wait(SECONDS).op] == [first, second]
+
+
 def test_release_and_close_submit_what_is_kept_back(client: pifus.Client, pair: Pair) -> None:
     ours, theirs = pair
     with client.batch():
