@@ -208,19 +208,17 @@ def test_what_is_dropped_leaves_no_trace(client: pifus.Client, pair: Pair) -> No
     assert ours.wait(SECONDS).check().data == b""
 
 
-def test_what_is_dropped_is_no_part_of_a_chain(client: pifus.Client, pair: Pair) -> None:
-    ours, theirs = pair
+def test_what_is_dropped_is_no_part_of_a_chain(pair: Pair) -> None:
+    ours, _ = pair
     first = ours.recv(10, link=True)
-    with contextlib.suppress(WrongError), client.batch():
+    with contextlib.suppress(WrongError), ours.client.batch():
         ours.nop()
         raise WrongError
     second = ours.nop()
-    fence = client.socket(priority=pifus.Priority.LOW)  # served after what `ours` has
-    fence.nop()
-    fence.wait(SECONDS).check()
-    assert ours.poll() is None  # it waits for the first
-    theirs.write(b"bytes")
-    assert [ours.wait(SECONDS).op, ours.wait(SECONDS).op] == [first, second]
+    ours.cancel(first)
+    ends = finals(ours, 3)
+    assert ends[first].errno == errno.ECANCELED
+    assert ends[second].errno == errno.ECANCELED  # and not what the batch left behind
 
 
 def test_release_and_close_submit_what_is_kept_back(client: pifus.Client, pair: Pair) -> None:
