@@ -39,6 +39,39 @@ print("ok")
     assert run(HEAD + code) == "ok\n"
 
 
+def test_a_full_socket_that_another_took_is_writable_again(run: Run) -> None:  # noqa: F811
+    """Nobody looked at its descriptor before."""
+    code = """
+near, far = pair()
+near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+sent = 0
+while True:
+    try:
+        sent += near.send(bytes(65536), socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        break
+ours, theirs = socket.socketpair()
+def child():
+    assert exactly(near, 5) == b"taken"
+    theirs.send(b"t")
+    assert theirs.recv(1) == b"e"
+pid = fork(child)
+far.sendall(b"taken")
+assert ours.recv(1) == b"t"
+near.setblocking(False)
+assert len(exactly(far, sent)) == sent
+poller = select.poll()
+poller.register(near, select.POLLOUT)
+assert poller.poll(20_000) == [(near.fileno(), select.POLLOUT)]
+assert near.send(b"more") == 4
+assert exactly(far, 4) == b"more"
+ours.send(b"e")
+ended(pid)
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
+
+
 def test_no_byte_is_lost_or_doubled_while_two_processes_read_and_write(run: Run) -> None:  # noqa: F811
     """Both read as they like; what they got together is what was sent, and likewise back."""
     code = """
