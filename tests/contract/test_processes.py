@@ -53,13 +53,20 @@ while True:
 ours, theirs = socket.socketpair()
 def child():
     assert exactly(near, 5) == b"taken"
+    poller = select.poll()
+    poller.register(near, select.POLLOUT)
     theirs.send(b"t")
+    assert theirs.recv(1) == b"b"
+    assert poller.poll(20_000) == [(near.fileno(), select.POLLOUT)]
+    theirs.send(b"w")
     assert theirs.recv(1) == b"e"
 pid = fork(child)
 far.sendall(b"taken")
 assert ours.recv(1) == b"t"
 near.setblocking(False)
+ours.send(b"b")
 assert len(exactly(far, sent)) == sent
+assert ours.recv(1) == b"w"
 poller = select.poll()
 poller.register(near, select.POLLOUT)
 assert poller.poll(20_000) == [(near.fileno(), select.POLLOUT)]
