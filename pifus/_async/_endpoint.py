@@ -137,8 +137,8 @@ class Endpoint:
 
     async def _send_all(self, octets: bytes | memoryview) -> None:
         with self._writing:
-            self._sendable()
             await self.loop.before()
+            self._sendable()
             sent = 0
             while (sent := self._push(octets, sent)) < len(octets):
                 await self._room()
@@ -147,8 +147,8 @@ class Endpoint:
     async def send_some(self, data: bytes | bytearray | memoryview) -> int:
         """Sends as much as there is room for, at least one byte; returns how much."""
         with self._writing, memoryview(data).cast("B") as octets:
-            self._sendable()
             await self.loop.before()
+            self._sendable()
             while not (sent := self._push(octets, 0)) and octets:
                 await self._room()
             await self.loop.after()
@@ -157,8 +157,8 @@ class Endpoint:
     async def wait_writable(self) -> None:
         """Waits until there is room for more bytes."""
         with self._writing:
-            self._writable()
             await self.loop.before()
+            self._writable()
             while self._unacked >= UNACKED_MAX or self._writes >= self._writes_max:
                 await self.loop.park(self._writing.signal)
                 self._writable()
@@ -167,8 +167,8 @@ class Endpoint:
     async def flush(self) -> None:
         """Waits until the peer has acknowledged everything that was sent."""
         with self._writing:
-            self._writable()
             await self.loop.before()
+            self._writable()
             while self._writes:
                 if self._loose and (op := _now.drain(self.sock)) is not None:
                     self._mark(op)

@@ -107,6 +107,11 @@ class Hub:
         entry.expected[op] = deliver
         return True
 
+    def is_expected(self, sock: Socket, op: int) -> bool:
+        """True: somebody waits for the next completion of the operation."""
+        entry = self._entries.get(sock._slot)
+        return entry is not None and entry.generation == sock._generation and op in entry.expected
+
     def watch(self, sock: Socket, reader: Callable[[], None]) -> bool:
         """Has `reader` called, once, when there may be something to receive. False: look now."""
         handle = self._handle
