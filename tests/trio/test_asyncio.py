@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import uvloop
@@ -15,6 +14,7 @@ import uvloop
 import pifus
 import pifus.aio
 from pifus.aio import Server, Stream, UdpSocket
+from tests.conftest import descriptors
 
 SECONDS = 20.0
 
@@ -28,11 +28,6 @@ def run(main: Callable[[], Awaitable[None]], factory: object = None) -> None:
 
     with asyncio.Runner(loop_factory=factory) as runner:  # type: ignore[arg-type]
         runner.run(limited())
-
-
-def descriptors() -> int:
-    """How many this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def port_of(server: Server) -> int:
