@@ -286,11 +286,11 @@ class Endpoint:
         _now.setopt(self._open(), option, value)
 
     async def connect(self, address: Address) -> None:
-        """Connects. Cancelled, the socket is closed."""
+        """Connects. Cancelled, the socket is closed; what was refused may be tried again."""
         try:
             await self.loop.before()
             await self._finish(self._open().connect(address))
-        except OSError:
+        except Exception:
             raise
         except BaseException:
             self.close()

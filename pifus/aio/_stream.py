@@ -276,6 +276,9 @@ async def open_connection(
         except OSError as error:
             endpoint.close()
             failure = error
+        except BaseException:
+            endpoint.close()
+            raise
         else:
             return Stream(endpoint)
     raise failure or OSError(f"{host!r} has no address")
