@@ -87,7 +87,10 @@ class Endpoint:
         """Waits, for a turn at least, until there may be something to take. It is taken in the step
         in which the call returns: whatever ends this wait, a cancellation, an exception of a signal
         handler, leaves it where it is."""
-        if not here and self.loop.hub.watch(self.sock, self._reading.signal.fire):
+        hub = self.loop.hub
+        if not here and hub.left:
+            raise self._lost()
+        if not here and hub.watch(self.sock, self._reading.signal.fire):
             await self.loop.park(self._reading.signal)
         else:
             await self.loop.turn()
@@ -102,6 +105,8 @@ class Endpoint:
                 await self.loop.turn()
             while not self._accepted:
                 self._open()
+                if self._ended:
+                    raise self._lost()
                 if self._error:
                     error, self._error = self._error, 0
                     raise _errors.os_error(error)
@@ -116,12 +121,12 @@ class Endpoint:
 
     def _arrived(self, raw: bytes | None) -> None:
         self._asked = False
-        if raw is not None:
-            result = _ops.result_of(raw)
-            if result >= 0:
-                self._accepted.append(raw)
-            else:
-                self._error = -result
+        if raw is None:
+            self._ended = True
+        elif (result := _ops.result_of(raw)) >= 0:
+            self._accepted.append(raw)
+        else:
+            self._error = -result
         self._reading.signal.fire()
 
     # ---- sending ----
@@ -176,7 +181,7 @@ class Endpoint:
                     await self._room()  # for one more operation
                 else:
                     await self.loop.park(self._writing.signal)
-                    self._writable()
+                self._writable()
             await self.loop.after()
 
     async def send_to(self, data: bytes | bytearray | memoryview, address: Address | None) -> int:
@@ -210,7 +215,7 @@ class Endpoint:
     def _writable(self) -> None:
         self._open()
         if self._ended:
-            raise _now.ended(self.sock)
+            raise self._lost()
         if self._broken:
             raise _errors.os_error(self._broken)
 
@@ -334,6 +339,12 @@ class Endpoint:
             raise self.loop.closed("this socket was closed")
         return self.sock
 
+    def _lost(self) -> Exception:
+        """Why nothing is told of the socket any more."""
+        if self.loop.hub.left:
+            return self.loop.closed("the event loop that this socket was made in has ended")
+        return _now.ended(self.sock)
+
     async def _finish(self, op: int) -> int:
         """Waits for the end of an operation; its result."""
         signal = Signal()
@@ -353,7 +364,7 @@ class Endpoint:
             self._others.discard(signal)
         raw = outcome[0]
         if raw is None:
-            raise _now.ended(self.sock)
+            raise self._lost()
         result = _ops.result_of(raw)
         if result < 0:
             raise _errors.os_error(-result)

@@ -77,9 +77,7 @@ class SocketFactory(trio.abc.SocketFactory):
         kind = type & ~(_socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC) or _socket.SOCK_STREAM
         protocol = _TYPES.get(kind)
         if protocol is None:
-            raise OSError(
-                errno.ESOCKTNOSUPPORT, f"socket type {kind}: allowed are SOCK_STREAM and SOCK_DGRAM"
-            )
+            raise OSError(errno.ESOCKTNOSUPPORT, f"socket type {kind}: only TCP and UDP")
         if proto not in (0, protocol):
             raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
         ambient = _ambient.current()
