@@ -148,6 +148,9 @@ def test_discovery(start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch)
 def test_failure_of_a_private_backend_is_told() -> None:
     with pytest.raises(OSError, match="--driver tap needs an address"):
         pifus.Client(driver=["tap"])
+    for words in (["tpa"], ["tap", "--tap-ipv4", "192.168.77.2/24", "tpa"]):
+        with pytest.raises(OSError, match="--driver is 'tpa': allowed is loopback, tap"):
+            pifus.Client(driver=words)
 
 
 def test_a_stopped_backend_does_not_hang_a_closing_client(
