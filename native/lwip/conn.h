@@ -39,6 +39,7 @@ struct stk_conn {
     struct pf_rx_queue rx;
     struct stk_account *account;  /* NULL: nobody's */
     uint32_t counted;             /* bytes of `rx` that are in the account */
+    uint32_t queued_counted;      /* buffers with bytes to send that are */
     uint32_t window;              /* the largest, once it has an owner */
     bool waiting;                 /* it came in, and never had one */
     struct stk_conn *listener;    /* in whose queue this connection waits */
@@ -104,6 +105,11 @@ bool pf_queue_left(const struct tcp_pcb *pcb);
 #define PF_WAITING_WINDOW 32768U
 /* After each change of the queue. */
 void pf_share_recount(struct stk_conn *conn);
+/* After each change of the queue of bytes to send. */
+void pf_share_requeue(struct stk_conn *conn);
+/* Whether it may queue more than one segment. With none in the queue it may always queue that one,
+ * so that an acknowledgement comes, and the rest has its turn. */
+bool pf_share_may_queue(const struct stk_conn *conn);
 /* The connection came in, and has no owner. */
 void pf_share_start(struct stk_conn *conn);
 /* It has one now. */

@@ -99,6 +99,7 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     (void)pcb;
     if (conn) {
         conn->bytes_acked += bytes;
+        pf_share_requeue(conn);
         leave_to_time_wait(conn);
     }
     if (conn && conn->owner) {
@@ -127,6 +128,7 @@ static void on_error(void *arg, err_t error) {
         number = 0; /* both sides closed in good order */
     }
     conn->pcb = NULL; /* lwIP frees it around this call: not even its state may be looked at */
+    pf_share_requeue(conn);
     conn->error = number;
     flow_drop(conn);
     if (conn->listener) {
@@ -314,6 +316,12 @@ int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t lengt
         uint32_t piece = length - taken;
         piece = piece < pcb->snd_buf ? piece : pcb->snd_buf;
         piece = piece < 0xffff ? piece : 0xffff; /* tcp_write takes 16 bits */
+        if (!pf_share_may_queue(conn)) {
+            if (pcb->snd_queuelen > 0) {
+                break; /* an acknowledgement will come, and we are asked again */
+            }
+            piece = piece < pcb->mss ? piece : pcb->mss;
+        }
         if (piece == 0) {
             break;
         }
@@ -331,6 +339,7 @@ int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t lengt
             return -pf_errno_of(error);
         }
         taken += piece;
+        pf_share_requeue(conn);
     }
     return taken;
 }
