@@ -71,6 +71,15 @@ struct stk_conn {
 #define PF_UNACCEPTED_SHARE 64U
 void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes);
 uint32_t pf_tcp_unaccepted_count(void);
+/* A pcb, or NULL. */
+struct tcp_pcb *pf_tcp_new(uint8_t type);
+/* Its socket is closed, and all but its FIN is acknowledged: if a new pcb finds no place, it goes.
+ * So peers that never acknowledge a FIN keep nobody from connecting (as Linux's tcp_max_orphans).
+ */
+void pf_tcp_left_alone(struct tcp_pcb *pcb);
+/* Whether there is, or was made, a place for a pcb. Before each that lwIP makes: where it finds
+ * none, it resets connections that have an owner. */
+bool pf_tcp_make_room(void);
 
 /* tcp_bind.c */
 int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port);

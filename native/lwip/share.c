@@ -104,8 +104,8 @@ err_t pf_tcp_admit(const struct tcp_pcb *listener) {
     uint32_t here = ((const struct tcp_pcb_listen *)listener)->accepts_pending;
     uint32_t all = pf_tcp_unaccepted_count();
     bool share_used = here >= PF_UNACCEPTED_SHARE || others >= PF_UNACCEPTED_SHARE;
-    return all >= PF_UNACCEPTED_MAX || (all >= PF_UNACCEPTED_MAX / 2 && share_used) ? ERR_ABRT
-                                                                                    : ERR_OK;
+    bool full = all >= PF_UNACCEPTED_MAX || (all >= PF_UNACCEPTED_MAX / 2 && share_used);
+    return full || !pf_tcp_make_room() ? ERR_ABRT : ERR_OK;
 }
 
 static void set_waiting(struct stk_conn *conn, bool yes) {

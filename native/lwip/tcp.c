@@ -178,7 +178,7 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
     if (!conn) {
         return -ENOMEM;
     }
-    conn->pcb = tcp_new_ip_type(family == PF_FAMILY_IPV6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
+    conn->pcb = pf_tcp_new(family == PF_FAMILY_IPV6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
     if (!conn->pcb) {
         free(conn);
         return -ENOBUFS;
@@ -445,6 +445,7 @@ void stk_tcp_close(struct stk_conn *conn) {
     if (conn->pcb) {
         struct tcp_pcb *pcb = conn->pcb;
         forget(conn);
+        pf_tcp_left_alone(pcb);
         if (tcp_close(pcb) != ERR_OK) {
             tcp_abort(pcb);
         }
