@@ -65,12 +65,20 @@ void pf_mirror_update(struct pf_bsock *sock) {
     /* After what was published: the client asks, fences, and looks for that once more. Either it
      * sees our news, or we its question. */
     pf_full_fence();
+    /* First, and instead of a byte: it makes the client's end readable as well, so whoever polls
+     * sees both at one stroke, as of a socket of the kernel's. */
+    if (!sock->mirror_eof && (sock->state & PF_STATE_EOF)) {
+        sock->mirror_eof = true;
+        (void)shutdown(sock->mirror_fd, SHUT_WR);
+    }
     uint32_t arm = pf_load_acquire(&sock->c2b->read_arm);
     /* With one client each question is answered once: a token beyond that could come after the
      * client has looked, taken the others out and asked again, and would be for nothing. */
     bool news = arm != sock->read_token || (pf_identity_is_shared(sock) && sock->identity->arrived);
     if (news && readable(sock)) {
-        (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (!sock->mirror_eof) {
+            (void)send(sock->mirror_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
         sock->read_token = arm;
         pf_store_release(&sock->b2c->read_token, arm);
     }
@@ -82,10 +90,6 @@ void pf_mirror_update(struct pf_bsock *sock) {
         drain(sock->mirror_fd);
         sock->write_token = arm;
         pf_store_release(&sock->b2c->write_token, arm);
-    }
-    if (!sock->mirror_eof && (sock->state & PF_STATE_EOF)) {
-        sock->mirror_eof = true;
-        (void)shutdown(sock->mirror_fd, SHUT_WR);
     }
     if (sock->state & PF_STATE_ERROR) {
         if (sock->let_go) {

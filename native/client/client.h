@@ -202,7 +202,9 @@ int pf_datagram_error(struct pf_client *client, uint32_t slot);
 
 /* Mirror descriptors: see docs/ARCHITECTURE.md. `fd` is this side's end. */
 int pf_mirror_attach(struct pf_client *client, uint32_t slot, uint64_t mirror_id, int fd);
-/* Starts to keep readability and writability right; needed before the descriptor is polled. */
+/* Starts to keep readability and writability right; needed before the descriptor is polled.
+ * -ESTALE: the socket is elsewhere, and has to be claimed, as the descriptor may have been filled.
+ */
 int pf_mirror_arm(struct pf_client *client, uint32_t slot);
 /* From now on the descriptor is `fd`, a duplicate of it; or, with -1, it is about to be closed and
  * is not touched any more. */

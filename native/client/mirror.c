@@ -86,6 +86,16 @@ static bool fill(struct pf_client *client, struct pf_sock *sock, uint32_t least)
     return pf_hint(client, sock);
 }
 
+/* -ESTALE: the socket has moved, and what was done to its mirror has to be made good by a claim.
+ */
+static int gone(struct pf_client *client, const struct pf_sock *sock) {
+    return pf_sock_known(sock) &&
+                   (pf_load_acquire(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
+                   pf_moved(client, sock)
+               ? -ESTALE
+               : 0;
+}
+
 int pf_mirror_arm(struct pf_client *client, uint32_t slot) {
     bool ring = false;
     pf_lock(client);
@@ -97,6 +107,7 @@ int pf_mirror_arm(struct pf_client *client, uint32_t slot) {
         ring = pf_hint(client, sock);
         /* It may have been full before anybody asked. */
         ring |= pf_send_shortage(client, sock) > 0 && fill(client, sock, 0);
+        result = gone(client, sock);
     }
     pf_unlock(client);
     if (ring) {
@@ -115,16 +126,6 @@ int pf_mirror_move(struct pf_client *client, uint32_t slot, int fd) {
     }
     pf_unlock(client);
     return result;
-}
-
-/* -ESTALE: the socket has moved, and what was done to its mirror has to be made good by a claim.
- */
-static int gone(struct pf_client *client, const struct pf_sock *sock) {
-    return pf_sock_known(sock) &&
-                   (pf_load_acquire(&sock->b2c->state) & (PF_STATE_MOVING | PF_STATE_MOVED)) &&
-                   pf_moved(client, sock)
-               ? -ESTALE
-               : 0;
 }
 
 /* True: ring. */

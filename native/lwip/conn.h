@@ -39,6 +39,7 @@ struct stk_conn {
     struct pf_rx_queue rx;
     struct stk_account *account;  /* NULL: nobody's */
     uint32_t counted;             /* bytes of `rx` that are in the account */
+    uint32_t queued_counted;      /* buffers with bytes to send that are */
     uint32_t window;              /* the largest, once it has an owner */
     bool waiting;                 /* it came in, and never had one */
     struct stk_conn *listener;    /* in whose queue this connection waits */
@@ -70,6 +71,15 @@ struct stk_conn {
 #define PF_UNACCEPTED_SHARE 64U
 void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes);
 uint32_t pf_tcp_unaccepted_count(void);
+/* A pcb, or NULL. */
+struct tcp_pcb *pf_tcp_new(uint8_t type);
+/* Its socket is closed, and all but its FIN is acknowledged: if a new pcb finds no place, it goes.
+ * So peers that never acknowledge a FIN keep nobody from connecting (as Linux's tcp_max_orphans).
+ */
+void pf_tcp_left_alone(struct tcp_pcb *pcb);
+/* Whether there is, or was made, a place for a pcb. Before each that lwIP makes: where it finds
+ * none, it resets connections that have an owner. */
+bool pf_tcp_make_room(void);
 
 /* tcp_bind.c */
 int pf_tcp_bind_pcb(struct tcp_pcb *pcb, const ip_addr_t *ip, uint16_t port);
@@ -104,6 +114,11 @@ bool pf_queue_left(const struct tcp_pcb *pcb);
 #define PF_WAITING_WINDOW 32768U
 /* After each change of the queue. */
 void pf_share_recount(struct stk_conn *conn);
+/* After each change of the queue of bytes to send. */
+void pf_share_requeue(struct stk_conn *conn);
+/* Whether it may queue more than one segment. With none in the queue it may always queue that one,
+ * so that an acknowledgement comes, and the rest has its turn. */
+bool pf_share_may_queue(const struct stk_conn *conn);
 /* The connection came in, and has no owner. */
 void pf_share_start(struct stk_conn *conn);
 /* It has one now. */

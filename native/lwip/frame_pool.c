@@ -19,6 +19,8 @@ struct pf_frame_pool {
     bool closed;
 };
 
+static size_t bytes_in_use;
+
 struct pf_frame_pool *pf_frame_pool_open(size_t limit_bytes, size_t cache_bytes) {
     struct pf_frame_pool *pool = calloc(1, sizeof(*pool));
     if (pool != NULL) {
@@ -78,6 +80,7 @@ struct pf_frame *pf_frame_take(struct pf_frame_pool *pool, size_t bytes) {
     }
     frame->next = NULL;
     pool->used_bytes += frame->capacity;
+    bytes_in_use += frame->capacity;
     ++pool->frames_in_use;
     pool->large_in_use += size_class == LARGE_CLASS;
     return frame;
@@ -86,6 +89,7 @@ struct pf_frame *pf_frame_take(struct pf_frame_pool *pool, size_t bytes) {
 void pf_frame_give(struct pf_frame *frame) {
     struct pf_frame_pool *pool = frame->pool;
     pool->used_bytes -= frame->capacity;
+    bytes_in_use -= frame->capacity;
     --pool->frames_in_use;
     pool->large_in_use -= frame->size_class == LARGE_CLASS;
     bool keep = !pool->closed && pool->cached_bytes + frame->capacity <= pool->cache_limit_bytes;
@@ -113,5 +117,7 @@ struct pbuf *pf_frame_wrap(struct pf_frame *frame, size_t offset, uint16_t lengt
     return pbuf_alloced_custom(PBUF_RAW, length, PBUF_REF, &frame->custom, frame->data + offset,
                                length);
 }
+
+size_t pf_frame_bytes_in_use(void) { return bytes_in_use; }
 
 uint32_t pf_frame_pool_large_in_use(const struct pf_frame_pool *pool) { return pool->large_in_use; }

@@ -12,6 +12,7 @@
 
 /* The largest class holds any packet a u16 length can describe, plus room in front of it. */
 #define PF_FRAME_MAX_BYTES (65536U + 128U)
+#define PF_FRAME_POOL_BYTES (256U * 1024U * 1024U)
 
 struct pf_frame_pool;
 
@@ -34,6 +35,8 @@ struct pf_frame *pf_frame_take(struct pf_frame_pool *pool, size_t bytes);
 void pf_frame_give(struct pf_frame *frame);
 /* The pbuf over data[offset .. offset + length); freeing it gives the frame back. */
 struct pbuf *pf_frame_wrap(struct pf_frame *frame, size_t offset, uint16_t length);
+/* What all pools together have handed out; one alone may hand out PF_FRAME_POOL_BYTES. */
+size_t pf_frame_bytes_in_use(void);
 /* Number of buffers of the largest class that are handed out. */
 uint32_t pf_frame_pool_large_in_use(const struct pf_frame_pool *pool);
 

@@ -18,7 +18,6 @@
 #define QUEUE_MAX_FRAMES 32768U
 #define QUEUE_MAX_BYTES (32U * 1024U * 1024U)
 /* Queued packets and what lwIP still holds of received ones. */
-#define POOL_MAX_BYTES (256U * 1024U * 1024U)
 #define POOL_CACHE_BYTES (8U * 1024U * 1024U)
 /* The NETIF_CHECKSUM_GEN_* half of netif->chksum_flags; the other half is NETIF_CHECKSUM_CHECK_*.
  */
@@ -159,7 +158,7 @@ struct pf_driver *pf_loopback_open(char *error, size_t error_bytes) {
         return NULL;
     }
     struct loopback *link = calloc(1, sizeof(*link));
-    struct pf_frame_pool *pool = pf_frame_pool_open(POOL_MAX_BYTES, POOL_CACHE_BYTES);
+    struct pf_frame_pool *pool = pf_frame_pool_open(PF_FRAME_POOL_BYTES, POOL_CACHE_BYTES);
     if (link == NULL || pool == NULL) {
         snprintf(error, error_bytes, "no memory for the loopback link");
         free(link);

@@ -30,7 +30,6 @@
  * so are all frames while lwIP holds this many large buffers. */
 #define COPY_MAX_BYTES 1600U
 #define LARGE_MAX_HELD 512U
-#define POOL_MAX_BYTES (256U * 1024U * 1024U)
 #define POOL_CACHE_BYTES (8U * 1024U * 1024U)
 /* Unusable frames looked at in one receive(): the caller's turn must stay short. */
 #define SKIP_MAX 32
@@ -343,7 +342,7 @@ static void add_netif(struct tap *tap, const struct pf_tap_config *config,
 
 static struct tap *allocate(void) {
     struct tap *tap = calloc(1, sizeof(*tap));
-    struct pf_frame_pool *pool = pf_frame_pool_open(POOL_MAX_BYTES, POOL_CACHE_BYTES);
+    struct pf_frame_pool *pool = pf_frame_pool_open(PF_FRAME_POOL_BYTES, POOL_CACHE_BYTES);
     struct pf_frame *spare = pool == NULL ? NULL : pf_frame_take(pool, PF_FRAME_MAX_BYTES);
     if (tap == NULL || spare == NULL) {
         free(tap);

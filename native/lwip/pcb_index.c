@@ -145,3 +145,29 @@ struct tcp_pcb *tcp_pcb_index_listener(u16_t port) { return listeners[port]; }
 struct tcp_pcb *tcp_pcb_index_oldest_tw(void) { return oldest_tw; }
 
 u32_t tcp_pcb_index_tw_count(void) { return tw_count; }
+
+/* ---- pcbs that nobody has any more ---- */
+
+struct tcp_pcb *pf_tcp_new(uint8_t type) {
+    return pf_tcp_make_room() ? tcp_new_ip_type(type) : NULL;
+}
+
+void pf_tcp_left_alone(struct tcp_pcb *pcb) { pcb->prio = TCP_PRIO_MIN; }
+
+bool pf_tcp_make_room(void) {
+    /* Of those in TIME_WAIT lwIP frees the oldest. */
+    if (lwip_stats.memp[MEMP_TCP_PCB]->used < MEMP_NUM_TCP_PCB || tcp_tw_pcbs) {
+        return true;
+    }
+    struct tcp_pcb *oldest = NULL;
+    for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb; pcb = pcb->next) {
+        if (pcb->prio == TCP_PRIO_MIN && (!oldest || (int32_t)(pcb->tmr - oldest->tmr) < 0)) {
+            oldest = pcb;
+        }
+    }
+    if (!oldest) {
+        return false;
+    }
+    tcp_abort(oldest);
+    return true;
+}

@@ -54,7 +54,7 @@ int pf_reuse_bind(struct stk_conn *conn, const ip_addr_t *ip, uint16_t port) {
     if (!group) {
         return -ENOMEM;
     }
-    group->pcb = tcp_new_ip_type(IP_GET_TYPE(&conn->pcb->local_ip));
+    group->pcb = pf_tcp_new(IP_GET_TYPE(&conn->pcb->local_ip));
     if (!group->pcb) {
         free(group);
         return -ENOBUFS;

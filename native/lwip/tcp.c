@@ -99,6 +99,7 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t bytes) {
     (void)pcb;
     if (conn) {
         conn->bytes_acked += bytes;
+        pf_share_requeue(conn);
         leave_to_time_wait(conn);
     }
     if (conn && conn->owner) {
@@ -127,6 +128,7 @@ static void on_error(void *arg, err_t error) {
         number = 0; /* both sides closed in good order */
     }
     conn->pcb = NULL; /* lwIP frees it around this call: not even its state may be looked at */
+    pf_share_requeue(conn);
     conn->error = number;
     flow_drop(conn);
     if (conn->listener) {
@@ -176,7 +178,7 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out) {
     if (!conn) {
         return -ENOMEM;
     }
-    conn->pcb = tcp_new_ip_type(family == PF_FAMILY_IPV6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
+    conn->pcb = pf_tcp_new(family == PF_FAMILY_IPV6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
     if (!conn->pcb) {
         free(conn);
         return -ENOBUFS;
@@ -314,6 +316,12 @@ int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t lengt
         uint32_t piece = length - taken;
         piece = piece < pcb->snd_buf ? piece : pcb->snd_buf;
         piece = piece < 0xffff ? piece : 0xffff; /* tcp_write takes 16 bits */
+        if (!pf_share_may_queue(conn)) {
+            if (pcb->snd_queuelen > 0) {
+                break; /* an acknowledgement will come, and we are asked again */
+            }
+            piece = piece < pcb->mss ? piece : pcb->mss;
+        }
         if (piece == 0) {
             break;
         }
@@ -331,6 +339,7 @@ int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t lengt
             return -pf_errno_of(error);
         }
         taken += piece;
+        pf_share_requeue(conn);
     }
     return taken;
 }
@@ -436,6 +445,7 @@ void stk_tcp_close(struct stk_conn *conn) {
     if (conn->pcb) {
         struct tcp_pcb *pcb = conn->pcb;
         forget(conn);
+        pf_tcp_left_alone(pcb);
         if (tcp_close(pcb) != ERR_OK) {
             tcp_abort(pcb);
         }

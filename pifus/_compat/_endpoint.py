@@ -339,7 +339,9 @@ class Endpoint(Sharing):
             if self.armed:
                 return  # by the claim
             self.identify()
-            lib.pf_mirror_arm(handle, self.slot)
+            slot = self.slot
+            if lib.pf_mirror_arm(handle, slot) == ESTALE:
+                self._try_regain(handle, slot)  # it may have been filled in vain
             self.armed = True
             if self.listening or self.connect_op:
                 lib.pf_mirror_rearm_write(handle, self.slot)  # never writable, or not yet

@@ -150,6 +150,22 @@ def test_the_end_is_readable_and_hangs_up(pair: Pair) -> None:
     assert poll(server, select.POLLOUT) & select.POLLOUT, "the other direction is open"
 
 
+def test_the_end_shows_at_one_stroke(make_pair: Callable[[], Pair]) -> None:
+    wanted = select.POLLIN | select.POLLRDHUP
+    for _ in range(200):
+        client, server = make_pair()
+        poll(server, wanted)  # the first of a drop-in's gets it a descriptor
+        client.shutdown(names.SHUT_WR)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        found = 0
+        # Whoever sleeps wakes too late to see less.
+        while not found and time.monotonic() < deadline:
+            found = poll(server, wanted)
+        assert found == wanted
+        client.close()
+        server.close()
+
+
 def test_a_reset_is_readable_and_writable(pair: Pair) -> None:
     client, server = pair
     server.setblocking(False)

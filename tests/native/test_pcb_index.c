@@ -8,7 +8,12 @@
 #include "lwip/conn.h"
 #include "lwip/priv/tcp_priv.h"
 
-enum { SERVER = 5000, OTHER_SERVER = 5001, PORTS = 60999 - 32768 + 1 };
+enum {
+    SERVER = 5000,
+    OTHER_SERVER = 5001,
+    PORTS = 60999 - 32768 + 1,
+    EVERYTHING = 1000000, /* lost */
+};
 
 static void on_owner(void *owner) { (void)owner; }
 static void on_number(void *owner, uint32_t number) {
@@ -200,7 +205,6 @@ static void test_time_wait_ends_in_order(void) {
 /* The peer's FIN came again, because our acknowledgement was lost: TIME_WAIT starts anew, and the
  * list stays in the order of the ends. */
 static void test_time_wait_starts_anew(void) {
-    enum { EVERYTHING = 1000000 };
     struct stk_conn *listener = listen_at(SERVER);
     struct stk_conn *near = open_conn();
     CHECK_EQ(connect_to(near, SERVER), 0);
@@ -336,6 +340,54 @@ static void test_floods_leave_room(void) {
     check_index();
 }
 
+/* As many as there are pcbs close, and nobody acknowledges their FINs: others still connect, and
+ * the connections that have an owner stay. */
+static void test_closed_ones_make_room(void) {
+    enum { CLOSED = MEMP_NUM_TCP_PCB / 2, OTHERS = 100 };
+    struct stk_conn *listener = listen_at(SERVER);
+    struct stk_conn *kept[2];
+    struct stk_conn *others[2 * OTHERS];
+    kept[0] = open_conn();
+    CHECK_EQ(connect_to(kept[0], SERVER), 0);
+    run();
+    kept[1] = stk_tcp_accept(listener);
+    for (int i = 0; i < CLOSED; i++) {
+        struct stk_conn *near = open_conn();
+        CHECK_EQ(connect_to(near, SERVER), 0);
+        run();
+        struct stk_conn *far = stk_tcp_accept(listener);
+        CHECK(far);
+        stk_tcp_set_owner(far, &owner);
+        stk_inject_loss(EVERYTHING, 1);
+        stk_tcp_close(near);
+        stk_tcp_close(far);
+        run();
+        stk_inject_loss(0, 1);
+    }
+    for (int i = 0; i < 2 * OTHERS; i += 2) {
+        others[i] = open_conn();
+        CHECK_EQ(connect_to(others[i], SERVER), 0);
+        run();
+        others[i + 1] = stk_tcp_accept(listener);
+        CHECK(others[i + 1]);
+        CHECK(lwip_stats.memp[MEMP_TCP_PCB]->used <= MEMP_NUM_TCP_PCB);
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(!stk_tcp_gone(kept[i]));
+        stk_tcp_abort(kept[i]);
+    }
+    for (int i = 0; i < 2 * OTHERS; i++) {
+        stk_tcp_abort(others[i]);
+    }
+    run();
+    while (tcp_active_pcbs) {
+        tcp_abort(tcp_active_pcbs);
+    }
+    run();
+    check_index();
+    stk_tcp_close(listener);
+}
+
 int main(void) {
     char error[200];
     check_random_init();
@@ -349,6 +401,7 @@ int main(void) {
     RUN(test_ports_are_shared_between_peers);
     RUN(test_four_tuples_are_unique);
     RUN(test_floods_leave_room);
+    RUN(test_closed_ones_make_room);
     stk_shutdown();
     return 0;
 }

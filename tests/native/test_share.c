@@ -1,5 +1,9 @@
 /* What one application leaves unread harms no other: of connections that nobody has taken only a
- * little is received, and that takes none of the buffers that all share. */
+ * little is received, and that takes none of the buffers that all share. Nor does what it sends and
+ * nobody acknowledges. */
+#include "lwip/conn.h"
+#include "lwip/frame_pool.h"
+#include "lwip/stats.h"
 #include "rig.h"
 
 enum {
@@ -70,13 +74,13 @@ static void start_greedy(void) {
 }
 
 /* Another application, both ends: each byte comes, and no frame was lost. */
-static void check_bystander(void) {
+static void check_bystander(uint16_t port) {
     static uint8_t out[MESSAGE];
     static uint8_t in[MESSAGE];
     struct rig_client near = attach(8);
     struct rig_client far = attach(8);
     uint64_t lost = dropped();
-    struct rig_pair pair = rig_connect(near.client, far.client, rig_addr(PORT + 1), 0);
+    struct rig_pair pair = rig_connect(near.client, far.client, rig_addr(port), 0);
     for (uint64_t i = 0; i < MESSAGES; i++) {
         rig_fill(out, 7, i * MESSAGE, MESSAGE);
         rig_send_all(near.client, pair.near, out, MESSAGE);
@@ -113,11 +117,69 @@ static void check_greedy_bytes(void) {
 
 static void test_unaccepted(void) {
     start_greedy();
-    check_bystander();
+    check_bystander(PORT + 1);
     CHECK(rig_count(&rig.public_region->held_bytes) > 0);
-    CHECK(rig_count(&rig.public_region->held_bytes) <= (uint64_t)GREEDY * 32768);
+    CHECK(rig_count(&rig.public_region->held_bytes) <= (uint64_t)GREEDY * PF_WAITING_WINDOW);
     check_greedy_bytes();
     rig_detach(&rig, &greedy.client, PF_ENDED_CLOSED);
+}
+
+/* Writes of a byte each to peers that do not read: each is a buffer of the stack's until it is
+ * acknowledged, and there are fewer of those than the writes. */
+static void test_small_writes(void) {
+    enum { SOCKETS = 48, LEAST = 70000 };
+    struct pf_session_request request = rig_request();
+    request.max_sockets = 2 * SOCKETS + 8;
+    request.queue_depth = 4096;
+    request.arena_bytes = UINT64_C(64) << 20;
+    struct rig_client rude = rig_attach_with(&rig, &request);
+    uint32_t listener = rig_listener(rude.client, rig_addr(PORT + 2), SOCKETS);
+    struct pf_addr there = rig_addr(PORT + 2);
+    static uint8_t window[PF_WAITING_WINDOW];
+    uint32_t near[SOCKETS];
+    uint32_t writes = 0;
+    for (int i = 0; i < SOCKETS; i++) {
+        near[i] = rig_socket(rude.client, PF_FAMILY_IPV4, 4096);
+        CHECK_EQ(RIG_CALL(rude.client, near[i], PF_OP_CONNECT, .addr = &there), 0);
+        rig_send_all(rude.client, near[i], window, sizeof(window));
+        while (pf_write(rude.client, near[i], "x", 1, PF_DELIVER_NONE) >= 0) {
+            writes++;
+        }
+    }
+    CHECK(writes >= LEAST);
+    int low = pf_socket_open(rude.client, PF_FAMILY_IPV4, PF_PRIORITY_LOW, 4096);
+    CHECK(low >= 0);
+    CHECK_EQ(RIG_CALL(rude.client, (uint32_t)low, PF_OP_NOP, 0), 0); /* all of them were tried */
+    check_bystander(PORT + 3);
+    for (int i = 0; i < SOCKETS; i++) {
+        rig_close(rude.client, near[i], PF_CLOSE_ABORT);
+    }
+    rig_close(rude.client, listener, PF_CLOSE_ABORT);
+    rig_detach(&rig, &rude, PF_ENDED_CLOSED);
+}
+
+/* With the stack thread gone: its pools have counted. */
+static void test_pools(void) {
+    CHECK(lwip_stats.memp[MEMP_PBUF]->max < MEMP_NUM_PBUF);
+    CHECK(lwip_stats.memp[MEMP_TCP_SEG]->max < MEMP_NUM_TCP_SEG);
+}
+
+/* What came out of order has to make room for what all of it waits for. */
+static void test_out_of_order(void) {
+    struct pf_frame_pool *pool = pf_frame_pool_open(PF_FRAME_POOL_BYTES, 0);
+    struct pf_frame *taken[PF_FRAME_POOL_BYTES / PF_FRAME_MAX_BYTES];
+    const size_t frames = sizeof(taken) / sizeof(*taken);
+    for (size_t i = 0; i < frames; i++) {
+        uint32_t may = pf_tcp_may_keep(8000);
+        CHECK_EQ(may, i <= frames / 4 ? 8000 : i <= frames / 2 ? 1000 : 0);
+        taken[i] = pf_frame_take(pool, PF_FRAME_MAX_BYTES);
+        CHECK(taken[i]);
+    }
+    for (size_t i = 0; i < frames; i++) {
+        pf_frame_give(taken[i]);
+    }
+    CHECK_EQ(pf_tcp_may_keep(8000), 8000);
+    pf_frame_pool_close(pool);
 }
 
 int main(void) {
@@ -126,7 +188,10 @@ int main(void) {
     rig_start(&rig);
     struct rig_counts start = rig_counts(&rig);
     RUN(test_unaccepted);
+    RUN(test_small_writes);
     rig_settle(&rig, &start);
     rig_stop(&rig);
+    RUN(test_pools);
+    RUN(test_out_of_order);
     return 0;
 }

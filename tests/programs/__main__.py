@@ -27,7 +27,7 @@ of the stack are counted.
 
 Ends: *loopback* is both ends over the stack, in processes of their own where the program has a
 command of its own. A server's name is that server in the kernel, over a TAP device; it tells that
-its clients have the stack's address.
+its clients have the stack's address. Chromium is a client in the kernel.
 
 {runs}
 

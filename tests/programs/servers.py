@@ -163,6 +163,12 @@ def sshd(site: Site) -> Iterator[tuple[object, ...]]:
         yield site.host, port, site.client, who, site.directory / "key", known, files, port
 
 
+@contextlib.contextmanager
+def chromium(site: Site) -> Iterator[tuple[object, ...]]:
+    """The one peer that is a client: the script serves, and starts it."""
+    yield site.client, site.host, site.certificates.server, find("chromium")
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """What a server needs, and what starts it: the arguments of the script."""
@@ -180,4 +186,5 @@ SERVERS: Mapping[str, Server] = {
     "mosquitto": Server(("mosquitto",), mosquitto),
     "PostgreSQL": Server(("postgres", "initdb"), postgresql),
     "OpenSSH sshd": Server(("sshd", "ssh-keygen"), sshd),
+    "Chromium": Server(("chromium",), chromium),
 }

@@ -19,8 +19,8 @@ class Program:
     Attributes:
         script: its file, without the suffix.
         packages: the distributions that it tries; none: the standard library.
-        server: the real server in the kernel that is the other end, over TAP; "": both ends are
-            the script's, over the stack.
+        server: the real server (or browser) in the kernel that is the other end, over TAP; "":
+            both ends are the script's, over the stack.
         quick: part of `./dev test`; its packages are in the dependency group `dev`.
         raw: it needs raw sockets, of the kernel too.
         tells: what pifus has to say about it on stderr.
@@ -51,6 +51,7 @@ PROGRAMS = (
     Program("https", (), quick=True),
     Program("mail_tls", (), quick=True),
     Program("web_clients", ("requests", "urllib3", "httpx", "aiohttp"), quick=True),
+    Program("browser_site", ("aiohttp",), server="Chromium"),
     Program("uvicorn_asgi", ("uvicorn",), tells="uvloop's sockets would go past the stack"),
     Program("gunicorn_site", ("gunicorn", "django", "gevent")),
     Program("hypercorn_trio", ("hypercorn",)),

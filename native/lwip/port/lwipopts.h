@@ -109,6 +109,11 @@ void pf_lwip_check_thread(void);
 #define TCP_QUEUE_OOSEQ 1
 #define TCP_OOSEQ_MAX_BYTES TCP_WND
 #define TCP_OOSEQ_MAX_PBUFS 256
+/* How much of `most` a connection may keep of what came out of order: less where what all share
+ * gets scarce. Else the very segment that the others wait for might find no buffer. */
+uint32_t pf_tcp_may_keep(uint32_t most);
+#define TCP_OOSEQ_BYTES_LIMIT(pcb) pf_tcp_may_keep(TCP_OOSEQ_MAX_BYTES)
+#define TCP_OOSEQ_PBUFS_LIMIT(pcb) ((uint16_t)pf_tcp_may_keep(TCP_OOSEQ_MAX_PBUFS))
 #define LWIP_TCP_SACK_OUT 1
 #define LWIP_TCP_MAX_SACK_NUM 4
 #define LWIP_TCP_TIMESTAMPS 0
