@@ -64,6 +64,7 @@ WEAK err_t pf_tcp_admit(const struct tcp_pcb *listener) {
     (void)listener;
     return ERR_OK;
 }
+WEAK uint32_t pf_tcp_may_keep(uint32_t most) { return most; }
 
 struct link_hooks {
     unsigned udp; /* datagrams handed to the hook */
