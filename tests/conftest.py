@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,22 @@ def launch_backend(name: str, *options: str) -> BackendProcess:
             raise
     path = Path(os.environ["PIFUS_RUNTIME_DIR"]) / f"pifus-{name}.sock"
     return BackendProcess(name, str(path), process)
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until the process, or thread, was seen asleep several times: in the call it was to make."""
+    asleep = 0
+    beat = threading.Event()
+    while asleep < 5:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        assert state not in "ZX"
+        asleep = asleep + 1 if state == "S" else 0
+        beat.wait(0.005)
 
 
 @pytest.fixture(scope="session", autouse=True)

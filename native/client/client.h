@@ -78,7 +78,7 @@ int pf_socket_claim(struct pf_client *client, uint64_t ticket, int priority, int
 /* Has the threads that wait for this socket return -EINTR soon. */
 int pf_socket_interrupt(struct pf_client *client, uint32_t slot);
 /* In a forked child, whose memory has no regions: a call that was begun before the fork must find
- * a session that has ended, instead of nothing. */
+ * a session that has ended, instead of nothing. Closes the child's copy of the doorbell. */
 void pf_client_forked(struct pf_client *client);
 /* Resets a connection that an accept of this listener reported and that will not be adopted. */
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token);

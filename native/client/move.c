@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "client/internal.h"
 
@@ -120,4 +121,8 @@ void pf_client_forked(struct pf_client *client) {
     /* Whoever held it is a thread of the parent. */
     memset(&client->lock, 0, sizeof(client->lock));
     pf_store_release(&client->abandoned, PF_ENDED_CLOSED);
+    if (client->doorbell_fd >= 0) {
+        (void)close(client->doorbell_fd); /* ours is a copy */
+        client->doorbell_fd = -1;
+    }
 }

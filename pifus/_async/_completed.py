@@ -22,6 +22,8 @@ async def completed(loop: Loop, sock: Socket, op: int) -> Completion:
         signal.fire()
 
     await loop.before()
+    if loop.hub.is_expected(sock, op):
+        raise loop.busy("another task is waiting for this operation")
     loop.hub.expect(sock, op, deliver)
     try:
         while not outcome:

@@ -87,7 +87,10 @@ class Endpoint:
         """Waits, for a turn at least, until there may be something to take. It is taken in the step
         in which the call returns: whatever ends this wait, a cancellation, an exception of a signal
         handler, leaves it where it is."""
-        if not here and self.loop.hub.watch(self.sock, self._reading.signal.fire):
+        hub = self.loop.hub
+        if not here and hub.left:
+            raise self._lost()
+        if not here and hub.watch(self.sock, self._reading.signal.fire):
             await self.loop.park(self._reading.signal)
         else:
             await self.loop.turn()
@@ -102,6 +105,8 @@ class Endpoint:
                 await self.loop.turn()
             while not self._accepted:
                 self._open()
+                if self._ended:
+                    raise self._lost()
                 if self._error:
                     error, self._error = self._error, 0
                     raise _errors.os_error(error)
@@ -116,12 +121,12 @@ class Endpoint:
 
     def _arrived(self, raw: bytes | None) -> None:
         self._asked = False
-        if raw is not None:
-            result = _ops.result_of(raw)
-            if result >= 0:
-                self._accepted.append(raw)
-            else:
-                self._error = -result
+        if raw is None:
+            self._ended = True
+        elif (result := _ops.result_of(raw)) >= 0:
+            self._accepted.append(raw)
+        else:
+            self._error = -result
         self._reading.signal.fire()
 
     # ---- sending ----
@@ -137,8 +142,8 @@ class Endpoint:
 
     async def _send_all(self, octets: bytes | memoryview) -> None:
         with self._writing:
-            self._sendable()
             await self.loop.before()
+            self._sendable()
             sent = 0
             while (sent := self._push(octets, sent)) < len(octets):
                 await self._room()
@@ -147,8 +152,8 @@ class Endpoint:
     async def send_some(self, data: bytes | bytearray | memoryview) -> int:
         """Sends as much as there is room for, at least one byte; returns how much."""
         with self._writing, memoryview(data).cast("B") as octets:
-            self._sendable()
             await self.loop.before()
+            self._sendable()
             while not (sent := self._push(octets, 0)) and octets:
                 await self._room()
             await self.loop.after()
@@ -157,8 +162,8 @@ class Endpoint:
     async def wait_writable(self) -> None:
         """Waits until there is room for more bytes."""
         with self._writing:
-            self._writable()
             await self.loop.before()
+            self._writable()
             while self._unacked >= UNACKED_MAX or self._writes >= self._writes_max:
                 await self.loop.park(self._writing.signal)
                 self._writable()
@@ -167,8 +172,8 @@ class Endpoint:
     async def flush(self) -> None:
         """Waits until the peer has acknowledged everything that was sent."""
         with self._writing:
-            self._writable()
             await self.loop.before()
+            self._writable()
             while self._writes:
                 if self._loose and (op := _now.drain(self.sock)) is not None:
                     self._mark(op)
@@ -176,7 +181,7 @@ class Endpoint:
                     await self._room()  # for one more operation
                 else:
                     await self.loop.park(self._writing.signal)
-                    self._writable()
+                self._writable()
             await self.loop.after()
 
     async def send_to(self, data: bytes | bytearray | memoryview, address: Address | None) -> int:
@@ -210,7 +215,7 @@ class Endpoint:
     def _writable(self) -> None:
         self._open()
         if self._ended:
-            raise _now.ended(self.sock)
+            raise self._lost()
         if self._broken:
             raise _errors.os_error(self._broken)
 
@@ -286,11 +291,11 @@ class Endpoint:
         _now.setopt(self._open(), option, value)
 
     async def connect(self, address: Address) -> None:
-        """Connects. Cancelled, the socket is closed."""
+        """Connects. Cancelled, the socket is closed; what was refused may be tried again."""
         try:
             await self.loop.before()
             await self._finish(self._open().connect(address))
-        except OSError:
+        except Exception:
             raise
         except BaseException:
             self.close()
@@ -334,6 +339,12 @@ class Endpoint:
             raise self.loop.closed("this socket was closed")
         return self.sock
 
+    def _lost(self) -> Exception:
+        """Why nothing is told of the socket any more."""
+        if self.loop.hub.left:
+            return self.loop.closed("the event loop that this socket was made in has ended")
+        return _now.ended(self.sock)
+
     async def _finish(self, op: int) -> int:
         """Waits for the end of an operation; its result."""
         signal = Signal()
@@ -353,7 +364,7 @@ class Endpoint:
             self._others.discard(signal)
         raw = outcome[0]
         if raw is None:
-            raise _now.ended(self.sock)
+            raise self._lost()
         result = _ops.result_of(raw)
         if result < 0:
             raise _errors.os_error(-result)

@@ -32,7 +32,8 @@ class Loop(ABC):
 
     @abstractmethod
     async def before(self) -> None:
-        """At the start of a call, before it has had any effect: may be cancelled."""
+        """At the start of a call, before it has had any effect, or looked at anything that another
+        task may change meanwhile: may be cancelled."""
 
     @abstractmethod
     async def turn(self) -> None:

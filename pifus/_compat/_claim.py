@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pifus._compat import _current, _rules, _table
-from pifus._compat._endpoint import CONNECTED, EAGAIN, EINTR, SLICE_NS, Endpoint, slice_ns
+from pifus._compat._endpoint import CONNECTED, EAGAIN, Endpoint, awaited, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
 from pifus._core._session import Session, Settings
@@ -123,9 +123,13 @@ def _claim(endpoint: Endpoint, owner: Session, handle: CData) -> int:
         slot: int = lib.pf_socket_claim(handle, endpoint.ticket, endpoint.priority, fd, op)
         if slot < 0:
             raise endpoint.error(slot)
-        got = 0
-        while got in (0, EINTR):
-            got = lib.pf_await(handle, slot, op[0], SLICE_NS, done)
+        try:
+            got = awaited(handle, slot, op[0], done)
+        except BaseException:
+            # A signal handler's: the socket is, or comes, where nobody looks for it. The next call
+            # claims it from there.
+            lib.pf_socket_release(handle, slot, lib.PF_CLOSE_SHARED)
+            raise
         result = done.result if got == 1 else got
         if result >= 0:
             return slot

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from pifus._core._client import lib
+from pifus._core._protocol import SOCKETS_MAX
 from pifus._core._session import Session, Settings
 
 _session: Session | None = None
@@ -24,6 +25,7 @@ def session() -> Session:
     Raises:
         BackendUnavailable: there is no backend, and none could be started.
         OSError: the backend refused.
+        ValueError: $PIFUS_MAX_SOCKETS is no number of sockets.
     """
     return session_showing(None)[0]
 
@@ -52,9 +54,16 @@ def _open(shown: int | None) -> Session:
         with contextlib.suppress(OSError):
             return Session.join(_home, _settings, shown)
     name = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python").name[:64]
-    wanted = int(os.environ.get("PIFUS_MAX_SOCKETS", "4096"))
-    _settings = Settings(name=name or "python", max_sockets=wanted)
+    _settings = Settings(name=name or "python", max_sockets=_max_sockets())
     return Session.open(settings=_settings)
+
+
+def _max_sockets() -> int:
+    text = os.environ.get("PIFUS_MAX_SOCKETS", "4096")
+    with contextlib.suppress(ValueError):
+        if 1 <= (number := int(text)) <= SOCKETS_MAX:
+            return number
+    raise ValueError(f"$PIFUS_MAX_SOCKETS is {text!r}: allowed is 1 to {SOCKETS_MAX}")
 
 
 def _in_child() -> None:

@@ -51,6 +51,18 @@ def passed(end: int | None) -> bool:
     return end is not None and time.monotonic_ns() >= end
 
 
+def awaited(handle: CData, slot: int, op: int, done: CData) -> int:
+    """Waits for an operation that the backend answers at once: 1, it is in `done`; or -errno."""
+    got = 0
+    try:
+        while got in (0, EINTR):
+            got = lib.pf_await(handle, slot, op, SLICE_NS, done)
+    finally:
+        if got != 1:  # also when a signal handler raised: nobody takes the completion any more
+            lib.pf_forget(handle, slot, op)
+    return got
+
+
 def _io(datagram: bool) -> Io:
     if datagram:
         from pifus._compat import _datagram
@@ -273,9 +285,7 @@ class Endpoint(Sharing):
                 handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
             )
             slot = self.slot
-            got = 0
-            while got in (0, EINTR):
-                got = lib.pf_await(handle, slot, op, SLICE_NS, done)
+            got = awaited(handle, slot, op, done)
             result: int = done.result if got == 1 else got
             again = self.regain(handle, slot, result) if result < 0 else None
             if again is not None:
@@ -288,13 +298,7 @@ class Endpoint(Sharing):
     def result_of(self, handle: CData, op: int) -> int:
         """Waits for the result of an operation that the backend answers at once."""
         done = ffi.new("struct pf_done *")
-        got = 0
-        try:
-            while got in (0, EINTR):
-                got = lib.pf_await(handle, self.slot, op, SLICE_NS, done)
-        finally:
-            if got != 1:  # also when a signal handler raised
-                lib.pf_forget(handle, self.slot, op)
+        got = awaited(handle, self.slot, op, done)
         if got != 1:
             raise self.error(got)
         result: int = done.result

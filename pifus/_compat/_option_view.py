@@ -42,6 +42,15 @@ class OptionView:
         self.proto = int(sock.protocol)
         self.type = _names.SOCK_DGRAM if self.datagram else _names.SOCK_STREAM
 
+    def take_after(self, listener: OptionView) -> None:
+        """What an accepted connection has of its listener, as in the kernel."""
+        self.options.update(listener.options)
+        self.lingers = listener.lingers
+        self.low_water = listener.low_water
+        self.receive_patience = listener.receive_patience
+        self.send_patience = listener.send_patience
+        self.priority_chosen = listener.priority_chosen
+
     @property
     def slot(self) -> int:
         """Of the socket, in its client."""

@@ -15,6 +15,8 @@ from pifus.errors import BackendGone, BackendUnavailable
 ANSWER_SECONDS = 10.0
 # A private backend first has to start: a Python process on a machine that may be busy.
 START_SECONDS = 60.0
+# No session has so high a number: see `Channel._catch_up`.
+_MARKS = 2**62
 
 
 class Channel:
@@ -30,6 +32,9 @@ class Channel:
         # The C class, whatever a program (gevent, eventlet) has made of `socket.socket`.
         self._connection = _socket.socket(fileno=connection.detach())
         self._lock = threading.Lock()
+        # False: a request may have been sent whose answer nobody has taken.
+        self._in_step = True
+        self._mark = _MARKS
         self.path = path
         self._connection.settimeout(timeout)
 
@@ -88,9 +93,12 @@ class Channel:
         fds: list[int] = []
         try:
             with self._lock:
+                if not self._in_step:
+                    self._catch_up()
                 packet = (
                     request if isinstance(request, bytes) else _protocol.encode_request(request)
                 )
+                self._in_step = False
                 if shown is None:
                     self._connection.sendall(packet)
                 else:
@@ -100,6 +108,7 @@ class Channel:
                         [shown],
                     )
                 packet, fds = _receive(self._connection, descriptors)
+                self._in_step = True
                 self._connection.settimeout(ANSWER_SECONDS)
             if not packet:
                 raise ConnectionResetError
@@ -117,6 +126,21 @@ class Channel:
         except BaseException:
             close_all(fds)
             raise
+
+    def _catch_up(self) -> None:
+        """Drops the answers to requests that were given up: by a time-out, or by an exception of a
+        signal handler. Whether there are any is not known, but they come before that to another
+        request, and of those one is recognised."""
+        self._mark += 1
+        self._connection.sendall(_protocol.encode_request(_protocol.Status(self._mark)))
+        while True:
+            packet, fds = _receive(self._connection, _protocol.MIRRORS_MAX)
+            close_all(fds)
+            if not packet:
+                raise ConnectionResetError
+            if _protocol.decode(packet).get("after") == self._mark:
+                self._in_step = True
+                return
 
     def close(self) -> None:
         """Ends the connection, and so the client, if it was attached. Twice is no error."""

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import itertools
 import os
 import secrets
 import site
@@ -145,8 +146,10 @@ def start_private(driver: Sequence[str]) -> tuple[PrivateBackend, Channel]:
         _paths.check_path(directory / f"pifus-private-{os.getpid()}-{secrets.token_hex(4)}.sock")
     )
     options: list[str] = []
-    for word in driver:
-        options += ["--driver", word] if word in ("loopback", "tap") else [word]
+    for before, word in itertools.pairwise(("", *driver)):
+        # One that is none is refused by the backend, with the names that are.
+        named = word in ("loopback", "tap") or not (before.startswith("-") or word.startswith("-"))
+        options += ["--driver", word] if named else [word]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, "-P", "-m", "pifus.backend", "--private"]

@@ -91,6 +91,12 @@ class Hub:
         """True: nothing comes any more, because the client was closed or the backend is gone."""
         return self._bell < 0 or self._handle is None or bool(lib.pf_client_ended(self._handle))
 
+    @property
+    def left(self) -> bool:
+        """True: it was closed, as its event loop ended, and the client lives on."""
+        handle = self._handle
+        return self._bell < 0 and handle is not None and not lib.pf_client_ended(handle)
+
     def expect(self, sock: Socket, op: int, deliver: Deliver) -> bool:
         """Has the next completion of an operation delivered. False: that has happened already."""
         entry = self._entry(sock._slot, sock._generation)
@@ -106,6 +112,11 @@ class Hub:
             return False
         entry.expected[op] = deliver
         return True
+
+    def is_expected(self, sock: Socket, op: int) -> bool:
+        """True: somebody waits for the next completion of the operation."""
+        entry = self._entries.get(sock._slot)
+        return entry is not None and entry.generation == sock._generation and op in entry.expected
 
     def watch(self, sock: Socket, reader: Callable[[], None]) -> bool:
         """Has `reader` called, once, when there may be something to receive. False: look now."""

@@ -127,9 +127,9 @@ class Session:
         self.ticket: int = ticket if type(ticket) is int else 0
         self.path = channel.path
         self._channel = channel
-        self._doorbell = doorbell
         self._forked = False
-        self._closing = threading.Lock()
+        # Taken by the one call that closes; a lock would stop a signal handler that closes as well.
+        self._unclosed: list[None] = [None]
         self._owners: list[weakref.ref[Owner]] = []
         self._mirrors: list[tuple[int, int]] = []
         self._mirror_lock = threading.Lock()
@@ -275,20 +275,25 @@ class Session:
     def close(self) -> None:
         """Ends the session: blocked calls return with an error, all sockets close gracefully.
 
-        Never raises; twice is no error. A private backend of which this was the last client ends.
+        Raises nothing of its own; twice is no error. A private backend of which this was the last
+        client ends.
         """
-        with self._closing:
-            handle, self.handle = self.handle, None
-        if handle is None:
+        try:
+            self._unclosed.pop()
+        except IndexError:
             return
-        lib.pf_client_abandon(handle)
-        self._let_go()
         remaining = -1
-        # The backend may be gone, or hang: then the end of the connection is all there is to do.
-        with contextlib.suppress(OSError):
-            reply, _ = self._channel.request(_protocol.Detach(), "detached")
-            remaining = int(reply.get("remaining", -1))
-        self._channel.close()
+        try:
+            handle, self.handle = self.handle, None
+            if handle is not None:
+                lib.pf_client_abandon(handle)
+            self._let_go()
+            # The backend may be gone, or hang: then all there is to do is to hang up.
+            with contextlib.suppress(OSError):
+                reply, _ = self._channel.request(_protocol.Detach(), "detached")
+                remaining = int(reply.get("remaining", -1))
+        finally:  # also when a signal handler raised
+            self._channel.close()
         _discovery.released(self.path, remaining)
 
     def _let_go(self) -> None:
@@ -297,32 +302,32 @@ class Session:
             if owner is not None:
                 owner._session_ended()
         with self._mirror_lock:
-            for _, fd in self._mirrors:
-                os.close(fd)
-            self._mirrors = []
+            while self._mirrors:
+                os.close(self._mirrors.pop()[1])
 
     def _in_child(self) -> None:
         """The regions are not mapped here, and locks may be held by threads that do not exist."""
-        handle, self.handle = self.handle, None
+        self.handle = None
         self._forked = True
         self._mirror_lock = threading.Lock()
-        self._closing = threading.Lock()
-        if handle is None:
-            return
+        self._unclosed.clear()
+        # Also of one that another thread of the parent is just closing: these are copies of the
+        # parent's descriptors, and held they would keep a dead parent's session alive.
         self._let_go()
-        # Copies of the parent's descriptors: held, they would keep a dead parent's session alive.
-        os.close(self._doorbell)
         self._channel.close()
 
 
 # Packets that attach, cut where the number of the process goes. A child writes its own into that of
 # its parent: every object it needs not touch is a page that it needs not copy.
 _packets: dict[Settings, tuple[bytes, bytes]] = {}
+_PACKETS_MAX = 16
 
 
 def _attach_packet(settings: Settings) -> bytes:
     packet = _packets.get(settings)
     if packet is None:
+        if len(_packets) >= _PACKETS_MAX:
+            _packets.clear()  # of a program whose clients have names of their own
         packet = _packets[settings] = _protocol.split_attach(settings.request())
     return b"%b%d%b" % (packet[0], os.getpid(), packet[1])
 

@@ -11,6 +11,7 @@ from typing import Final, Self
 from pifus._async import _opening
 from pifus._async._completed import completed as _completed
 from pifus._async._endpoint import Endpoint
+from pifus._async._loop import Side
 from pifus._async._resource import Connected, Datagrams, Resource
 from pifus._core._address import Address
 from pifus._core._ops import Completion, Priority
@@ -62,6 +63,8 @@ class Stream(_Closing, Connected):
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
         self._buffer = bytearray()
+        # The endpoint's own has a turn between two receives of one call.
+        self._reading = Side(endpoint.loop, "reading from")
 
     async def read(self, limit: int = _READ_BYTES) -> bytes:
         """Reads at least one byte and at most `limit`; b"" at the end of the stream.
@@ -71,9 +74,10 @@ class Stream(_Closing, Connected):
         """
         if limit < 1:
             raise ValueError(f"read() of {limit} bytes: at least 1")
-        if not self._buffer:
-            return await self._endpoint.receive(limit)
-        return self._take(limit)
+        with self._reading:
+            if not self._buffer:
+                return await self._endpoint.receive(limit)
+            return self._take(limit)
 
     async def readexactly(self, count: int) -> bytes:
         """Reads exactly `count` bytes.
@@ -84,12 +88,13 @@ class Stream(_Closing, Connected):
         """
         if count < 0:
             raise ValueError(f"readexactly() of {count} bytes: at least 0")
-        while len(self._buffer) < count:
-            data = await self._endpoint.receive(max(count - len(self._buffer), 1))
-            if not data:
-                raise asyncio.IncompleteReadError(self._take(count), count)
-            self._buffer += data
-        return self._take(count)
+        with self._reading:
+            while len(self._buffer) < count:
+                data = await self._endpoint.receive(count - len(self._buffer))
+                if not data:
+                    raise asyncio.IncompleteReadError(self._take(count), count)
+                self._buffer += data
+            return self._take(count)
 
     async def readuntil(self, separator: bytes = b"\n", limit: int = _READ_BYTES) -> bytes:
         """Reads up to and with `separator`.
@@ -97,20 +102,24 @@ class Stream(_Closing, Connected):
         Raises:
             ValueError: the separator is empty.
             asyncio.IncompleteReadError: the stream ended before; its `partial` has the rest.
-            asyncio.LimitOverrunError: it is not within `limit` bytes, which stay to be read.
+            asyncio.LimitOverrunError: it is not within `limit` bytes. All that came stays to be
+                read; `consumed` bytes of it are before the separator, or no part of one.
         """
         if not separator:
             raise ValueError("the separator must have at least one byte")
-        looked = 0
-        while (at := self._buffer.find(separator, looked)) < 0:
-            if len(self._buffer) >= limit:
-                raise asyncio.LimitOverrunError("the separator is too far away", len(self._buffer))
-            looked = max(len(self._buffer) - len(separator) + 1, 0)
-            data = await self._endpoint.receive(_READ_BYTES)
-            if not data:
-                raise asyncio.IncompleteReadError(self._take(len(self._buffer)), None)
-            self._buffer += data
-        return self._take(at + len(separator))
+        with self._reading:
+            looked = 0
+            while (at := self._buffer.find(separator, looked, limit)) < 0:
+                looked = max(len(self._buffer) - len(separator) + 1, 0)
+                if len(self._buffer) >= limit:
+                    at = self._buffer.find(separator)
+                    before = looked if at < 0 else at
+                    raise asyncio.LimitOverrunError(f"no {separator!r} in {limit} bytes", before)
+                data = await self._endpoint.receive(_READ_BYTES)
+                if not data:
+                    raise asyncio.IncompleteReadError(self._take(len(self._buffer)), None)
+                self._buffer += data
+            return self._take(at + len(separator))
 
     def _take(self, count: int) -> bytes:
         data = bytes(self._buffer[:count])
@@ -196,6 +205,15 @@ class Server:
             await self._handler(stream)
         except OSError:
             pass  # the connection broke: that is the peer's affair
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises
+            # As asyncio's own servers do; `wait_closed` waits for the other connections.
+            asyncio.get_running_loop().call_exception_handler(
+                {
+                    "message": f"the handler of {stream!r} failed",
+                    "exception": error,
+                    "task": asyncio.current_task(),
+                }
+            )
         finally:
             stream.close()
 
@@ -205,8 +223,10 @@ class Server:
             endpoint.close()
 
     async def wait_closed(self) -> None:
-        """Waits until the listeners and all connections have ended."""
-        await asyncio.gather(*self._accepting, *self._handling)
+        """Waits until the listeners and the handlers of all connections have ended, of those too
+        that came meanwhile. Cancelled, it leaves them alone."""
+        while pending := [one for one in (*self._accepting, *self._handling) if not one.done()]:
+            await asyncio.wait(pending)
 
     async def __aenter__(self) -> Self:
         return self
@@ -256,6 +276,9 @@ async def open_connection(
         except OSError as error:
             endpoint.close()
             failure = error
+        except BaseException:
+            endpoint.close()
+            raise
         else:
             return Stream(endpoint)
     raise failure or OSError(f"{host!r} has no address")
@@ -273,7 +296,8 @@ async def start_server(
     """Runs `handler` with each connection to `host`, in a task of its own.
 
     Args:
-        handler: the stream is closed when it returns; an OSError of it is dropped.
+        handler: the stream is closed when it returns. An OSError of it is dropped; other exceptions
+            go to the event loop's exception handler.
         host: a name or a numeric address; None: all addresses.
         port: to listen on; 0: each address gets one of its own.
         backlog: how many connections wait to be accepted at most.

@@ -311,6 +311,7 @@ class ControlPlane:
                 "max_client_bytes": config.max_client_bytes,
             },
             "statistics": self._core.statistics(),
+            "after": request.after,
             "sessions": page,
             "more": more,
         }

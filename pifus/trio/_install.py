@@ -100,8 +100,9 @@ def _taken_over(sock: Any) -> trio.socket.SocketType:
 
 def _make(family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> Any:  # noqa: A002
     """In the place of `socket.socket` in those modules."""
-    stream = type in (-1, _socket.SOCK_STREAM, _socket.SOCK_DGRAM)
-    if fileno is None and stream and (family == -1 or family in _FAMILIES):
+    flags = _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+    ours = type == -1 or type & ~flags in (_socket.SOCK_STREAM, _socket.SOCK_DGRAM)
+    if fileno is None and ours and (family == -1 or family in _FAMILIES):
         try:
             factory = _factory.get()
         except (LookupError, RuntimeError):

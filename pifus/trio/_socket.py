@@ -31,7 +31,13 @@ _TOO_SMALL: Final = {
     "recvfrom_into": "nbytes is greater than the length of the buffer",
 }
 _FLAGS: Final = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
-_TYPES: Final = {_socket.SOCK_STREAM: Protocol.TCP, _socket.SOCK_DGRAM: Protocol.UDP}
+_TYPES: Final[dict[int, Protocol]] = {
+    _socket.SOCK_STREAM: Protocol.TCP,
+    _socket.SOCK_DGRAM: Protocol.UDP,
+}
+_FAMILIES: Final = (0, _socket.AF_INET, _socket.AF_INET6)
+# Of trio itself: `install` has another one in its place.
+_from_stdlib_socket = trio.socket.from_stdlib_socket
 
 
 class SocketFactory(trio.abc.SocketFactory):
@@ -40,8 +46,8 @@ class SocketFactory(trio.abc.SocketFactory):
     They have the priority of the innermost `with pifus.priority(…)`, else `priority`. All
     operations but those named here do what trio's do; of a call that is cancelled the promises
     of `Stream` and `UdpSocket` hold. `fileno` is -2 until the socket is closed: there is no
-    descriptor. Sockets made with `trio.socket.from_stdlib_socket` are the program's own, but for
-    those of `install`.
+    descriptor. Sockets of other families are the kernel's; those made with
+    `trio.socket.from_stdlib_socket` are the program's own, but for those of `install`.
 
     Args:
         priority: how urgent the work of the sockets is.
@@ -55,19 +61,23 @@ class SocketFactory(trio.abc.SocketFactory):
         self._client = client
 
     def socket(self, family: int = 0, type: int = 0, proto: int = 0) -> SocketType:  # noqa: A002
-        """A socket of the stack.
+        """A socket of the stack; of another family than AF_INET and AF_INET6: of the kernel.
 
         Raises:
-            OSError: EAFNOSUPPORT, EPROTONOSUPPORT, ESOCKTNOSUPPORT: not TCP or UDP over IP.
+            OSError: EPROTONOSUPPORT, ESOCKTNOSUPPORT: not TCP or UDP.
         """
+        if family not in _FAMILIES:
+            return _from_stdlib_socket(_socket.socket(family, type, proto))
         return StackSocket(self._endpoint(family, type, proto))
 
     @trio.lowlevel.enable_ki_protection
     def _endpoint(self, family: int, type: int, proto: int) -> Endpoint:  # noqa: A002
         """What such a socket is made of. Raises: see `socket`."""
-        protocol = _TYPES.get(_socket.SocketKind(type or _socket.SOCK_STREAM))
+        # None of them would block, or has a descriptor to be inherited.
+        kind = type & ~(_socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC) or _socket.SOCK_STREAM
+        protocol = _TYPES.get(kind)
         if protocol is None:
-            raise OSError(errno.ESOCKTNOSUPPORT, f"socket type {type}: only TCP and UDP")
+            raise OSError(errno.ESOCKTNOSUPPORT, f"socket type {kind}: only TCP and UDP")
         if proto not in (0, protocol):
             raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
         ambient = _ambient.current()
@@ -106,7 +116,9 @@ class StackSocket(Shape, SocketType):
     @trio.lowlevel.enable_ki_protection
     async def accept(self) -> tuple[SocketType, Any]:
         endpoint, peer = await self._live().accept()
-        return StackSocket(endpoint), peer
+        accepted = StackSocket(endpoint)
+        accepted._options.take_after(self._options)
+        return accepted, peer
 
     @trio.lowlevel.enable_ki_protection
     async def connect(self, address: Any) -> None:
@@ -201,6 +213,8 @@ class StackSocket(Shape, SocketType):
 
     @trio.lowlevel.enable_ki_protection
     async def sendto(self, *args: Any) -> int:
+        if len(args) not in (2, 3):
+            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args)} given)")
         data, *flags, address = args
         _plain(*flags)
         if self._endpoint.sock.protocol is Protocol.TCP:

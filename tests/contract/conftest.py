@@ -7,7 +7,6 @@ import os
 import select
 import ssl
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -178,17 +177,6 @@ def await_events(sock: Any, wanted: int, among: int) -> None:
             return
         assert time.monotonic() < end, f"events are {events:#x}, not {wanted:#x}"
         time.sleep(0.001)
-
-
-def wait_until_asleep(pid: int) -> None:
-    """Until the process, or thread, was seen asleep several times: in the call it was to make."""
-    asleep = 0
-    beat = threading.Event()
-    while asleep < 5:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        assert state not in "ZX"
-        asleep = asleep + 1 if state == "S" else 0
-        beat.wait(0.005)
 
 
 def python_environment() -> dict[str, str]:

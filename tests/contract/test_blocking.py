@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import wait_until_asleep
 from tests.contract.conftest import (
     PATIENCE_SECONDS,
     QUIET_SECONDS,
@@ -27,7 +28,6 @@ from tests.contract.conftest import (
     fill,
     python_environment,
     receive_exactly,
-    wait_until_asleep,
 )
 from tests.contract.legs import Leg
 

@@ -10,6 +10,19 @@ from tests.contract.conftest import PATIENCE_SECONDS, launcher, python_environme
 from tests.contract.programs import HEAD
 
 
+def run(code: str) -> None:
+    """As a program under `pifus run`; it says ok at its end."""
+    done = subprocess.run(
+        launcher(sys.executable, "-c", HEAD + code),
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
 def test_what_a_call_has_done_is_told_though_the_socket_cannot_be_had_back(
     backend: BackendProcess,
 ) -> None:
@@ -70,12 +83,59 @@ ours.close()
 ended(pid)
 print("ok")
 """
-    done = subprocess.run(
-        launcher(sys.executable, "-c", HEAD + code),
-        env=python_environment(),
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE_SECONDS,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    run(code)
+
+
+def test_signal_handlers_that_raise_while_the_backend_is_asked(backend: BackendProcess) -> None:
+    """Neither the claim of a socket nor an option costs a slot, or room in a queue, for ever."""
+    code = f"""
+os.environ["PIFUS_MAX_SOCKETS"] = "8"
+near, far = pair()
+near.fileno()
+ours, theirs = socket.socketpair()
+def child():
+    ours.close()
+    while theirs.recv(1):
+        near.recv(1, socket.MSG_PEEK)  # claims it
+        theirs.send(b"x")
+pid = fork(child)
+theirs.close()
+class Interrupted(Exception):
+    pass
+def interrupt(*_):
+    raise Interrupted
+signal.signal(signal.SIGALRM, interrupt)
+def interrupted(call, *arguments):
+    os.kill({backend.pid}, signal.SIGSTOP)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        call(*arguments)
+        return False  # the backend had not stopped yet
+    except Interrupted:
+        return True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.kill({backend.pid}, signal.SIGCONT)
+far.sendall(b"123")
+def to_the_child():
+    ours.send(b"x")
+    assert ours.recv(1) == b"x"
+to_the_child()
+assert near.recv(1, socket.MSG_PEEK) == b"1"  # has a ticket from now on
+count = 0
+while count < 20:  # more than there are slots
+    to_the_child()
+    count += interrupted(near.recv, 1, socket.MSG_PEEK)
+assert exactly(near, 3) == b"123"
+ours.close()
+ended(pid)
+count = 0
+while count < 150:  # more than the queue is deep
+    count += interrupted(far.setsockopt, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+signal.setitimer(signal.ITIMER_REAL, 10)
+near.sendall(b"4")
+far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+assert far.recv(1) == b"4"
+print("ok")
+"""
+    run(code)

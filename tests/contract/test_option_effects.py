@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import wait_until_asleep
 from tests.contract.conftest import (
     PATIENCE_SECONDS,
     errno_of,
     receive_exactly,
-    wait_until_asleep,
 )
 from tests.contract.legs import Side
 

@@ -146,6 +146,20 @@ except ConnectionRefusedError as error:
     assert run(code) == "True\n"
 
 
+@pytest.mark.parametrize("value", ["many", "0", "16385"])
+def test_a_wrong_number_of_sockets_is_a_clear_error(value: str) -> None:
+    code = f"""
+import os
+os.environ["PIFUS_MAX_SOCKETS"] = {value!r}
+import pifus.compat.socket as socket
+try:
+    socket.socket()
+except ValueError as error:
+    print(error)
+"""
+    assert run(code) == f"$PIFUS_MAX_SOCKETS is {value!r}: allowed is 1 to 16384\n"
+
+
 def test_the_module_has_every_name_of_the_original(pifus_net: ModuleType) -> None:
     import socket
 

@@ -15,7 +15,7 @@ import pytest
 
 import pifus
 from pifus._core._session import Session, Settings
-from tests.conftest import BackendProcess
+from tests.conftest import BackendProcess, descriptors
 
 SECONDS = 10.0
 StartBackend = Callable[..., BackendProcess]
@@ -148,6 +148,9 @@ def test_discovery(start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch)
 def test_failure_of_a_private_backend_is_told() -> None:
     with pytest.raises(OSError, match="--driver tap needs an address"):
         pifus.Client(driver=["tap"])
+    for words in (["tpa"], ["tap", "--tap-ipv4", "192.168.77.2/24", "tpa"]):
+        with pytest.raises(OSError, match="--driver is 'tpa': allowed is loopback, tap"):
+            pifus.Client(driver=words)
 
 
 def test_a_stopped_backend_does_not_hang_a_closing_client(
@@ -162,6 +165,45 @@ def test_a_stopped_backend_does_not_hang_a_closing_client(
     finally:
         started.process.send_signal(signal.SIGCONT)
     assert client.closed
+
+
+class ControlCError(Exception):
+    """What a signal handler raises."""
+
+
+def interrupt(_number: int, _frame: object) -> None:
+    raise ControlCError
+
+
+@pytest.mark.parametrize("given_up", [TimeoutError, ControlCError])
+def test_a_request_that_was_given_up_does_not_answer_the_next(
+    start_backend: StartBackend, given_up: type[Exception]
+) -> None:
+    started = start_backend("given-up")
+    session = Session.join(started.path, Settings(max_sockets=4, arena_bytes=65536), None)
+    _, mirror = session.take_mirror()
+    before = descriptors()
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(3):
+            started.process.send_signal(signal.SIGSTOP)
+            for _ in range(2):  # the second one is given up while it looks for its answer
+                if given_up is TimeoutError:
+                    session._channel._connection.settimeout(0.05)
+                else:
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises((given_up, pifus.BackendUnavailable)):
+                    session.show(mirror)
+            started.process.send_signal(signal.SIGCONT)
+            session._channel._connection.settimeout(SECONDS)
+            os.close(session.take_bell())
+            assert 0 < session.show(mirror) < session.show(mirror)
+        assert descriptors() == before
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        started.process.send_signal(signal.SIGCONT)
+        os.close(mirror)
+        session.close()
 
 
 def test_socket_given_by_systemd(runtime_dir: Path) -> None:

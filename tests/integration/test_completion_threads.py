@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import signal
 import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import pifus
 from pifus._core._client import lib
-from tests.conftest import BackendProcess, Pair, connect_pair
+from tests.conftest import BackendProcess, Pair, connect_pair, descriptors, wait_until_asleep
 
 SECONDS = 10.0
 # A wait that nobody wakes looks again after this.
@@ -135,10 +138,10 @@ def fill(sock: pifus.Socket) -> None:
 def takes_back_while_another_waits(sock: pifus.Socket) -> float:
     """How long the one that waits for room is not told."""
     client = sock.client
-    waits = threading.Event()
+    waits: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def wait() -> float:
-        waits.set()
+        waits.put(threading.get_native_id())
         assert lib.pf_await_room(client._require(), sock._slot, int(SECONDS * 1e9)) == 1
         return time.monotonic()
 
@@ -147,8 +150,7 @@ def takes_back_while_another_waits(sock: pifus.Socket) -> float:
         with pytest.raises(pifus.QueueFull):
             fill(sock)
         join = in_thread(wait)
-        assert waits.wait(SECONDS)
-        time.sleep(0.002)  # so that it mostly sleeps already; nothing depends on it
+        wait_until_asleep(waits.get(timeout=SECONDS))
         begun = time.monotonic()
         raise TakenBackError
     woken = join()
@@ -272,3 +274,81 @@ def test_a_child_outlives_what_its_parent_had_closed(backend: BackendProcess) ->
 
     child = forked(use, go_on=False)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def numbers() -> set[int]:
+    """Of the descriptors of this process, but for the one by which they are found."""
+    found = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    return {fd for fd in found if is_open(fd)}
+
+
+def test_a_fork_while_another_thread_closes(
+    start_backend: Callable[..., BackendProcess],
+) -> None:
+    """The child has nothing of the client, whose control connection would keep the session."""
+    backend = start_backend("closing")
+    before = numbers()
+    client = pifus.Client(backend.path)
+    session = client._session
+    os.close(session.take_mirror()[1])  # the others of its batch are kept for later
+    opened = numbers() - before
+    assert len(opened) > 2
+    closes: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def close() -> None:
+        closes.put(threading.get_native_id())
+        client.close()
+
+    os.kill(backend.pid, signal.SIGSTOP)
+    try:
+        join = in_thread(close)
+        thread = closes.get(timeout=SECONDS)
+        while session.handle is not None or session._mirrors:
+            wait_until_asleep(thread)
+
+        def use() -> None:
+            assert not [fd for fd in opened if is_open(fd)]
+            client.close()
+            assert client.closed
+
+        child = forked(use, go_on=False)
+    finally:
+        os.kill(backend.pid, signal.SIGCONT)
+    join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class ControlCError(Exception):
+    """What a signal handler raises."""
+
+
+def test_a_close_that_is_interrupted_has_closed(
+    start_backend: Callable[..., BackendProcess],
+) -> None:
+    backend = start_backend("interrupted")
+    before = descriptors()
+    client = pifus.Client(backend.path)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        client.close()  # is under way: nothing to wait for
+        raise ControlCError
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    os.kill(backend.pid, signal.SIGSTOP)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(ControlCError):
+            client.close()
+    finally:
+        os.kill(backend.pid, signal.SIGCONT)
+        signal.signal(signal.SIGALRM, handler)
+    assert client.closed
+    assert descriptors() == before

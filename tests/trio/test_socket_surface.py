@@ -116,6 +116,55 @@ def test_wrong_arguments_take_nothing(client: pifus.Client, kind: int) -> None:
     run(main)
 
 
+async def made(*arguments: int) -> Any:
+    """What trio.socket.socket makes of them."""
+    with trio.socket.socket(*arguments) as sock:
+        return sock.family, sock.type, sock.fileno() != -2 and sock.family != socket.AF_UNIX
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (socket.AF_UNIX, socket.SOCK_STREAM),
+        (socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK),
+        (socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC),
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_UDP),
+        (999, socket.SOCK_STREAM),
+    ],
+)
+def test_making_one(client: pifus.Client, arguments: tuple[int, ...]) -> None:
+    async def main() -> None:
+        trio.socket.set_custom_socket_factory(None)
+        theirs = await outcome(lambda: made(*arguments))
+        trio.socket.set_custom_socket_factory(factory(client))
+        ours = await outcome(lambda: made(*arguments))
+        assert ours[:2] == theirs[:2]
+        if socket.AF_INET6 in arguments or socket.AF_INET in arguments:
+            assert len(ours) == 2 or not ours[2]  # of the stack
+        with pytest.raises(OSError, match="type 77: only TCP and UDP") as caught:
+            trio.socket.socket(type=77)
+        assert caught.value.errno == errno.ESOCKTNOSUPPORT
+
+    run(main)
+
+
+def test_a_connect_to_what_is_no_address_leaves_the_socket_alone(client: pifus.Client) -> None:
+    async def main() -> None:
+        for make in (None, factory(client)):
+            trio.socket.set_custom_socket_factory(make)
+            with trio.socket.socket() as listener, trio.socket.socket() as one:
+                await listener.bind(("127.0.0.1", 0))
+                listener.listen()
+                with pytest.raises(OverflowError):
+                    await one.connect(("127.0.0.1", 99_999))
+                await one.connect(listener.getsockname())
+                with pytest.raises(TypeError):
+                    await one.sendto(b"x", 0, 0, listener.getsockname())
+                assert await one.send(b"x") == 1
+
+    run(main)
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_messages_and_flags(client: pifus.Client, kind: int) -> None:
     async def main() -> None:
@@ -213,6 +262,37 @@ def test_options_as_the_kernels(
             assert got == expected, option
         kernels.close()
         stacks.close()
+
+    run(main)
+
+
+INHERITED: list[tuple[int, int, Any]] = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),
+    (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 7),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 77),
+    (socket.IPPROTO_IP, socket.IP_TOS, 0x10),
+]
+
+
+def test_options_that_a_connection_has_of_its_listener(client: pifus.Client) -> None:
+    async def main() -> None:
+        for make in (None, factory(client)):
+            trio.socket.set_custom_socket_factory(make)
+            with trio.socket.socket() as listener, trio.socket.socket() as one:
+                for level, name, value in INHERITED:
+                    listener.setsockopt(level, name, value)
+                await listener.bind(("127.0.0.1", 0))
+                listener.listen()
+                await one.connect(listener.getsockname())
+                accepted, _ = await listener.accept()
+                for level, name, value in INHERITED:
+                    size = (len(value),) if isinstance(value, bytes) else ()
+                    assert accepted.getsockopt(level, name, *size) == value, (level, name)
+                accepted.close()
+                with pytest.raises(ConnectionResetError):
+                    await one.recv(1)
 
     run(main)
 

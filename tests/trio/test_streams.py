@@ -17,6 +17,7 @@ import pifus
 import pifus.trio
 from pifus.trio import Listener, Stream
 from tests import certificates
+from tests.conftest import descriptors
 
 SECONDS = 30.0  # trio's checks clog fifteen connections
 DELAYED_SECONDS = 0.5  # the stack delays an acknowledgement by 0.25 s at most
@@ -31,11 +32,6 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
             await main()
 
     trio.run(limited)
-
-
-def descriptors() -> int:
-    """How many this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def together(*calls: Callable[[], Awaitable[object]]) -> None:
