@@ -354,6 +354,8 @@ struct pf_backend {
     struct pf_identity *identities[PF_IDENTITY_BUCKETS];
     uint64_t random_state;
     struct pf_spin spin;
+    uint32_t spin_ns; /* its budget */
+    uint32_t wake_ns; /* what a wake-up is thought to cost */
     struct pf_rest rest;
 };
 
