@@ -104,8 +104,6 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
     backend->public_region->abi_version = PF_ABI_VERSION;
     backend->public_region->pid = (uint32_t)getpid();
     backend->public_region->started_ns = pf_now_ns();
-    backend->wake_ns =
-        config->spin_ns > PF_SPIN_ANSWER_NS ? config->spin_ns - PF_SPIN_ANSWER_NS : 0;
     backend->spin_ns = config->spin_ns;
     backend->public_region->spin_ns = config->client_spin_ns;
     return backend;

@@ -296,8 +296,7 @@ static void learn_from(struct pf_backend *backend, const struct pf_session *sess
                        uint64_t asleep_ns, uint64_t awake_ns) {
     uint64_t rang_ns = pf_load64_relaxed(&session->c2b_control->rang_ns);
     if (rang_ns > asleep_ns && rang_ns < awake_ns) {
-        backend->wake_ns = pf_spin_learn(backend->wake_ns, awake_ns - rang_ns);
-        backend->spin_ns = PF_SPIN_ANSWER_NS + backend->wake_ns;
+        backend->spin_ns = pf_spin_learn(backend->spin_ns, awake_ns - rang_ns);
         pf_store_relaxed(&backend->public_region->spin_ns, backend->spin_ns);
     }
 }

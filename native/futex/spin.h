@@ -63,12 +63,13 @@ static inline void pf_spin_result(struct pf_spin *spin, bool found) {
     }
 }
 
-/* What is thought of a wake-up, after one that took so long. A mean, of which each has an eighth:
- * but none counts for more than the most, so that neither a thread that waited for a processor nor
- * a client that lies about when it rang can do much. */
-static inline uint32_t pf_spin_learn(uint32_t wake_ns, uint64_t took_ns) {
+/* The budget after a wake-up that took so long. A mean, of which each has an eighth: but none
+ * counts for more than the most, so that neither a thread that waited for a processor nor a client
+ * that lies about when it rang can do much. */
+static inline uint32_t pf_spin_learn(uint32_t budget_ns, uint64_t took_ns) {
     uint32_t took = took_ns < PF_SPIN_WAKE_MOST_NS ? (uint32_t)took_ns : PF_SPIN_WAKE_MOST_NS;
-    return wake_ns - wake_ns / PF_SPIN_WAKE_WEIGHT + took / PF_SPIN_WAKE_WEIGHT;
+    uint32_t wanted = PF_SPIN_ANSWER_NS + took;
+    return budget_ns - budget_ns / PF_SPIN_WAKE_WEIGHT + wanted / PF_SPIN_WAKE_WEIGHT;
 }
 
 /* After look number `look`, one of PF_SPIN_LOOKS. */

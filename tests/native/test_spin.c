@@ -11,11 +11,23 @@
 #define MOST_NS (PF_SPIN_ANSWER_NS + PF_SPIN_WAKE_MOST_NS)
 #define FIRST_NS 40000U
 
-static uint32_t learn(uint32_t wake_ns, uint64_t took_ns, int times) {
+static uint32_t learn(uint32_t spin_ns, uint64_t took_ns, int times) {
     while (times-- > 0) {
-        wake_ns = pf_spin_learn(wake_ns, took_ns);
+        spin_ns = pf_spin_learn(spin_ns, took_ns);
     }
-    return wake_ns;
+    return spin_ns;
+}
+
+/* Of a hundred thousand wake-ups, one in `rare` of them dear: the mean of the budget. */
+static uint64_t mean(uint64_t rare, uint64_t dear_ns, uint64_t cheap_ns) {
+    uint64_t random = 5;
+    uint32_t spin = FIRST_NS;
+    uint64_t sum = 0;
+    for (int i = 0; i < 100000; i++) {
+        spin = pf_spin_learn(spin, check_random_next(&random) % rare ? cheap_ns : dear_ns);
+        sum += spin;
+    }
+    return sum / 100000;
 }
 
 /* From wherever it was, it is soon about what wake-ups take now. */
@@ -23,51 +35,37 @@ static void test_follows(void) {
     static const uint32_t costs[] = {3000, 20000, 45000, 70000};
     for (int from = 0; from < 4; from++) {
         for (int to = 0; to < 4; to++) {
-            uint32_t wake = learn(costs[from], costs[to], 32);
-            CHECK(wake > costs[to] - 2000);
-            CHECK(wake < costs[to] + 2000);
+            uint32_t spin = learn(LEAST_NS + costs[from], costs[to], 32);
+            CHECK(spin > LEAST_NS + costs[to] - 2000);
+            CHECK(spin < LEAST_NS + costs[to] + 2000);
         }
     }
 }
 
-/* Half of them cheap, half dear, as where some find the processor awake: their mean, and steady. */
+/* Some find the processor awake: between the two. */
 static void test_two_kinds(void) {
-    uint64_t random = 5;
-    uint32_t wake = 20000;
-    uint64_t sum = 0;
-    for (int i = 0; i < 100000; i++) {
-        wake = pf_spin_learn(wake, check_random_next(&random) % 2 ? 5000 : 65000);
-        sum += wake;
-    }
-    CHECK(sum / 100000 > 32000);
-    CHECK(sum / 100000 < 37000);
+    uint64_t spin = mean(2, 65000, 5000);
+    CHECK(spin > LEAST_NS + 32000);
+    CHECK(spin < LEAST_NS + 38000);
 }
 
 /* Now and then a thread waits for milliseconds, as the processor is taken. */
-static void test_few_long_ones(void) {
-    uint64_t random = 7;
-    uint32_t wake = 20000;
-    uint64_t sum = 0;
-    for (int i = 0; i < 100000; i++) {
-        wake = pf_spin_learn(wake, check_random_next(&random) % 20 ? 20000 : 5000000);
-        sum += wake;
-    }
-    CHECK(sum / 100000 < 25000);
-}
+static void test_few_long_ones(void) { CHECK(mean(20, 5000000, 20000) < LEAST_NS + 25000); }
 
 /* Whatever it is told, the bounds hold, and it finds its way back. */
 static void test_lies(void) {
     static const uint64_t lies[] = {0, 1, PF_SPIN_WAKE_MOST_NS, UINT32_MAX, UINT64_MAX};
     uint64_t random = 11;
-    uint32_t wake = 20000;
+    uint32_t spin = FIRST_NS;
     for (int i = 0; i < 1000000; i++) {
         uint64_t lie = check_random_next(&random);
-        wake = pf_spin_learn(wake, i % 3 ? lie >> (lie % 64) : lies[lie % 5]);
-        CHECK(wake <= PF_SPIN_WAKE_MOST_NS);
+        spin = pf_spin_learn(spin, i % 3 ? lie >> (lie % 64) : lies[lie % 5]);
+        CHECK(spin >= LEAST_NS);
+        CHECK(spin <= MOST_NS);
     }
-    CHECK_EQ(learn(wake, UINT64_MAX, 100) / 100, PF_SPIN_WAKE_MOST_NS / 100);
-    CHECK(learn(PF_SPIN_WAKE_MOST_NS, 0, 100) < 10);
-    CHECK(learn(PF_SPIN_WAKE_MOST_NS, 20000, 32) < 22000);
+    CHECK(learn(spin, UINT64_MAX, 100) > MOST_NS - 100);
+    CHECK(learn(MOST_NS, 0, 100) < LEAST_NS + 100);
+    CHECK(learn(MOST_NS, 20000, 32) < LEAST_NS + 22000);
 }
 
 static struct rig rig;
