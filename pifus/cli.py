@@ -114,7 +114,7 @@ def _print_status(status: dict[str, Any]) -> None:
     console.print(
         f"backend {status['name']} at {status['path']}, process {status['pid']}, "
         f"up {status['seconds']:.0f} s, drivers {', '.join(status['drivers'])}, "
-        f"profile {status['profile']}"
+        f"profile {status['profile']} (spins for {status['spin_ns'] / 1000:.0f} us)"
     )
     numbers = status["statistics"]
     operations = numbers["operations"]

@@ -104,6 +104,8 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
     backend->public_region->abi_version = PF_ABI_VERSION;
     backend->public_region->pid = (uint32_t)getpid();
     backend->public_region->started_ns = pf_now_ns();
+    backend->spin_ns = config->spin_ns;
+    backend->public_region->spin_ns = config->client_spin_ns;
     return backend;
 }
 

@@ -10,6 +10,7 @@ struct pf_backend;
 struct pf_backend_config {
     uint32_t spin_ns;        /* how long the idle stack thread spins before it sleeps */
     uint32_t client_spin_ns; /* what clients are told */
+    uint32_t spin_follows;   /* 1: both follow what a wake-up costs, from these on */
     uint32_t max_pcbs;       /* TCP endpoints over all clients, 1..20000 */
     uint32_t
         min_share_medium;   /* percent of operations that MEDIUM gets while HIGH has work; 0..50 */

@@ -354,6 +354,7 @@ struct pf_backend {
     struct pf_identity *identities[PF_IDENTITY_BUCKETS];
     uint64_t random_state;
     struct pf_spin spin;
+    uint32_t spin_ns; /* its budget */
     struct pf_rest rest;
 };
 
@@ -503,7 +504,6 @@ void pf_tx_pump(struct pf_bsock *sock);
 void pf_rx_flush(struct pf_bsock *sock);
 void pf_rx_credit(struct pf_bsock *sock);
 void pf_rx_answer(struct pf_bsock *sock);
-uint32_t pf_rx_tail(struct pf_bsock *sock);
 void pf_accept_report(struct pf_bsock *sock);
 
 /* identity.c: which socket a mirror descriptor stands for, whoever holds it. */

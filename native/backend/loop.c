@@ -281,13 +281,23 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->mirrors, backend->mirrors);
 }
 
-/* After a wake-up: a client that rings and has nothing to say gets its doorbell muted until the
- * next tick; its submissions are then found by looking. */
-static void count_noise(struct pf_backend *backend, uint64_t id) {
-    struct pf_session *session = pf_session_find(backend, id);
-    if (session && ++session->noise > NOISE_PER_TICK && !session->doorbell_muted) {
+/* A client that rings and has nothing to say gets its doorbell muted until the next tick; its
+ * submissions are then found by looking. */
+static void count_noise(struct pf_backend *backend, struct pf_session *session) {
+    if (++session->noise > NOISE_PER_TICK && !session->doorbell_muted) {
         session->doorbell_muted = true;
         (void)epoll_ctl(backend->epoll_fd, EPOLL_CTL_DEL, session->doorbell_fd, NULL);
+    }
+}
+
+/* The ring of this client ended a sleep that lasted from `asleep_ns` until `awake_ns`. What it says
+ * of when it rang may be anything. */
+static void learn_from(struct pf_backend *backend, const struct pf_session *session,
+                       uint64_t asleep_ns, uint64_t awake_ns) {
+    uint64_t rang_ns = pf_load64_relaxed(&session->c2b_control->rang_ns);
+    if (rang_ns > asleep_ns && rang_ns < awake_ns) {
+        backend->spin_ns = pf_spin_learn(backend->spin_ns, awake_ns - rang_ns);
+        pf_store_relaxed(&backend->public_region->spin_ns, backend->spin_ns);
     }
 }
 
@@ -377,12 +387,19 @@ static void sleep_until_news(struct pf_backend *backend) {
         publish_counts(backend);
         uint64_t asleep_ns = pf_now_ns();
         int count = epoll_wait(backend->epoll_fd, events, 32, muted ? 1 : -1);
-        pf_rest_slept(&backend->rest, asleep_ns, pf_now_ns());
+        uint64_t awake_ns = pf_now_ns();
+        pf_rest_slept(&backend->rest, asleep_ns, awake_ns);
         for (int i = 0; i < count; i++) {
-            if (events[i].data.u64 < UINT64_MAX / 2) {
-                count_noise(backend, events[i].data.u64);
-            } else {
+            if (events[i].data.u64 > UINT64_MAX / 2) {
                 backend->frames_told = true;
+                continue;
+            }
+            struct pf_session *session = pf_session_find(backend, events[i].data.u64);
+            if (session) {
+                count_noise(backend, session);
+                if (i == 0 && backend->config.spin_follows) { /* the first is what woke us */
+                    learn_from(backend, session, asleep_ns, awake_ns);
+                }
             }
         }
         pf_store64_relaxed(&backend->public_region->wakeups, backend->public_region->wakeups + 1);
@@ -428,7 +445,7 @@ static bool spin_look(const struct pf_backend *backend) {
 /* One round of spinning. False: sleep. */
 static bool spin_round(struct pf_backend *backend, uint64_t idle_since) {
     uint64_t idle = backend->now_ns - idle_since;
-    if (idle >= backend->config.spin_ns || backend->rest.resting) {
+    if (idle >= backend->spin_ns || backend->rest.resting) {
         return false;
     }
     return spin_look(backend) || pf_spin_pause(backend->now_ns, idle);
@@ -501,7 +518,7 @@ void *pf_loop(void *argument) {
             }
             continue;
         }
-        if (!idle_since && backend->config.spin_ns && !backend->rest.resting &&
+        if (!idle_since && backend->spin_ns && !backend->rest.resting &&
             pf_spin_worthwhile(&backend->spin)) {
             idle_since = backend->now_ns;
         }

@@ -116,7 +116,6 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
         session->id = ++backend->next_session;
         session->layout.session_id = (uint32_t)session->id;
         session->layout.allowed_priority = request->best_priority;
-        session->layout.spin_ns = backend->config.client_spin_ns;
         session->socks = pf_region_private(socks_bytes(session));
         session->account = stk_account_new();
         bad = session->socks && session->account ? make_regions(session, fds) : -ENOMEM;

@@ -29,7 +29,7 @@ int pf_bell_arm(struct pf_client *client) {
 }
 
 int pf_bell_spin(struct pf_client *client, int64_t most_ns) {
-    int64_t budget = BELL_SPINS * client->spin_ns;
+    int64_t budget = BELL_SPINS * pf_spin_budget(client);
     budget = most_ns < budget ? most_ns : budget;
     if (budget <= 0 || !pf_spin_worthwhile(&client->bell_spin)) {
         return 0;

@@ -127,7 +127,7 @@ struct pf_client {
     uint32_t reap_next; /* where to look next for memory to be had back */
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
-    int64_t spin_ns;
+    int64_t spin_ns; /* negative: as the backend says */
     struct pf_spin spin;
     struct pf_spin bell_spin;
     uint32_t abandoned;
@@ -137,6 +137,12 @@ struct pf_client {
     struct pf_staged *batch; /* PF_BATCH_MAX of them, made by the first batch */
     uint32_t batch_count;
 };
+
+/* For how long a wait may spin. */
+static inline int64_t pf_spin_budget(const struct pf_client *client) {
+    int64_t spin_ns = client->spin_ns;
+    return spin_ns < 0 ? (int64_t)pf_load_relaxed(&client->public_region->spin_ns) : spin_ns;
+}
 
 static inline void pf_lock(struct pf_client *client) { pf_pi_acquire(&client->lock); }
 static inline void pf_unlock(struct pf_client *client) { pf_pi_release(&client->lock); }

@@ -22,6 +22,7 @@ bool pf_hint(struct pf_client *client, struct pf_sock *sock) {
 
 void pf_ring(struct pf_client *client) {
     uint64_t one = 1;
+    pf_store64_relaxed(&client->c2b_control->rang_ns, pf_now_ns());
     /* EAGAIN: the counter is full of rings nobody has answered; one is enough. */
     if (write(client->doorbell_fd, &one, sizeof(one)) < 0 && errno != EAGAIN) {
         pf_client_abandon(client);

@@ -131,10 +131,7 @@ struct pf_client *pf_client_attach(int control_fd, int c2b_fd, int b2c_fd, int p
     client->c2b_control = (struct pf_c2b_control *)client->c2b;
     client->b2c_control = (const struct pf_b2c_control *)(client->b2c + client->layout.b2c_control);
     wire(client);
-    /* On a single processor spinning only keeps the other side from running. */
-    client->spin_ns = one_processor() ? 0 : (int64_t)client->layout.spin_ns;
-    pf_spin_reset(&client->spin);
-    pf_spin_reset(&client->bell_spin);
+    pf_client_set_spin(client, -1);
     client->doorbell_fd = doorbell_fd;
     (void)close(c2b_fd);
     (void)close(b2c_fd);
@@ -185,7 +182,8 @@ int pf_client_ended(struct pf_client *client) {
 }
 
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns) {
-    client->spin_ns = spin_ns < 0 ? (int64_t)client->layout.spin_ns : spin_ns;
+    /* On a single processor spinning only keeps the other side from running. */
+    client->spin_ns = spin_ns < 0 && one_processor() ? 0 : spin_ns;
     pf_spin_reset(&client->spin);
     pf_spin_reset(&client->bell_spin);
 }

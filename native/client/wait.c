@@ -21,10 +21,11 @@ static inline bool news(const struct pf_client *client, const struct pf_sock *so
 static inline __attribute__((always_inline)) bool
 spin(struct pf_waiter *waiter, const struct pf_sock *sock, const uint32_t *word, uint32_t seen) {
     struct pf_client *client = waiter->client;
-    if (client->spin_ns <= 0 || !pf_spin_worthwhile(&client->spin)) {
+    int64_t budget = pf_spin_budget(client);
+    if (budget == 0 || !pf_spin_worthwhile(&client->spin)) {
         return false;
     }
-    uint64_t end = waiter->started_ns + (uint64_t)client->spin_ns;
+    uint64_t end = waiter->started_ns + (uint64_t)budget;
     if (end > waiter->deadline_ns) {
         end = waiter->deadline_ns;
     }

@@ -24,6 +24,14 @@
 #define PF_SPIN_LOOKS 64 /* between two looks at the clock */
 #define PF_SPIN_RELAX 4  /* looks for one pause: it lasts as long as several of them */
 
+/* A budget that follows what a wake-up costs here: who spins for about as long as that never wastes
+ * much more than sleeping would have, and gains where the answer comes sooner. PF_SPIN_ANSWER_NS is
+ * for the answer itself; the rest for the wake-up of whoever is to give it, or both sides sleep in
+ * turns for ever. */
+#define PF_SPIN_ANSWER_NS 20000U
+#define PF_SPIN_WAKE_MOST_NS 80000U
+#define PF_SPIN_WAKE_WEIGHT 8
+
 /* How well spinning did of late. A heuristic: racy between threads on purpose. */
 struct pf_spin {
     uint32_t score;
@@ -53,6 +61,15 @@ static inline void pf_spin_result(struct pf_spin *spin, bool found) {
         spin->skip = spin->penalty;
         spin->penalty = 2 * spin->penalty < PF_SPIN_SKIP_MAX ? 2 * spin->penalty : PF_SPIN_SKIP_MAX;
     }
+}
+
+/* The budget after a wake-up that took so long. A mean, of which each has an eighth: but none
+ * counts for more than the most, so that neither a thread that waited for a processor nor a client
+ * that lies about when it rang can do much. */
+static inline uint32_t pf_spin_learn(uint32_t budget_ns, uint64_t took_ns) {
+    uint32_t took = took_ns < PF_SPIN_WAKE_MOST_NS ? (uint32_t)took_ns : PF_SPIN_WAKE_MOST_NS;
+    uint32_t wanted = PF_SPIN_ANSWER_NS + took;
+    return budget_ns - budget_ns / PF_SPIN_WAKE_WEIGHT + wanted / PF_SPIN_WAKE_WEIGHT;
 }
 
 /* After look number `look`, one of PF_SPIN_LOOKS. */

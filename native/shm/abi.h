@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 7
+#define PF_ABI_VERSION 8
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384
@@ -248,7 +248,8 @@ struct pf_c2b_control {
     uint32_t waiting;       /* a thread sleeps on pf_b2c_control.event */
     uint32_t bell_arm;      /* bumped when the client waits for completions by its bell */
     uint32_t slots_used;    /* no slot from this one on was ever opened */
-    uint32_t pad1[10];
+    uint64_t rang_ns;       /* CLOCK_MONOTONIC: the latest ring of the doorbell */
+    uint32_t pad1[8];
 };
 
 /* C2B: one per socket slot. */
@@ -290,7 +291,7 @@ struct pf_b2c_header {
     uint64_t b2c_cq;
     uint64_t b2c_rx;
     uint32_t allowed_priority; /* the best priority granted: a lower number is clamped to it */
-    uint32_t spin_ns; /* how long a client may spin before it sleeps, by the backend's profile */
+    uint32_t pad0;
 };
 
 struct pf_b2c_control {
@@ -331,7 +332,8 @@ struct pf_public {
     uint32_t magic;
     uint32_t abi_version;
     uint32_t pid;
-    uint32_t pad0[13];
+    uint32_t spin_ns; /* how long a client may spin before it sleeps; may change at any time */
+    uint32_t pad0[12];
     /* Not 0 while the stack thread sleeps or is about to: ring the doorbell for priorities below.
      */
     uint32_t sleeping;

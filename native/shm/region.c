@@ -168,7 +168,6 @@ int pf_region_check(const struct pf_b2c_header *header, uint64_t c2b_bytes, uint
     }
     expected.session_id = header->session_id;
     expected.allowed_priority = header->allowed_priority;
-    expected.spin_ns = header->spin_ns;
     if (memcmp(&expected, header, sizeof(expected)) != 0 || expected.c2b_bytes != c2b_bytes ||
         expected.b2c_bytes != b2c_bytes) {
         (void)snprintf(error, error_bytes,

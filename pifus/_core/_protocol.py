@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Final
 
 from pifus.errors import ProtocolError
 
-ABI_VERSION: Final = 7
+ABI_VERSION: Final = 8
 MESSAGE_BYTES_MAX: Final = 65536
 MIRRORS_MAX: Final = 64
 ATTACH_FDS: Final = 4

@@ -17,7 +17,8 @@ from pifus._core import _paths, _protocol
 
 DRIVERS = ("loopback", "tap")
 # How long the idle stack thread, and a waiting client, look for news before they sleep.
-SPIN_NS = {"latency": 50_000, "balanced": 20_000, "powersave": 0}
+# `balanced` begins with this, and then follows what a wake-up costs.
+SPIN_NS = {"latency": 50_000, "balanced": 40_000, "powersave": 0}
 # Who may have raw sockets; each includes those before it: the owner is the backend's own user.
 RAW = ("nobody", "root", "owner", "users")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -93,6 +94,11 @@ class Config:
     def spin_ns(self) -> int:
         """The profile in nanoseconds: on a single processor spinning keeps the other side out."""
         return 0 if len(os.sched_getaffinity(0)) == 1 else SPIN_NS[self.profile]
+
+    @property
+    def spin_follows(self) -> bool:
+        """Whether that is only the beginning."""
+        return self.profile == "balanced" and self.spin_ns > 0
 
 
 # ---- checks: each returns the value, or raises ValueError that says what is allowed ----

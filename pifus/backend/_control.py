@@ -299,7 +299,7 @@ class ControlPlane:
             "drivers": config.drivers,
             "links": config.links,
             "profile": config.profile,
-            "spin_ns": config.spin_ns,
+            "spin_ns": self._core.spin_ns(),
             "seconds": round(time.monotonic() - self._started, 3),
             "clients": self._sessions.attached,
             "lingering": self._sessions.lingering,

@@ -57,6 +57,7 @@ class Core:
         native = ffi.new("struct pf_backend_config *")
         native.spin_ns = config.spin_ns
         native.client_spin_ns = config.spin_ns
+        native.spin_follows = config.spin_follows
         native.max_pcbs = config.max_pcbs
         native.min_share_medium = config.min_share_medium
         native.min_share_low = config.min_share_low
@@ -203,6 +204,10 @@ class Core:
     def orphans(self) -> int:
         """How many sockets only a descriptor in some process keeps open."""
         return int(lib.pf_backend_public(self._backend).orphans)
+
+    def spin_ns(self) -> int:
+        """How long the stack thread and its clients spin at most, as of now."""
+        return int(lib.pf_backend_public(self._backend).spin_ns)
 
     def statistics(self) -> _protocol.Message:
         """The counters of the public region."""

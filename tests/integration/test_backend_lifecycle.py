@@ -16,6 +16,7 @@ import pytest
 
 import pifus
 from pifus._core._session import Session
+from pifus.backend._config import SPIN_NS
 from pifus.cli import read_status
 from tests.conftest import BackendProcess, connect_pair
 
@@ -219,6 +220,25 @@ signal.pause()
             assert theirs.wait(SECONDS).check().data == b"still here"
             ours.wait(SECONDS).check()
         settle(started.path, sockets=2)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="on one processor nobody spins")
+def test_the_budget_of_spins_follows_what_waking_costs(start_backend: StartBackend) -> None:
+    for name, spin_ns in SPIN_NS.items():
+        started = start_backend(name, "--profile", name)
+        assert status_of(started.path)["spin_ns"] == spin_ns
+        with pifus.Client(started.path) as client, client.socket() as sock:
+            client.set_spin(0)
+            seen = set()
+            for _ in range(20):
+                sock.nop()  # the stack thread sleeps, as the status took its time
+                sock.wait(SECONDS).check()
+                seen.add(read_status(started.path)["spin_ns"])
+        if name == "balanced":
+            assert len(seen) > 1
+            assert all(20_000 <= one <= 100_000 for one in seen)
+        else:
+            assert seen == {spin_ns}
 
 
 def test_private_backend_ends_with_its_last_client(runtime_dir: Path) -> None:

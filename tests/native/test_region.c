@@ -264,7 +264,6 @@ static void test_check_refuses(void) {
     /* What the plan does not decide may be anything. */
     good.session_id = 77;
     good.allowed_priority = PF_PRIORITY_LOW;
-    good.spin_ns = 50000;
     CHECK_EQ(pf_region_check(&good, good.c2b_bytes, good.b2c_bytes, error, sizeof(error)), 0);
 #define BAD(field, value, word)                                                                    \
     do {                                                                                           \

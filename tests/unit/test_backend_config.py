@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pifus.backend._config import OPTIONS, Config, ConfigError, load
+from pifus.backend._config import OPTIONS, SPIN_NS, Config, ConfigError, load
 
 
 def test_defaults() -> None:
@@ -116,5 +116,8 @@ def test_no_spinning_on_a_single_processor(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert load(["--profile", "latency"]).spin_ns == 50_000
     assert load(["--profile", "powersave"]).spin_ns == 0
+    assert [load(["--profile", name]).spin_follows for name in SPIN_NS] == [False, True, False]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert load(["--profile", "latency"]).spin_ns == 0
+    assert load([]).spin_ns == 0
+    assert not load([]).spin_follows
