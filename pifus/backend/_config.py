@@ -18,7 +18,7 @@ from pifus._core import _paths, _protocol
 DRIVERS = ("loopback", "tap")
 # How long the idle stack thread, and a waiting client, look for news before they sleep.
 # `balanced` begins with this, and then follows what a wake-up costs.
-SPIN_NS = {"latency": 50_000, "balanced": 40_000, "powersave": 0}
+SPIN_NS = {"latency": 100_000, "balanced": 40_000, "powersave": 0}
 # Who may have raw sockets; each includes those before it: the owner is the backend's own user.
 RAW = ("nobody", "root", "owner", "users")
 LOG_LEVELS = ("debug", "info", "warning", "error")

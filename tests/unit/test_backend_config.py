@@ -114,7 +114,7 @@ def test_faults_in_the_file_are_named(tmp_path: Path, text: str, says: str) -> N
 
 def test_no_spinning_on_a_single_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert load(["--profile", "latency"]).spin_ns == 50_000
+    assert load(["--profile", "latency"]).spin_ns == 100_000
     assert load(["--profile", "powersave"]).spin_ns == 0
     assert [load(["--profile", name]).spin_follows for name in SPIN_NS] == [False, True, False]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
