@@ -211,13 +211,15 @@ class Sharing:
         flags: int = lib.PF_CLOSE_ABORT if self.lingers == (1, 0) else lib.PF_CLOSE_GRACEFUL
         if self.attached:
             flags |= lib.PF_CLOSE_SHARED
-        if self.lingers[0] and self.lingers[1] > 0:
-            self._linger(handle, flags, self.lingers[1])
-        elif (self.is_called_on() or self.lingers == (1, 0)) and not self.elsewhere:
-            # Whoever knows of the close is refused, or finds the reset, from now on. If others go
-            # on it is no end.
-            self._linger(handle, flags, _CLOSE_SECONDS)
-        lib.pf_socket_release(handle, self.slot, flags)
+        try:
+            if self.lingers[0] and self.lingers[1] > 0:
+                self._linger(handle, flags, self.lingers[1])
+            elif (self.is_called_on() or self.lingers == (1, 0)) and not self.elsewhere:
+                # Whoever knows of the close is refused, or finds the reset, from now on. If others
+                # go on it is no end.
+                self._linger(handle, flags, _CLOSE_SECONDS)
+        finally:  # also when a signal handler raised
+            lib.pf_socket_release(handle, self.slot, flags)
 
     def _linger(self, handle: CData, flags: int, seconds: float) -> None:
         """Closes and waits, at most so long, until that is done: all is acknowledged."""

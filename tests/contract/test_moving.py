@@ -139,3 +139,38 @@ assert far.recv(1) == b"4"
 print("ok")
 """
     run(code)
+
+
+def test_a_signal_handler_that_raises_while_a_close_lingers(backend: BackendProcess) -> None:
+    """The socket is closed as well, and its slot can be had again."""
+    code = """
+import struct
+os.environ["PIFUS_MAX_SOCKETS"] = "8"
+class Interrupted(Exception):
+    pass
+def interrupt(*_):
+    raise Interrupted
+signal.signal(signal.SIGALRM, interrupt)
+for _ in range(10):  # more than there are slots
+    near, far = pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    sent = 0
+    near.setblocking(False)
+    try:
+        while True:
+            sent += near.send(bytes(65536))
+    except BlockingIOError:
+        pass
+    near.setblocking(True)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        near.close()
+    except Interrupted:
+        pass
+    else:
+        raise AssertionError("it did not wait")
+    assert len(exactly(far, sent + 1)) == sent
+    far.close()
+print("ok")
+"""
+    run(code)
