@@ -36,6 +36,14 @@ _shared: set[int] = set()
 _lock = threading.RLock()
 
 
+def no_fork() -> contextlib.AbstractContextManager[object]:
+    """Other threads do not fork meanwhile: from the taking of a mirror to its `register`.
+
+    A child would keep a copy that it does not know of, and the backend take the socket for shared.
+    """
+    return _lock
+
+
 def register(fd: int, endpoint: Endpoint) -> None:
     """A new mirror descriptor stands for `endpoint`."""
     sweep()
@@ -141,9 +149,7 @@ def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | Non
         detach: takes it away from the object.
         blocking: whether calls of the object wait.
     """
-    # All of it under the lock: a fork between would leave the child with a copy that it does not
-    # know, and the backend would take whoever gets the mirror next for shared.
-    with _lock:
+    with no_fork():
         endpoint = drop(fd)
         if endpoint is None or not endpoint.has_secret_mirror():
             return endpoint
