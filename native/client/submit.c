@@ -50,7 +50,10 @@ static bool publish(struct pf_client *client, struct pf_sock *sock, const struct
     if (!pf_sq_put(client, sock, sqe)) {
         return false;
     }
-    *ring = pf_hint(client, sock);
+    /* Nobody waits for the open of a stream, and nothing comes to it before it is told where to:
+     * the backend hears of it with the next submission, and is woken once. */
+    bool later = sqe->opcode == PF_OP_OPEN && sqe->offset == PF_KIND_STREAM;
+    *ring = !later && pf_hint(client, sock);
     /* After the backend can have seen it: the clock takes as long as half the way there. */
     pending->submitted_ns = pf_now_ns();
     return true;

@@ -164,6 +164,11 @@ def _adopt(listener: Endpoint, handle: CData, done: CData) -> Accepted | None:
     if slot < 0:
         lib.pf_accept_reject(handle, listener.slot, done.token)
         raise _errors.os_error(-slot)
+    with _table.no_fork():
+        return _named(listener, handle, slot, done)
+
+
+def _named(listener: Endpoint, handle: CData, slot: int, done: CData) -> Accepted:
     try:
         mirror_id, fd = listener.session.take_mirror()
     except BaseException:

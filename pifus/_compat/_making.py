@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import socket as _names
+from typing import TYPE_CHECKING
 
 from pifus._compat import _bypass, _current, _rules, _table
 from pifus._compat._endpoint import Endpoint
 from pifus._core import _address, _errors
 from pifus._core._client import lib
+
+if TYPE_CHECKING:
+    from pifus._core._session import Session
 
 
 def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
@@ -19,6 +23,11 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
             let this process have a raw socket.
     """
     owner = _current.session()
+    with _table.no_fork():
+        return _make(owner, family, kind, proto)
+
+
+def _make(owner: Session, family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
     handle = owner.handle
     if handle is None:
         raise owner.failure()

@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pifus._compat import _arguments, _kinds, _names, _table
@@ -374,9 +375,12 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
 
 def _close(sock: _C, fd: int) -> None:
-    endpoint = _table.drop(fd) if fd in _table.endpoints else None
+    endpoint = None
+    if fd in _table.endpoints:
+        waits = _gettimeout(sock) is None
+        endpoint = _table.let_go(fd, partial(_C.detach, sock), waits)
     try:
-        _C.close(sock)
+        _C.close(sock)  # nothing, if it is detached
     finally:
         if endpoint is not None:
             endpoint.finish()

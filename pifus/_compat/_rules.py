@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket as _c
 import contextlib
 import errno
+import functools
 import ipaddress
 import os
 import socket as _names
@@ -96,7 +97,13 @@ def is_for_stack(endpoint: Endpoint, native: CData, binding: bool = False) -> bo
 
 def _address_of(family: int, native: CData) -> _policy.Address:
     size = 4 if family == _names.AF_INET else 16
-    address = ipaddress.ip_address(bytes(native.ip)[:size])
+    return _address(bytes(native.ip)[:size])
+
+
+@functools.lru_cache(maxsize=256)
+def _address(packed: bytes) -> _policy.Address:
+    """One object for each address: a program that connects often does so to few."""
+    address = ipaddress.ip_address(packed)
     return getattr(address, "ipv4_mapped", None) or address
 
 

@@ -68,6 +68,8 @@ class Sharing:
         def is_called_on(self) -> bool: ...
         def leave(self) -> None: ...
 
+        spent: bool
+
     def __init__(self, owner: Session, slot: int) -> None:
         self.session = owner
         self.slot = slot
@@ -129,6 +131,10 @@ class Sharing:
         if not self.attached and handle is not None and not self.closed and self.fds:
             self.attached = True
             lib.pf_mirror_attach(handle, self.slot, self.mirror_id, self.fds[0])
+
+    def has_secret_mirror(self) -> bool:
+        """True while nobody can know its descriptor: no program, no process, not the backend."""
+        return not (self.attached or self.inherited or self.spent or self.is_called_on())
 
     def settle(self) -> None:
         """Before a fork: waits until the backend has heard of `identify`."""

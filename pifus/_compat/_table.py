@@ -13,6 +13,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pifus._compat._endpoint import Endpoint
 
 # How the backend's end of every mirror is called, up to its number and the backend's address.
@@ -32,6 +34,14 @@ _KNOWN_MAX = 65536
 _shared: set[int] = set()
 # Re-entrant: the garbage collector may close a socket while this thread holds it.
 _lock = threading.RLock()
+
+
+def no_fork() -> contextlib.AbstractContextManager[object]:
+    """Other threads do not fork meanwhile: from the taking of a mirror to its `register`.
+
+    A child would keep a copy that it does not know of, and the backend take the socket for shared.
+    """
+    return _lock
 
 
 def register(fd: int, endpoint: Endpoint) -> None:
@@ -128,6 +138,27 @@ def drop(fd: int) -> Endpoint | None:
     with _lock:
         _detached.discard(fd)
         return _unlist(fd)
+
+
+def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | None:
+    """The Python object with `fd` is closed: `drop`, and if the mirror can serve another socket,
+    it is given back instead of being closed.
+
+    Args:
+        fd: the descriptor.
+        detach: takes it away from the object.
+        blocking: whether calls of the object wait.
+    """
+    with no_fork():
+        endpoint = drop(fd)
+        if endpoint is None or not endpoint.has_secret_mirror():
+            return endpoint
+        detach()
+        if not blocking:
+            os.set_blocking(fd, True)
+        if not endpoint.session.give_mirror(endpoint.mirror_id, fd):
+            os.close(fd)
+    return endpoint
 
 
 def close(fd: int) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ERROR_BYTES = 512
 _MIRROR_BATCH = 16
+# Given back and not taken again yet; with a batch, the most that a session has without a socket.
+_MIRRORS_KEPT = 32
 _DAEMON_SECONDS = 0.5
 # FD_SETSIZE: a batch that was made while many sockets were open has high numbers.
 _SELECT_MAX = 1024
@@ -242,6 +244,30 @@ class Session:
                 self._mirrors = [(first + i, fd) for i, fd in enumerate(fds)][::-1]
             number, fd = self._mirrors.pop()
             return number, _lowest(fd)
+
+    def give_mirror(self, number: int, fd: int) -> bool:
+        """Takes back a mirror that was never attached, and of which there is no other descriptor.
+
+        To the backend it is as good as new, and cheaper by a round trip and seven system calls.
+
+        Args:
+            number: its id.
+            fd: its descriptor: blocking, not inheritable, and known to nobody.
+
+        Returns:
+            False: it is not wanted, and to be closed. Never waits, as it may be the garbage
+            collector who closes a socket, in the middle of `take_mirror`.
+        """
+        if not self._mirror_lock.acquire(blocking=False):
+            return False
+        try:
+            handle = self.handle
+            if handle is None or len(self._mirrors) >= _MIRRORS_KEPT or lib.pf_client_ended(handle):
+                return False
+            self._mirrors.append((number, fd))
+            return True
+        finally:
+            self._mirror_lock.release()
 
     def take_bell(self) -> int:
         """The bell: one descriptor for the completions of all sockets, which is the caller's.

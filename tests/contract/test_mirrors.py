@@ -1,0 +1,95 @@
+"""Descriptors that nobody asked for are used again: nobody can notice, whatever becomes of them."""
+
+from __future__ import annotations
+
+from tests.contract.programs import HEAD, Run, run  # noqa: F401 - a fixture
+
+
+def test_a_number_that_was_asked_for_is_closed(run: Run) -> None:  # noqa: F811
+    code = """
+near, far = pair()
+numbers = near.fileno(), far.fileno()
+near.close()
+far.close()
+for number in numbers:
+    try:
+        os.fstat(number)
+    except OSError as error:
+        print(error.errno)
+"""
+    assert run(HEAD + code) == "9\n9\n"
+
+
+def test_a_time_out_is_not_left_to_the_next_socket(run: Run) -> None:  # noqa: F811
+    code = """
+sock = socket.socket()
+sock.settimeout(5)
+sock.close()
+sock = socket.socket()
+print(os.get_blocking(sock.fileno()), sock.gettimeout())
+sock.close()
+"""
+    assert run(HEAD + code) == "True None\n"
+
+
+def test_many_closed_sockets_leave_few_descriptors(run: Run) -> None:  # noqa: F811
+    code = """
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+for sock in [socket.socket() for _ in range(8)]:
+    sock.close()
+before = descriptors()
+for sock in [socket.socket() for _ in range(200)]:
+    sock.close()
+assert descriptors() <= before + 48, (before, descriptors())
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
+
+
+def test_a_fork_while_another_thread_makes_a_socket(run: Run) -> None:  # noqa: F811
+    """The child has a copy of that one, and of none that is made later."""
+    code = """
+from pifus._core._session import Session
+taken, forked = threading.Event(), threading.Event()
+take = Session.take_mirror
+def slow(session):
+    mirror = take(session)
+    if threading.current_thread() is maker and not taken.is_set():
+        taken.set()
+        forked.wait(0.5)  # it must not happen now
+    return mirror
+Session.take_mirror = slow
+leave, stay = os.pipe()
+def child():
+    os.close(stay)
+    os.read(leave, 1)
+def make():
+    made.append(socket.socket())
+made, maker = [], threading.Thread(target=make)
+near, far = pair()
+near.close()
+far.close()
+maker.start()
+if "pifus._compat._making" in sys.modules:
+    assert taken.wait(10)
+pid = fork(child)
+forked.set()
+maker.join()
+with socket.create_server((HOST, 0)) as listener:
+    made[0].close()
+    # Whoever is next has its mirror.
+    near = connect(listener.getsockname())
+    far, _ = listener.accept()
+    if os.environ.get("CLIENT") == "kernel":
+        near, far = far, near
+    near.fileno()
+    near.close()
+    far.settimeout(10)
+    assert far.recv(1) == b""
+    far.close()
+os.close(stay)
+ended(pid)
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
