@@ -151,7 +151,7 @@ def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | Non
     """
     with no_fork():
         endpoint = drop(fd)
-        if endpoint is None or not endpoint.has_secret_mirror():
+        if endpoint is None or not endpoint.has_secret_mirror() or not _is_still(fd, endpoint):
             return endpoint
         detach()
         if not blocking:
@@ -159,6 +159,14 @@ def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | Non
         if not endpoint.session.give_mirror(endpoint.mirror_id, fd):
             os.close(fd)
     return endpoint
+
+
+def _is_still(fd: int, endpoint: Endpoint) -> bool:
+    """False: somebody has closed the number behind our back, as daemons do with all there are."""
+    try:
+        return _inode(fd) == endpoint.inode
+    except OSError:
+        return False
 
 
 def close(fd: int) -> None:

@@ -93,3 +93,21 @@ ended(pid)
 print("ok")
 """
     assert run(HEAD + code) == "ok\n"
+
+
+def test_a_number_that_was_closed_behind_the_back_is_not_used_again(run: Run) -> None:  # noqa: F811
+    code = """
+null = os.open("/dev/null", os.O_RDONLY)
+made = [socket.socket() for _ in range(40)]
+for sock in made:
+    number = type(sock).__mro__[-2].fileno(sock)
+    os.dup2(null, number)
+    sock.close()  # it closes somebody else's file, as it would of the kernel's
+for _ in range(20):
+    near, far = pair()
+    assert select.select([near, far], [], [], 0) == ([], [], [])
+    near.close()
+    far.close()
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
