@@ -165,7 +165,20 @@ def sshd(site: Site) -> Iterator[tuple[object, ...]]:
 
 @contextlib.contextmanager
 def chromium(site: Site) -> Iterator[tuple[object, ...]]:
-    """The one peer that is a client: the script serves, and starts it."""
+    """The one peer that is a client: the script serves, and starts it.
+
+    It gives up its requests when an address of the machine changes, as those of a device that was
+    just made do, when they turn out to be nobody else's.
+    """
+    tentative, flags = 0x40, 4  # IFA_F_TENTATIVE; the fifth word
+    end = time.monotonic() + SECONDS
+    addresses = Path("/proc/net/if_inet6")
+    while any(
+        int(line.split()[flags], 16) & tentative for line in addresses.read_text().splitlines()
+    ):
+        if time.monotonic() > end:
+            raise RuntimeError(f"addresses are not settled: {addresses.read_text()}")
+        time.sleep(0.05)  # nobody tells
     yield site.client, site.host, site.certificates.server, find("chromium")
 
 
