@@ -211,7 +211,6 @@ class Server:
                 {
                     "message": f"the handler of {stream!r} failed",
                     "exception": error,
-                    "task": asyncio.current_task(),
                 }
             )
         finally:

@@ -18,7 +18,7 @@ import pifus
 from pifus._core._session import Session
 from pifus.backend._config import SPIN_NS
 from pifus.cli import read_status
-from tests.conftest import BackendProcess, connect_pair
+from tests.conftest import BackendProcess, connect_pair, wait_until_asleep
 
 SECONDS = 10.0
 StartBackend = Callable[..., BackendProcess]
@@ -229,9 +229,12 @@ def test_the_budget_of_spins_follows_what_waking_costs(start_backend: StartBacke
         assert status_of(started.path)["spin_ns"] == spin_ns
         with pifus.Client(started.path) as client, client.socket() as sock:
             client.set_spin(0)
+            threads = [int(path.name) for path in Path(f"/proc/{started.pid}/task").iterdir()]
+            (stack,) = set(threads) - {started.pid}
             seen = set()
-            for _ in range(20):
-                sock.nop()  # the stack thread sleeps, as the status took its time
+            for _ in range(8):
+                wait_until_asleep(stack)
+                sock.nop()
                 sock.wait(SECONDS).check()
                 seen.add(read_status(started.path)["spin_ns"])
         if name == "balanced":
