@@ -111,3 +111,49 @@ for _ in range(20):
 print("ok")
 """
     assert run(HEAD + code) == "ok\n"
+
+
+def test_garbage_in_a_request_while_another_thread_makes_a_socket(run: Run) -> None:  # noqa: F811
+    """The one has what the other waits for, and must not wait for what the other has."""
+    code = """
+import gc
+gc.disable()
+socket.socket().close()
+if "pifus._compat._making" in sys.modules:
+    from pifus._compat import _current
+    from pifus._core import _channel, _protocol
+    asked, held = threading.Event(), threading.Event()
+    receive, request = _channel._receive, _channel.Channel.request
+    def slow(*arguments):
+        if threading.current_thread() is asker:
+            held.set()
+            assert asked.wait(10)
+            gc.collect()
+        return receive(*arguments)
+    def noted(*arguments):
+        if threading.current_thread() is maker:
+            asked.set()
+        return request(*arguments)
+    _channel._receive, _channel.Channel.request = slow, noted
+    channel = _current.session()._channel
+    def ask():
+        answers.append(channel.request(_protocol.Status(0), "status"))
+    def make():
+        while not asked.is_set():
+            made.append(socket.socket())
+    garbage = [socket.socket()]
+    garbage.append(garbage)
+    del garbage
+    answers, made = [], []
+    asker = threading.Thread(target=ask, daemon=True)
+    maker = threading.Thread(target=make, daemon=True)
+    asker.start()
+    assert held.wait(10)
+    maker.start()
+    asker.join(20)
+    maker.join(20)
+    if not answers or maker.is_alive():
+        os._exit(1)  # else its end waits for them as well
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
