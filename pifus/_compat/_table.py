@@ -156,15 +156,19 @@ def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | Non
     if not lock.acquire(blocking=False):
         return drop(fd)
     try:
-        endpoint = drop(fd)
+        endpoint = endpoints.get(fd)
         if endpoint is None or not endpoint.has_secret_mirror() or not _is_still(fd, endpoint):
-            return endpoint
+            return drop(fd)
+        # First: what another thread calls meanwhile must not reach the mirror.
         detach()
+        last = drop(fd)
         if not blocking:
             os.set_blocking(fd, True)
-        if not endpoint.session.give_mirror(endpoint.mirror_id, fd):
+        # Looked at once more: until it was dropped, others might still ask for the number.
+        secret = last is not None and last.has_secret_mirror()
+        if not secret or not endpoint.session.give_mirror(endpoint.mirror_id, fd):
             os.close(fd)
-        return endpoint
+        return last
     finally:
         lock.release()
 

@@ -157,3 +157,32 @@ if "pifus._compat._making" in sys.modules:
 print("ok")
 """
     assert run(HEAD + code) == "ok\n"
+
+
+def test_a_call_in_the_middle_of_a_close_finds_no_descriptor(run: Run) -> None:  # noqa: F811
+    """Else it might take out of the mirror what is there for the next socket."""
+    code = """
+errors = []
+socket.socket().close()
+if "pifus._compat._making" in sys.modules:
+    from pifus._compat import _table
+    drop = _table.drop
+    def slow(fd):
+        last = drop(fd)
+        _table.drop = drop
+        call()
+        return last
+    _table.drop = slow
+def call():
+    try:
+        sock.recv(1)
+    except OSError as error:
+        errors.append(error.errno)
+sock = socket.socket()
+sock.settimeout(0.1)
+sock.close()
+if not errors:
+    call()
+print(errors)
+"""
+    assert run(HEAD + code) == "[9]\n"
