@@ -46,6 +46,7 @@ static void leave_to_time_wait(struct stk_conn *conn) {
         tcp_arg(pcb, NULL);
         tcp_err(pcb, NULL);
         tcp_sent(pcb, NULL);
+        pf_tcp_left_alone(pcb);
         flow_drop(conn);
         conn->pcb = NULL;
     }

@@ -391,14 +391,15 @@ class Endpoint(Sharing):
             In which epolls it was; it is to be put there again once it shows what holds.
         """
         registered = [one for number in self.fds for one in _registrations.find(number)]
-        self.mirror_id, fresh = self.session.take_mirror()
-        try:
-            for number in self.fds:
-                os.set_blocking(fresh, os.get_blocking(number))
-                os.dup2(fresh, number, os.get_inheritable(number))
-            _table.moved(self)
-        finally:
-            os.close(fresh)
+        with _table.no_fork():
+            self.mirror_id, fresh = self.session.take_mirror()
+            try:
+                for number in self.fds:
+                    os.set_blocking(fresh, os.get_blocking(number))
+                    os.dup2(fresh, number, os.get_inheritable(number))
+                _table.moved(self)
+            finally:
+                os.close(fresh)
         self.attached = self.armed = self.settled = False
         return registered
 

@@ -226,8 +226,7 @@ def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
     _table.close(ours)
     os.set_blocking(fd, blocking)
     _set_again(endpoint, was_set)
-    if not blocking:
-        endpoint.arm()
+    endpoint.arm()  # its number may have been asked for before
     return endpoint
 
 

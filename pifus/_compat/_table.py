@@ -34,6 +34,9 @@ _KNOWN_MAX = 65536
 _shared: set[int] = set()
 # Re-entrant: the garbage collector may close a socket while this thread holds it.
 _lock = threading.RLock()
+# Held while the backend is asked for mirrors, and before all other locks. Whoever closes a socket
+# never waits for it: it may be the garbage collector, in a thread that has one of the others.
+_forking = threading.RLock()
 
 
 def no_fork() -> contextlib.AbstractContextManager[object]:
@@ -41,7 +44,7 @@ def no_fork() -> contextlib.AbstractContextManager[object]:
 
     A child would keep a copy that it does not know of, and the backend take the socket for shared.
     """
-    return _lock
+    return _forking
 
 
 def register(fd: int, endpoint: Endpoint) -> None:
@@ -149,16 +152,25 @@ def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | Non
         detach: takes it away from the object.
         blocking: whether calls of the object wait.
     """
-    with no_fork():
-        endpoint = drop(fd)
+    lock = _forking  # a signal handler may fork meanwhile: the child has another
+    if not lock.acquire(blocking=False):
+        return drop(fd)
+    try:
+        endpoint = endpoints.get(fd)
         if endpoint is None or not endpoint.has_secret_mirror() or not _is_still(fd, endpoint):
-            return endpoint
+            return drop(fd)
+        # First: what another thread calls meanwhile must not reach the mirror.
         detach()
+        last = drop(fd)
         if not blocking:
             os.set_blocking(fd, True)
-        if not endpoint.session.give_mirror(endpoint.mirror_id, fd):
+        # Looked at once more: until it was dropped, others might still ask for the number.
+        secret = last is not None and last.has_secret_mirror()
+        if not secret or not endpoint.session.give_mirror(endpoint.mirror_id, fd):
             os.close(fd)
-    return endpoint
+        return last
+    finally:
+        lock.release()
 
 
 def _is_still(fd: int, endpoint: Endpoint) -> bool:
@@ -232,6 +244,7 @@ def _inode(fd: int) -> tuple[int, int]:
 
 def _before_fork() -> None:
     # No other thread is in the middle of a change when the child's copy is made.
+    _forking.acquire()
     _lock.acquire()
     for endpoint in set(endpoints.values()):
         endpoint.identify()
@@ -241,11 +254,13 @@ def _before_fork() -> None:
 
 def _in_parent() -> None:
     _lock.release()
+    _forking.release()
 
 
 def _in_child() -> None:
-    global _lock
+    global _lock, _forking
     _lock = threading.RLock()
+    _forking = threading.RLock()
     for endpoint in set(endpoints.values()):
         endpoint.inherit()
 

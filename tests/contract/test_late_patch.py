@@ -170,6 +170,30 @@ assert receive is _socket.socket.recv
 assert send.__closure__[0].cell_contents is _socket.socket.send
 """
 
+ASKED_FOR = """
+import select, socket
+from pifus import monkey
+sock = socket.socket()
+number = sock.fileno()
+monkey.patch()
+from pifus._compat import _table
+with socket.create_server(("127.0.0.1", 0)) as listener, select.epoll() as epoll:
+    address = listener.getsockname()
+    sock.connect(address)
+    peer, _ = listener.accept()
+    stacks = len(_table.endpoints)
+    epoll.register(number, select.EPOLLIN)
+    peer.sendall(b"x")
+    assert epoll.poll(10) == [(number, select.EPOLLIN)]
+    sock.close()
+    peer.close()
+    # What took its number is none of the epoll's.
+    with socket.create_connection(address) as other, listener.accept()[0] as peer:
+        peer.sendall(b"x")
+        assert select.select([other], [], [], 10)[0]
+        assert epoll.poll(0) == []
+"""
+
 
 @pytest.mark.parametrize(
     "code",
@@ -181,6 +205,7 @@ assert send.__closure__[0].cell_contents is _socket.socket.send
         pytest.param(ASYNCIO, id="asyncio-running"),
         pytest.param(TWISTED, id="twisted-installed"),
         pytest.param(GLOBAL, id="held"),
+        pytest.param(ASKED_FOR, id="asked-for"),
     ],
 )
 def test_late_patch(code: str) -> None:

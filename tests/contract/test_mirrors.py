@@ -111,3 +111,78 @@ for _ in range(20):
 print("ok")
 """
     assert run(HEAD + code) == "ok\n"
+
+
+def test_garbage_in_a_request_while_another_thread_makes_a_socket(run: Run) -> None:  # noqa: F811
+    """The one has what the other waits for, and must not wait for what the other has."""
+    code = """
+import gc
+gc.disable()
+socket.socket().close()
+if "pifus._compat._making" in sys.modules:
+    from pifus._compat import _current
+    from pifus._core import _channel, _protocol
+    asked, held = threading.Event(), threading.Event()
+    receive, request = _channel._receive, _channel.Channel.request
+    def slow(*arguments):
+        if threading.current_thread() is asker:
+            held.set()
+            assert asked.wait(10)
+            gc.collect()
+        return receive(*arguments)
+    def noted(*arguments):
+        if threading.current_thread() is maker:
+            asked.set()
+        return request(*arguments)
+    _channel._receive, _channel.Channel.request = slow, noted
+    channel = _current.session()._channel
+    def ask():
+        answers.append(channel.request(_protocol.Status(0), "status"))
+    def make():
+        while not asked.is_set():
+            made.append(socket.socket())
+    garbage = [socket.socket()]
+    garbage.append(garbage)
+    del garbage
+    answers, made = [], []
+    asker = threading.Thread(target=ask, daemon=True)
+    maker = threading.Thread(target=make, daemon=True)
+    asker.start()
+    assert held.wait(10)
+    maker.start()
+    asker.join(20)
+    maker.join(20)
+    if not answers or maker.is_alive():
+        os._exit(1)  # else its end waits for them as well
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
+
+
+def test_a_call_in_the_middle_of_a_close_finds_no_descriptor(run: Run) -> None:  # noqa: F811
+    """Else it might take out of the mirror what is there for the next socket."""
+    code = """
+errors = []
+socket.socket().close()
+if "pifus._compat._making" in sys.modules:
+    from pifus._compat import _table
+    drop = _table.drop
+    def slow(fd):
+        last = drop(fd)
+        _table.drop = drop
+        call()
+        return last
+    _table.drop = slow
+def call():
+    try:
+        sock.recv(1)
+    except OSError as error:
+        errors.append(error.errno)
+sock = socket.socket()
+sock.settimeout(0.1)
+sock.close()
+if not errors:
+    call()
+print(errors)
+"""
+    assert run(HEAD + code) == "[9]\n"
