@@ -21,6 +21,10 @@
  * and some for what comes out of order. */
 #define QUEUED_MAX 40000U
 _Static_assert(QUEUED_MAX + MEMP_NUM_TCP_PCB < MEMP_NUM_PBUF, "a buffer for every connection");
+/* Segments that came out of order. */
+#define KEPT_MAX 16384U
+_Static_assert(QUEUED_MAX / 2 + KEPT_MAX + MEMP_NUM_TCP_PCB < MEMP_NUM_TCP_SEG,
+               "a segment for every connection");
 
 struct stk_account {
     uint64_t held;
@@ -73,13 +77,14 @@ bool pf_share_may_queue(const struct stk_conn *conn) {
 }
 
 uint32_t pf_tcp_may_keep(uint32_t most) {
-    uint32_t segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
+    /* Those queued to send have two buffers each, or more. */
+    uint32_t used = lwip_stats.memp[MEMP_TCP_SEG]->used;
+    uint32_t kept = used > queued_by_all / 2 ? used - queued_by_all / 2 : 0;
     size_t bytes = pf_frame_bytes_in_use();
-    if (segments < MEMP_NUM_TCP_SEG / 2 && bytes < PF_FRAME_POOL_BYTES / 4) {
+    if (kept < KEPT_MAX / 2 && bytes < PF_FRAME_POOL_BYTES / 4) {
         return most;
     }
-    bool few = segments < MEMP_NUM_TCP_SEG / 4 * 3 && bytes < PF_FRAME_POOL_BYTES / 2;
-    return few ? most / 8 : 0;
+    return kept < KEPT_MAX && bytes < PF_FRAME_POOL_BYTES / 2 ? most / 8 : 0;
 }
 
 void stk_tcp_set_account(struct stk_conn *conn, struct stk_account *account) {

@@ -180,6 +180,11 @@ static void test_out_of_order(void) {
     }
     CHECK_EQ(pf_tcp_may_keep(8000), 8000);
     pf_frame_pool_close(pool);
+    mem_size_t *segments = &lwip_stats.memp[MEMP_TCP_SEG]->used;
+    *segments = 10000;
+    CHECK_EQ(pf_tcp_may_keep(8000), 1000);
+    *segments = 20000;
+    CHECK_EQ(pf_tcp_may_keep(8000), 0);
 }
 
 int main(void) {
