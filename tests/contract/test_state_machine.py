@@ -234,7 +234,9 @@ class Comparison(RuleBasedStateMachine):
     @rule(number=st.integers(0, 99))
     def names(self, number: int) -> None:
         index = self.index(number)
-        self.both(lambda world: world.side_of(world.socks[index].getpeername()[0]))
+        # Over a wire the last acknowledgement comes later, and the connection ends with it.
+        not_yet = [*NOT_YET, ("returned", "host")]
+        self.both(lambda world: world.side_of(world.socks[index].getpeername()[0]), not_yet)
         self.both(lambda world: world.side_of(world.socks[index].getsockname()[0]))
 
     @rule(number=st.integers(0, 99), size=st.integers(0, 500))
