@@ -12,7 +12,7 @@
  */
 
 #define PF_MAGIC 0x70696675
-#define PF_ABI_VERSION 8
+#define PF_ABI_VERSION 9
 #define PF_PRIORITIES 3
 #define PF_CACHE_LINE 64
 #define PF_MAX_SOCKETS_LIMIT 16384

@@ -33,7 +33,7 @@ _PAUSE_SECONDS: Final = 0.0005
 
 # Sessions with other backends than that of this process's own sockets, by path.
 _others: dict[str, Session] = {}
-_others_lock = threading.Lock()
+_others_lock = threading.RLock()
 
 
 def foreign(fd: int, name: bytes, family: int) -> Endpoint:
@@ -66,7 +66,7 @@ def _session_at(path: str, shown: int | None = None) -> tuple[Session, int]:
         return own, ticket
     with _others_lock:
         other = _others.get(path)
-        if other is None or other.handle is None or lib.pf_client_ended(other.handle):
+        if other is None or not other.lives():
             settings = Settings(name="python", max_sockets=256)
             other = _others[path] = Session.open_named(path, settings)
         return other, 0
@@ -179,7 +179,7 @@ def await_readable(endpoint: Endpoint, end: int | None) -> None:
 def _in_child() -> None:
     global _others_lock
     _others.clear()
-    _others_lock = threading.Lock()
+    _others_lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_in_child)

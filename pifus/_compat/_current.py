@@ -8,12 +8,11 @@ import sys
 import threading
 from pathlib import Path
 
-from pifus._core._client import lib
 from pifus._core._protocol import SOCKETS_MAX
 from pifus._core._session import Session, Settings
 
 _session: Session | None = None
-_session_lock = threading.Lock()
+_session_lock = threading.RLock()
 # The backend of the parent process: inherited sockets are there.
 _home: str | None = None
 _settings: Settings | None = None
@@ -39,13 +38,15 @@ def session_showing(fd: int | None) -> tuple[Session, int]:
     """
     global _session
     with _session_lock:
-        current = _session
-        if current is not None:
-            handle = current.handle
-            if handle is not None and not lib.pf_client_ended(handle):
-                return current, 0
-        _session = _open(fd)
-        return _session, _session.ticket
+        if _session is not None and _session.lives():
+            return _session, 0
+        opened = _open(fd)
+        if _session is not None and _session.lives():
+            # A signal handler, in the middle of that, needed one, and its sockets are there.
+            opened.close()
+            return _session, 0
+        _session = opened
+        return opened, opened.ticket
 
 
 def _open(shown: int | None) -> Session:
@@ -70,7 +71,7 @@ def _in_child() -> None:
     global _home, _session, _session_lock
     _home = _home if _session is None else _session.path
     _session = None
-    _session_lock = threading.Lock()
+    _session_lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_in_child)

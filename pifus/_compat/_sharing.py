@@ -85,7 +85,7 @@ class Sharing:
         self.inherited = False
         self.ticket = 0
         self.left: list[tuple[CData, int]] = []
-        self.claiming = threading.Lock()
+        self.claiming = threading.RLock()
         # Taken by the one thread that gives the slot back.
         self.unreleased: list[None] = [None]
         self.lingers: tuple[int, int] = (0, 0)
@@ -156,7 +156,7 @@ class Sharing:
         self.busy = []
         self.left = []
         self.untidy = self.closed
-        self.claiming = threading.Lock()
+        self.claiming = threading.RLock()
 
     def leave_alone(self) -> None:
         """Nobody will use it: `fileno` has nothing to do any more."""

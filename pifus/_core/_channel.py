@@ -2,25 +2,32 @@
 
 import _socket
 import array
+import contextlib
 import errno
+import itertools
 import os
 import socket
 import struct
 import threading
 
 from pifus._core import _protocol
-from pifus.errors import BackendGone, BackendUnavailable
+from pifus.errors import BackendGone, BackendUnavailable, ProtocolError
 
 # The control plane answers within a millisecond; this is for one that was stopped or hangs.
 ANSWER_SECONDS = 10.0
 # A private backend first has to start: a Python process on a machine that may be busy.
 START_SECONDS = 60.0
-# No session has so high a number: see `Channel._catch_up`.
-_MARKS = 2**62
+# It asks for nothing: the statistics, without any session.
+_WAKE = _protocol.Status(2**63 - 1)
 
 
 class Channel:
     """A control connection. Thread-safe: one request at a time.
+
+    A signal handler, or the garbage collector, may make a request while its own thread is in the
+    middle of one, of which nobody knows whether it was sent. So requests are numbered, and who
+    takes an answer that an outer request awaits keeps it for that one; answers to requests that
+    were given up, by a time-out or an exception, are dropped.
 
     Args:
         connection: the connected socket; the channel owns it from now on.
@@ -31,10 +38,12 @@ class Channel:
     def __init__(self, connection: _socket.socket, path: str, timeout: float) -> None:
         # The C class, whatever a program (gevent, eventlet) has made of `socket.socket`.
         self._connection = _socket.socket(fileno=connection.detach())
-        self._lock = threading.Lock()
-        # False: a request may have been sent whose answer nobody has taken.
-        self._in_step = True
-        self._mark = _MARKS
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        # The requests that this thread is in, one within the other.
+        self._awaited: set[int] = set()
+        # What came for the outer ones.
+        self._early: dict[int, tuple[_protocol.Message, list[int]]] = {}
         self.path = path
         self._connection.settimeout(timeout)
 
@@ -93,26 +102,11 @@ class Channel:
         fds: list[int] = []
         try:
             with self._lock:
-                if not self._in_step:
-                    self._catch_up()
-                packet = (
-                    request if isinstance(request, bytes) else _protocol.encode_request(request)
-                )
-                self._in_step = False
-                if shown is None:
-                    self._connection.sendall(packet)
-                else:
-                    socket.send_fds(
-                        self._connection,  # type: ignore[arg-type]
-                        [packet],
-                        [shown],
-                    )
-                packet, fds = _receive(self._connection, descriptors)
-                self._in_step = True
+                reply, fds = self._exchange(request, shown)
                 self._connection.settimeout(ANSWER_SECONDS)
-            if not packet:
-                raise ConnectionResetError
-            return _protocol.decode_reply(packet, expected), fds
+            if len(fds) > descriptors:
+                raise ProtocolError(errno.EPROTO, f"{len(fds)} descriptors came with the answer")
+            return _protocol.check_reply(reply, expected), fds
         except (BrokenPipeError, ConnectionResetError):
             close_all(fds)
             raise BackendGone(
@@ -127,30 +121,70 @@ class Channel:
             close_all(fds)
             raise
 
-    def _catch_up(self) -> None:
-        """Drops the answers to requests that were given up: by a time-out, or by an exception of a
-        signal handler. Whether there are any is not known, but they come before that to another
-        request, and of those one is recognised."""
-        self._mark += 1
-        self._connection.sendall(_protocol.encode_request(_protocol.Status(self._mark)))
-        while True:
-            packet, fds = _receive(self._connection, _protocol.MIRRORS_MAX)
+    def _exchange(
+        self, request: _protocol.Request | bytes, shown: int | None
+    ) -> tuple[_protocol.Message, list[int]]:
+        number = next(self._numbers)
+        self._awaited.add(number)
+        try:
+            if isinstance(request, bytes):
+                packet = request
+            else:
+                packet = _protocol.encode_request(request, number)
+            if shown is None:
+                self._send(packet)
+            else:
+                socket.send_fds(
+                    self._connection,  # type: ignore[arg-type]
+                    [packet],
+                    [shown],
+                )
+            while number not in self._early:
+                answer, fds = self._receive()
+                of = answer.pop("id", number)
+                if of == number:
+                    return answer, fds
+                if of in self._awaited:
+                    self._early[of] = answer, fds
+                else:
+                    close_all(fds)
+            return self._early.pop(number)
+        finally:
+            self._awaited.discard(number)
+            if number in self._early:
+                close_all(self._early.pop(number)[1])
+            if self._early:
+                # The outer request may be inside of its system call, where nothing else comes.
+                with contextlib.suppress(OSError):
+                    self._send(_protocol.encode_request(_WAKE, next(self._numbers)))
+
+    def _send(self, packet: bytes) -> None:
+        self._connection.sendall(packet)
+
+    def _receive(self) -> tuple[_protocol.Message, list[int]]:
+        try:
+            packet, fds = _receive(self._connection)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            packet, fds = b"", []  # closed meanwhile
+        if not packet:
+            raise ConnectionResetError
+        try:
+            return _protocol.decode_reply(packet), fds
+        except BaseException:
             close_all(fds)
-            if not packet:
-                raise ConnectionResetError
-            if _protocol.decode(packet).get("after") == self._mark:
-                self._in_step = True
-                return
+            raise
 
     def close(self) -> None:
         """Ends the connection, and so the client, if it was attached. Twice is no error."""
         self._connection.close()
 
 
-def _receive(connection: _socket.socket, descriptors: int) -> tuple[bytes, list[int]]:
+def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
     """One packet, and its descriptors closed on exec: socket.recv_fds ignores its flags."""
     fds = array.array("i")
-    space = socket.CMSG_LEN(descriptors * fds.itemsize)
+    space = socket.CMSG_LEN(_protocol.MIRRORS_MAX * fds.itemsize)
     size = _protocol.MESSAGE_BYTES_MAX + 1
     packet, ancillary, _, _ = connection.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:

@@ -1,7 +1,8 @@
 """The control connection: what a client and the control plane of the backend say to each other.
 
 A UNIX SOCK_SEQPACKET connection; one JSON object per packet, at most 64 KiB. The client asks, the
-backend answers each request with exactly one message, in order:
+backend answers each request with exactly one message, in order. A request may have an "id", a
+number, which comes back in its answer:
 
     {"type": "attach", "abi": 2, "pid": 7, "name": "app", "max_sockets": 1024, "queue_depth": 64,
      "rx_bytes": 262144, "arena_bytes": 16777216, "priority": "high"}
@@ -33,7 +34,7 @@ from typing import Any, ClassVar, Final
 
 from pifus.errors import ProtocolError
 
-ABI_VERSION: Final = 8
+ABI_VERSION: Final = 9
 MESSAGE_BYTES_MAX: Final = 65536
 MIRRORS_MAX: Final = 64
 ATTACH_FDS: Final = 4
@@ -197,9 +198,12 @@ def encode(message: Message) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
-def encode_request(request: Request) -> bytes:
-    """The packet of a request."""
-    return encode({"type": request.type, **asdict(request)})
+def encode_request(request: Request, number: int | None = None) -> bytes:
+    """The packet of a request, and the "id" of its answer."""
+    message = {"type": request.type, **asdict(request)}
+    if number is not None:
+        message["id"] = number
+    return encode(message)
 
 
 def split_attach(request: Attach) -> tuple[bytes, bytes]:
@@ -208,9 +212,9 @@ def split_attach(request: Attach) -> tuple[bytes, bytes]:
     return head + found[: len(b'"pid":')], tail
 
 
-def encode_error(code: int, message: str) -> bytes:
-    """The packet of a refusal: an errno, and a sentence for the user."""
-    return encode({"type": "error", "errno": code, "message": message})
+def refusal(code: int, message: str) -> Message:
+    """An answer: an errno, and a sentence for the user."""
+    return {"type": "error", "errno": code, "message": message}
 
 
 def decode(packet: bytes) -> Message:
@@ -236,13 +240,23 @@ def decode(packet: bytes) -> Message:
     return message
 
 
-def decode_request(packet: bytes) -> Request:
-    """The request in a packet.
+def take_id(message: Message) -> int | None:
+    """Takes the "id" out of a request.
+
+    Raises:
+        InvalidMessage: it is no number.
+    """
+    if "id" not in message:
+        return None
+    return check_int("id", message.pop("id"), 1, 2**63 - 1)
+
+
+def decode_request(message: Message) -> Request:
+    """The request that a message is.
 
     Raises:
         InvalidMessage: with a sentence that names the value and what is allowed.
     """
-    message = decode(packet)
     name = message.pop("type")
     kind = _REQUESTS.get(name)
     if kind is None:
@@ -261,17 +275,25 @@ def decode_request(packet: bytes) -> Request:
     return kind(**message)
 
 
-def decode_reply(packet: bytes, expected: str) -> Message:
+def decode_reply(packet: bytes) -> Message:
+    """An answer of the backend.
+
+    Raises:
+        ProtocolError: it is none that this version understands.
+    """
+    try:
+        return decode(packet)
+    except InvalidMessage as error:
+        raise ProtocolError(errno.EPROTO, f"bad answer of the backend: {error}") from None
+
+
+def check_reply(message: Message, expected: str) -> Message:
     """The backend's answer, which has to be of type `expected`.
 
     Raises:
         OSError: the backend refused: its errno and its sentence.
-        ProtocolError: the answer is none that this version understands.
+        ProtocolError: the answer is another one.
     """
-    try:
-        message = decode(packet)
-    except InvalidMessage as error:
-        raise ProtocolError(errno.EPROTO, f"bad answer of the backend: {error}") from None
     if message["type"] == "error":
         code = message.get("errno")
         code = code if type(code) is int and code in errno.errorcode else errno.EPROTO

@@ -134,7 +134,7 @@ class Session:
         self._unclosed: list[None] = [None]
         self._owners: list[weakref.ref[Owner]] = []
         self._mirrors: list[tuple[int, int]] = []
-        self._mirror_lock = threading.Lock()
+        self._mirror_lock = threading.RLock()
         _sessions.add(weakref.ref(self, _sessions.discard))
 
     @classmethod
@@ -211,6 +211,11 @@ class Session:
         """True after close, and in a forked child."""
         return self.handle is None
 
+    def lives(self) -> bool:
+        """Not closed, and the backend has not ended it."""
+        handle = self.handle
+        return handle is not None and not lib.pf_client_ended(handle)
+
     def failure(self) -> PifusError:
         """Why calls into the core end with -EPIPE: closed, forked, or the backend is gone."""
         handle = self.handle
@@ -230,20 +235,23 @@ class Session:
             OSError: the backend has none left (EMFILE), or it is gone.
         """
         with self._mirror_lock:
-            if self.handle is None:
-                raise self.failure()
-            if not self._mirrors:
-                reply, fds = self._channel.request(
-                    _protocol.Mirrors(_MIRROR_BATCH), "mirrors", _protocol.MIRRORS_MAX
-                )
-                first = reply.get("first")
-                if type(first) is not int or not fds:
-                    close_all(fds)
-                    raise BackendUnavailable(errno.EPROTO, "the backend sent no mirrors")
-                # Taken from the end: the lowest id first.
-                self._mirrors = [(first + i, fd) for i, fd in enumerate(fds)][::-1]
-            number, fd = self._mirrors.pop()
-            return number, _lowest(fd)
+            while True:
+                # What a signal handler, in the middle of this, takes and gives is right as well.
+                try:
+                    number, fd = self._mirrors.pop()
+                except IndexError:
+                    self._fetch_mirrors()
+                else:
+                    return number, _lowest(fd)
+
+    def _fetch_mirrors(self) -> None:
+        reply, fds = self._ask(_protocol.Mirrors(_MIRROR_BATCH), "mirrors", _MIRROR_BATCH)
+        first = reply.get("first")
+        if type(first) is not int or not fds:
+            close_all(fds)
+            raise BackendUnavailable(errno.EPROTO, "the backend sent no mirrors")
+        # Taken from the end: the lowest id first.
+        self._mirrors[:0] = [(first + i, fd) for i, fd in enumerate(fds)][::-1]
 
     def give_mirror(self, number: int, fd: int) -> bool:
         """Takes back a mirror that was never attached, and of which there is no other descriptor.
@@ -256,7 +264,7 @@ class Session:
 
         Returns:
             False: it is not wanted, and to be closed. Never waits, as it may be the garbage
-            collector who closes a socket, in the middle of `take_mirror`.
+            collector who closes a socket, in a thread that has a lock which another waits for.
         """
         if not self._mirror_lock.acquire(blocking=False):
             return False
@@ -277,9 +285,7 @@ class Session:
         Raises:
             OSError: no descriptors are left, or the backend is gone.
         """
-        if self.handle is None:
-            raise self.failure()
-        _, fds = self._channel.request(_protocol.Bell(), "bell", 1)
+        _, fds = self._ask(_protocol.Bell(), "bell", 1)
         if len(fds) != 1:
             raise BackendUnavailable(errno.EPROTO, "the backend sent no bell")
         return fds[0]
@@ -290,13 +296,32 @@ class Session:
         Raises:
             OSError: it is none, or the backend is gone.
         """
-        if self.handle is None:
-            raise self.failure()
-        reply, _ = self._channel.request(_protocol.Show(), "shown", shown=fd)
+        reply, _ = self._ask(_protocol.Show(), "shown", shown=fd)
         ticket = reply.get("ticket")
         if type(ticket) is not int:
             raise BackendUnavailable(errno.EPROTO, "the backend gave no ticket")
         return ticket
+
+    def _ask(
+        self,
+        request: _protocol.Request,
+        expected: str,
+        descriptors: int = 0,
+        shown: int | None = None,
+    ) -> tuple[_protocol.Message, list[int]]:
+        """See `Channel.request`; `failure` if the session is closed, or is so meanwhile."""
+        if self.handle is None:
+            raise self.failure()
+        try:
+            reply, fds = self._channel.request(request, expected, descriptors, shown)
+        except BackendGone:
+            if self.handle is None:
+                raise self.failure() from None
+            raise
+        if self.handle is None:
+            close_all(fds)
+            raise self.failure()
+        return reply, fds
 
     def close(self) -> None:
         """Ends the session: blocked calls return with an error, all sockets close gracefully.
@@ -335,7 +360,7 @@ class Session:
         """The regions are not mapped here, and locks may be held by threads that do not exist."""
         self.handle = None
         self._forked = True
-        self._mirror_lock = threading.Lock()
+        self._mirror_lock = threading.RLock()
         self._unclosed.clear()
         # Also of one that another thread of the parent is just closing: these are copies of the
         # parent's descriptors, and held they would keep a dead parent's session alive.

@@ -88,7 +88,7 @@ def _refuse(first: socket.socket, code: int, text: str) -> None:
         first.settimeout(_REQUEST_SECONDS)
         try:
             first.recv(_protocol.MESSAGE_BYTES_MAX)
-            first.send(_protocol.encode_error(code, text))
+            first.send(_protocol.encode(_protocol.refusal(code, text)))
         except OSError:
             print(f"pifus backend: {text}", file=sys.stderr)
 

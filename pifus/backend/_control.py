@@ -42,9 +42,14 @@ class Connection:
         pid, uid, _ = _PEERCRED.unpack(credentials)
         self.peer = Peer(pid, uid)
         self.record: Record | None = None
+        # Of the request that is being answered.
+        self.id: int | None = None
 
-    def send(self, packet: bytes, fds: list[int] | None = None) -> bool:
-        """Sends without waiting. False: the peer is gone, or does not read."""
+    def send(self, message: _protocol.Message, fds: list[int] | None = None) -> bool:
+        """Answers without waiting. False: the peer is gone, or does not read."""
+        if self.id is not None:
+            message["id"] = self.id
+        packet = _protocol.encode(message)
         try:
             if fds:
                 socket.send_fds(self.socket, [packet], fds)
@@ -170,7 +175,7 @@ class ControlPlane:
         connection = Connection(sock)
         if len(self._connections) >= self._config.max_clients + _SPARE_CONNECTIONS:
             text = f"{len(self._connections)} connections are open: try again later"
-            connection.send(_protocol.encode_error(errno.EUSERS, text))
+            connection.send(_protocol.refusal(errno.EUSERS, text))
             sock.close()
             return
         self._connections[sock.fileno()] = connection
@@ -205,15 +210,18 @@ class ControlPlane:
             shown.close(fds)
 
     def _serve(self, connection: Connection, packet: bytes, fds: list[int]) -> None:
+        connection.id = None
         try:
-            done = self._answer(connection, _protocol.decode_request(packet), fds)
+            message = _protocol.decode(packet)
+            connection.id = _protocol.take_id(message)
+            done = self._answer(connection, _protocol.decode_request(message), fds)
         except InvalidMessage as error:
             log.info("process %d: refused: %s", connection.peer.pid, error)
-            done = connection.send(_protocol.encode_error(error.code, str(error)))
+            done = connection.send(_protocol.refusal(error.code, str(error)))
             done = done and not error.fatal
         except CoreError as error:
             log.warning("process %d: failed: %s", connection.peer.pid, error)
-            done = connection.send(_protocol.encode_error(error.code, str(error)))
+            done = connection.send(_protocol.refusal(error.code, str(error)))
         if not done:
             self._drop(connection)
 
@@ -232,10 +240,10 @@ class ControlPlane:
         if isinstance(request, Show):
             return self._show(connection, fds)
         if isinstance(request, Status):
-            return connection.send(_protocol.encode(self._status(request)))
+            return connection.send(self._status(request))
         if isinstance(request, Detach):
             remaining = len(self._connections) - 1
-            connection.send(_protocol.encode({"type": "detached", "remaining": remaining}))
+            connection.send({"type": "detached", "remaining": remaining})
         return False
 
     def _attach(self, connection: Connection, request: Attach, shown: list[int]) -> bool:
@@ -261,22 +269,22 @@ class ControlPlane:
             # gets no ticket; if the client insists, "show" tells why.
             with contextlib.suppress(CoreError):
                 reply["ticket"] = self._core.show(number, shown[0])
-        return send_and_close(connection, _protocol.encode(reply), fds)
+        return send_and_close(connection, reply, fds)
 
     def _mirrors(self, connection: Connection, request: Mirrors) -> bool:
         record = connection.record
         if record is None or not record.attached:
             raise InvalidMessage("mirrors are for an attached client: attach first", errno.ENOTCONN)
         first, fds = self._core.mirrors(record.number, request.count)
-        reply = {"type": "mirrors", "first": first, "count": len(fds)}
-        return send_and_close(connection, _protocol.encode(reply), fds)
+        reply: _protocol.Message = {"type": "mirrors", "first": first, "count": len(fds)}
+        return send_and_close(connection, reply, fds)
 
     def _bell(self, connection: Connection) -> bool:
         record = connection.record
         if record is None or not record.attached:
             raise InvalidMessage("a bell is for an attached client: attach first", errno.ENOTCONN)
         fd = self._core.bell(record.number)
-        return send_and_close(connection, _protocol.encode({"type": "bell"}), [fd])
+        return send_and_close(connection, {"type": "bell"}, [fd])
 
     def _show(self, connection: Connection, fds: list[int]) -> bool:
         record = connection.record
@@ -285,7 +293,7 @@ class ControlPlane:
         if len(fds) != 1:
             raise InvalidMessage("show needs one descriptor", errno.EBADF)
         ticket = self._core.show(record.number, fds[0])
-        return connection.send(_protocol.encode({"type": "shown", "ticket": ticket}))
+        return connection.send({"type": "shown", "ticket": ticket})
 
     def _status(self, request: Status) -> _protocol.Message:
         page, more = self._sessions.page(request.after)
@@ -339,10 +347,10 @@ class ControlPlane:
                     self._drop(connection)
 
 
-def send_and_close(connection: Connection, packet: bytes, fds: list[int]) -> bool:
-    """Sends a packet with descriptors and closes ours. False: see `Connection.send`."""
+def send_and_close(connection: Connection, message: _protocol.Message, fds: list[int]) -> bool:
+    """Sends an answer with descriptors and closes ours. False: see `Connection.send`."""
     try:
-        return connection.send(packet, fds)
+        return connection.send(message, fds)
     finally:
         for fd in fds:
             os.close(fd)

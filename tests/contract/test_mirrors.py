@@ -186,3 +186,37 @@ if not errors:
 print(errors)
 """
     assert run(HEAD + code) == "[9]\n"
+
+
+def test_a_signal_handler_makes_sockets_while_its_thread_makes_sockets(run: Run) -> None:  # noqa: F811
+    code = """
+made = []
+def make(number, frame):
+    made.append(socket.socket())
+    made[-1].fileno()
+def talk(near, far):
+    near.sendall(b"x")
+    assert far.recv(1) == b"x"
+    near.close()
+    far.close()
+talk(*pair())
+signal.signal(signal.SIGALRM, make)
+moments = 0
+while len(made) < 100:
+    # One at a time: one within the other without end is too much for any program.
+    moments = moments % 100 + 1
+    signal.setitimer(signal.ITIMER_REAL, moments * 2e-5)
+    socks = [socket.socket() for _ in range(20)]
+    numbers = {sock.fileno() for sock in socks}
+    assert len(numbers) == 20
+    for sock in socks:
+        sock.close()
+    talk(*pair())
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert len({sock.fileno() for sock in made}) == len(made)
+for sock in made:
+    sock.bind((HOST, 0))
+    sock.close()
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"

@@ -41,6 +41,10 @@ def test_ranges_are_those_of_the_abi() -> None:
     assert len(_protocol.PRIORITIES) == lib.PF_PRIORITIES
 
 
+def decoded(packet: bytes) -> _protocol.Request:
+    return _protocol.decode_request(_protocol.decode(packet))
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -53,11 +57,11 @@ def test_ranges_are_those_of_the_abi() -> None:
     ],
 )
 def test_round_trip(request_: _protocol.Request) -> None:
-    assert _protocol.decode_request(_protocol.encode_request(request_)) == request_
+    assert decoded(_protocol.encode_request(request_)) == request_
 
 
 def test_status_without_after() -> None:
-    assert _protocol.decode_request(b'{"type":"status"}') == _protocol.Status(0)
+    assert decoded(b'{"type":"status"}') == _protocol.Status(0)
 
 
 @pytest.mark.parametrize(
@@ -84,21 +88,21 @@ def test_status_without_after() -> None:
 )
 def test_bad_values_are_named(field: str, value: object, says: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
-        _protocol.decode_request(json.dumps({**GOOD, field: value}).encode())
+        decoded(json.dumps({**GOOD, field: value}).encode())
     assert says in str(caught.value)
     assert not caught.value.fatal
 
 
 def test_unknown_and_missing_fields() -> None:
     with pytest.raises(InvalidMessage, match="attach has no field 'colour'"):
-        _protocol.decode_request(json.dumps({**GOOD, "colour": 1}).encode())
+        decoded(json.dumps({**GOOD, "colour": 1}).encode())
     del (short := dict(GOOD))["pid"]
     with pytest.raises(InvalidMessage, match="attach needs the field pid"):
-        _protocol.decode_request(json.dumps(short).encode())
+        decoded(json.dumps(short).encode())
     with pytest.raises(InvalidMessage, match="type is 'dance'; allowed is attach, mirrors"):
-        _protocol.decode_request(b'{"type":"dance"}')
+        decoded(b'{"type":"dance"}')
     with pytest.raises(InvalidMessage, match="count is 65; allowed is 1 to 64"):
-        _protocol.decode_request(b'{"type":"mirrors","count":65}')
+        decoded(b'{"type":"mirrors","count":65}')
 
 
 @pytest.mark.parametrize(
@@ -107,13 +111,13 @@ def test_unknown_and_missing_fields() -> None:
 )
 def test_what_is_no_message_is_fatal(packet: bytes) -> None:
     with pytest.raises(InvalidMessage) as caught:
-        _protocol.decode_request(packet)
+        decoded(packet)
     assert caught.value.fatal
 
 
 def test_too_long_is_fatal() -> None:
     with pytest.raises(InvalidMessage, match="longer than 65536 bytes") as caught:
-        _protocol.decode_request(b" " * 65537)
+        decoded(b" " * 65537)
     assert caught.value.fatal
     assert caught.value.code == errno.EMSGSIZE
 
@@ -121,7 +125,7 @@ def test_too_long_is_fatal() -> None:
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode()))
 def test_any_bytes_are_refused_politely(packet: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        _protocol.decode_request(packet)
+        decoded(packet)
 
 
 json_values = st.recursive(
@@ -135,17 +139,31 @@ json_values = st.recursive(
 def test_any_value_is_accepted_or_refused(field: str, value: object) -> None:
     packet = json.dumps({**GOOD, field: value}).encode()
     with contextlib.suppress(InvalidMessage):
-        _protocol.decode_request(packet)
+        decoded(packet)
+
+
+def test_ids() -> None:
+    message = _protocol.decode(_protocol.encode_request(_protocol.Bell(), 7))
+    assert _protocol.take_id(message) == 7
+    assert _protocol.take_id(message) is None
+    assert _protocol.decode_request(message) == _protocol.Bell()
+    for value in (0, -1, 2**63, True, "7", None, 1.5):
+        with pytest.raises(InvalidMessage, match=r"id is .*; allowed is 1 to 9223372036854775807"):
+            _protocol.take_id({"type": "bell", "id": value})
+
+
+def replied(packet: bytes) -> _protocol.Message:
+    return _protocol.check_reply(_protocol.decode_reply(packet), "attached")
 
 
 def test_replies() -> None:
-    assert _protocol.decode_reply(b'{"type":"attached","session":3}', "attached")["session"] == 3
+    assert replied(b'{"type":"attached","session":3}')["session"] == 3
     with pytest.raises(PermissionError, match="no"):
-        _protocol.decode_reply(_protocol.encode_error(errno.EACCES, "no"), "attached")
+        replied(_protocol.encode(_protocol.refusal(errno.EACCES, "no")))
     with pytest.raises(ProtocolError, match="answered 'status', not 'attached'"):
-        _protocol.decode_reply(b'{"type":"status"}', "attached")
+        replied(b'{"type":"status"}')
     with pytest.raises(ProtocolError, match="bad answer"):
-        _protocol.decode_reply(b"{", "attached")
+        replied(b"{")
     with pytest.raises(OSError, match="odd") as caught:
-        _protocol.decode_reply(b'{"type":"error","errno":"x","message":"odd"}', "attached")
+        replied(b'{"type":"error","errno":"x","message":"odd"}')
     assert caught.value.errno == errno.EPROTO
