@@ -163,34 +163,43 @@ class Channel:
 
     def _receive(self) -> tuple[_protocol.Message, list[int]]:
         try:
-            packet, fds = _receive(self._connection)
+            packet, fds, cut = _receive(self._connection)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
-            packet, fds = b"", []  # closed meanwhile
+            packet, fds, cut = b"", [], False  # closed meanwhile
         if not packet:
             raise ConnectionResetError
         try:
-            return _protocol.decode_reply(packet), fds
+            answer = _protocol.decode_reply(packet)
         except BaseException:
             close_all(fds)
             raise
+        if cut:
+            close_all(fds)
+            refusal = _protocol.refusal(errno.EMFILE, os.strerror(errno.EMFILE))
+            return {**answer, **refusal}, []
+        return answer, fds
 
     def close(self) -> None:
         """Ends the connection, and so the client, if it was attached. Twice is no error."""
         self._connection.close()
 
 
-def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
-    """One packet, and its descriptors closed on exec: socket.recv_fds ignores its flags."""
+def _receive(connection: _socket.socket) -> tuple[bytes, list[int], bool]:
+    """One packet, its descriptors, and whether some were cut off.
+
+    They are closed on exec: socket.recv_fds ignores its flags.
+    """
     fds = array.array("i")
     space = socket.CMSG_LEN(_protocol.MIRRORS_MAX * fds.itemsize)
     size = _protocol.MESSAGE_BYTES_MAX + 1
-    packet, ancillary, _, _ = connection.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    packet, ancillary, flags, _ = connection.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return packet, list(fds)
+    # Room there is for all that may come: it is this process that may have no more of them.
+    return packet, list(fds), bool(flags & socket.MSG_CTRUNC)
 
 
 def close_all(descriptors: list[int]) -> None:

@@ -245,7 +245,13 @@ class Session:
                     return number, _lowest(fd)
 
     def _fetch_mirrors(self) -> None:
-        reply, fds = self._ask(_protocol.Mirrors(_MIRROR_BATCH), "mirrors", _MIRROR_BATCH)
+        try:
+            reply, fds = self._ask(_protocol.Mirrors(_MIRROR_BATCH), "mirrors", _MIRROR_BATCH)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            # The last descriptors that this process may have go one by one.
+            reply, fds = self._ask(_protocol.Mirrors(1), "mirrors", 1)
         first = reply.get("first")
         if type(first) is not int or not fds:
             close_all(fds)

@@ -220,3 +220,39 @@ for sock in made:
 print("ok")
 """
     assert run(HEAD + code) == "ok\n"
+
+
+def test_all_the_descriptors_that_a_program_may_have(run: Run) -> None:  # noqa: F811
+    """Then there are no more, with the kernel's errno, and after a close there is one."""
+    code = """
+import errno, resource
+talk = pair()
+limit = max(map(int, os.listdir("/proc/self/fd"))) + 50
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+def fill():
+    socks = []
+    try:
+        while True:
+            socks.append(socket.socket())
+    except OSError as error:
+        return socks, error
+for _ in range(3):
+    socks, error = fill()
+    assert type(error) is OSError and error.errno == errno.EMFILE, error
+    assert str(error) == "[Errno 24] Too many open files", error
+    assert len(socks) >= 40, len(socks)
+    numbers = {sock.fileno() for sock in socks}
+    assert len(numbers) == len(socks)
+    socks.pop().close()
+    socks.append(socket.socket())
+    for sock in socks:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.close()
+near, far = talk
+near.sendall(b"x")
+assert far.recv(1) == b"x"
+near.close()
+far.close()
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"

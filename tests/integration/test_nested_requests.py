@@ -98,19 +98,20 @@ def test_mirrors_are_neither_lost_nor_given_twice(
         started.process.send_signal(signal.SIGCONT)
         taken.extend(session.take_mirror() for _ in range(3))
 
-    with handling(take):
-        for _ in range(40):
-            started.process.send_signal(signal.SIGSTOP)
-            soon()
-            while session._mirrors:
+    try:
+        with handling(take):
+            for _ in range(10):
+                started.process.send_signal(signal.SIGSTOP)
+                soon()
+                while session._mirrors:
+                    taken.append(session.take_mirror())
                 taken.append(session.take_mirror())
-            taken.append(session.take_mirror())
-    assert len({number for number, _ in taken}) == len(taken)
-    assert (
-        len({fd for _, fd in taken}) == len(taken) == descriptors() - first - len(session._mirrors)
-    )
-    for _, fd in taken:
-        os.close(fd)
+        fds = {fd for _, fd in taken}
+        assert len({number for number, _ in taken}) == len(taken) == len(fds)
+        assert len(fds) == descriptors() - first - len(session._mirrors)
+    finally:
+        for _, fd in taken:
+            os.close(fd)
 
 
 @pytest.mark.parametrize("which", ["take_mirror", "take_bell"])
