@@ -35,7 +35,7 @@ STAGES = (  # of a period: from one of the times in `Period` to the next
     "until it was ready",
 )
 
-TICKS_NS = (500_000, 710_000)  # two clocks: few times at which one misses nothing suit both
+TICKS_NS = (700_000, 1_090_000)  # two clocks: few times at which one misses nothing suit both
 _LATE_NS = 60_000
 _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(os.uname().machine)
 _TYPE_SOFTWARE, _CPU_CLOCK = 1, 0
@@ -192,7 +192,7 @@ def gaps(ticks: Mapping[int, Sequence[int]], switches: Iterable[int]) -> list[Ga
             late = (tick - grid) % tick_ns
             if _LATE_NS < late < tick_ns - _LATE_NS:
                 place = bisect.bisect_left(signs, tick - _LATE_NS)
-                sign = signs[place - 1] if place else tick
+                sign = (signs[place - 1] if place else tick) + _LATE_NS  # a tick is not due again
                 due = (sign + (grid - sign) % tick_ns for tick_ns, grid in grids.items())
                 found.append(Gap(min(tick - late, *due), tick))
     return found
