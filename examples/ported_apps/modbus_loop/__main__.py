@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ HERE = Path(__file__).parent
 ALONE = "alone"
 WITH = "bulk download LOW, loop HIGH"
 WITHOUT = "bulk download, no priorities"
-SETPOINT = 20_000  # of controller.py
+PERIOD_NS, SETPOINT = 1_000_000, 20_000  # of controller.py
 
 
 def main() -> int:
@@ -26,9 +27,9 @@ def main() -> int:
         controller = scene.completing(str(HERE / "controller.py"), *words, realtime=True)
         controller.line()
         low, medium = (stage.serve_bulk(scene, priority) for priority in ("low", "medium"))
-        found: dict[str, list[int]] = {ALONE: [], WITH: [], WITHOUT: []}
+        found: dict[str, list[held.Period]] = {ALONE: [], WITH: [], WITHOUT: []}
         held_up: dict[str, dict[str, list[int]]] = {name: {} for name in found}
-        clocks = scene.enter_context(held.Clocks(options.seconds / options.rounds + 1))
+        clocks = scene.enter_context(held.Clocks())
         missed = dict.fromkeys(found, 0)
         busy = dict.fromkeys(found, 0.0)
         rates: dict[str, list[float]] = {WITH: [], WITHOUT: []}
@@ -40,8 +41,10 @@ def main() -> int:
             with clocks.run() as gaps:
                 answer = controller.ask(f"{priority} {options.seconds / options.rounds}")
             busy[name] += (scene.stack_seconds() - before) / options.seconds
-            found[name] += answer["times"]
-            for cause, times in held.causes(answer["late"], gaps).items():
+            periods = list(itertools.starmap(held.Period, answer["periods"]))
+            found[name] += periods
+            late = (period for period in periods if period.late_ns > PERIOD_NS)
+            for cause, times in held.causes(late, gaps).items():
                 held_up[name].setdefault(cause, []).extend(times)
             missed[name] += answer["missed"]
             if priority == "high":  # the other may be late so often that the level is not held
@@ -57,7 +60,9 @@ def main() -> int:
                 with stage.bulk(scene, port, priority) as download:
                     turn(name, ours)
                 rates[name].append(download["gbit_s"])
-    tell(found, missed, busy, held_up)
+    times = {name: [period.late_ns for period in periods] for name, periods in found.items()}
+    tell(times, missed, busy, held_up)
+    tell_stages(found)
     for name, causes in held_up.items():
         tell_late(name, causes)
     if not clocks.any:
@@ -67,8 +72,8 @@ def main() -> int:
         print(f"{name}: the download had {rate:.1f} Gbit/s (median of {len(gbits)} turns)")
     print(f"the tank's level at the end: {level}")
     path = options.out / "modbus_loop.png"
-    due = (1000, "the next period is due")
-    plots.panels(path, "Modbus/TCP control loop of 1 kHz", found, "due until answered", due)
+    due = (PERIOD_NS // 1000, "the next period is due")
+    plots.panels(path, "Modbus/TCP control loop of 1 kHz", times, "due until answered", due)
     print(f"plot: {path}")
     return 0 if abs(level - SETPOINT) < SETPOINT / 100 else 1
 
@@ -89,7 +94,7 @@ def tell(
     tails = {name: quantile(sorted(times), 0.999) for name, times in found.items()}
     ours = {
         name: quantile(
-            sorted((Counter(times) - Counter(held_up[name][held.HOST])).elements()), 0.999
+            sorted((Counter(times) - Counter(held_up[name].get(held.HOST, []))).elements()), 0.999
         )
         for name, times in found.items()
     }
@@ -98,12 +103,25 @@ def tell(
         print(f"p99.9, {name}: {ratios[0]:.2f} x that alone; {ratios[1]:.2f} without the host's")
 
 
+def tell_stages(found: dict[str, list[held.Period]]) -> None:
+    """How long the stages of a period took: what the stack has a part in, and what it has not."""
+    names = (ALONE, WITH)
+    print(f"{'of which, us: p50, p99 and p99.9':42}" + "".join(f"{name:>30}" for name in names))
+    stages = {name: list(zip(*(p.stages for p in found[name]), strict=True)) for name in names}
+    for number, label in enumerate(held.STAGES):
+        shown = ""
+        for name in names:
+            ordered = sorted(stages[name][number])
+            figures = [quantile(ordered, share) / 1000 for share in (0.5, 0.99, 0.999)]
+            shown += "".join(f"{figure:10.0f}" for figure in figures)
+        print(f"  {label:40}{shown}")
+
+
 def tell_late(name: str, causes: dict[str, list[int]]) -> None:
     """What held up the periods that were answered after the next was due."""
     print(f"late by more than a period, {name}: {sum(map(len, causes.values()))}")
-    for cause, times in causes.items():
-        if times:
-            print(f"{len(times):8} {cause}; the longest {max(times) / 1e6:.1f} ms")
+    for cause, times in sorted(causes.items(), key=lambda item: -len(item[1])):
+        print(f"{len(times):8} {cause}; the longest {max(times) / 1e6:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The plant: a Modbus/TCP server over completions, all connections in one thread.
 
-Register 0 is the inflow of a tank, register 1 its level. Listens once with HIGH priority and once
-with MEDIUM, and prints the two ports.
+Register 0 is the inflow of a tank, register 1 its level; the others are the times of the request
+(tank.py). Listens once with HIGH priority and once with MEDIUM, and prints the two ports.
 """
 
 import gc
+import time
 
 import modbus
 from tank import Tank
@@ -31,7 +32,7 @@ def port_of(sock: pifus.Socket) -> int:
 def main() -> None:
     received: dict[pifus.Socket, bytes] = {}
     tank = Tank()
-    with pifus.Client(max_sockets=16, name="plant") as client:
+    with pifus.Client(max_sockets=16, name="plant", stamp_reaped=True) as client:
         listeners = [listen(client, p) for p in (pifus.Priority.HIGH, pifus.Priority.MEDIUM)]
         ports = [port_of(listener) for listener in listeners]
         print(*ports, flush=True)
@@ -47,6 +48,7 @@ def main() -> None:
                 data = received[sock] + done.data
                 while size := modbus.complete(data):
                     tank.step()
+                    tank.note(done.completed_ns, done.reaped_ns, time.monotonic_ns())
                     sock.write(modbus.carry_out(data[:size], tank.registers))
                     data = data[size:]
                 received[sock] = data
