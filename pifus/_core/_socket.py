@@ -150,7 +150,7 @@ class Socket(Operations):
             else:
                 done._data = b""  # after a shutdown
         elif opcode == Opcode.RECV:
-            got = self._book.take(handle, self._slot, done.op, result)
+            got = self._book.take(self, handle, self._slot, done._op, result)
             if isinstance(got, Held):
                 done._held = got
             else:
