@@ -1,10 +1,10 @@
-"""The three extension modules; everything else is in pyproject.toml."""
+"""The four extension modules; everything else is in pyproject.toml."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 
@@ -26,8 +26,25 @@ class BuildNative(build_ext):
         super().run()
 
 
+CLIENT = "build/native/release/libpifus_client.a"
+
 setup(
     cmdclass={"build_ext": BuildNative},
+    ext_modules=[
+        Extension(
+            "pifus._core._lane",
+            ["native/python/lane.c"],
+            include_dirs=["native"],
+            extra_objects=[CLIENT],
+            # Linked again whenever the library changed.
+            depends=[CLIENT],
+            extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra"],
+            # As cffi's own: one file for all versions.
+            define_macros=[("Py_LIMITED_API", "0x030b0000")],
+            py_limited_api=True,
+            libraries=["rt"],
+        )
+    ],
     cffi_modules=[
         "pifus/_core/_ffi_build.py:ffibuilder",
         "pifus/backend/_ffi_build.py:ffibuilder",

@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -278,8 +279,11 @@ def write_compile_commands(variant: Variant) -> None:
         for item in units(variant, ALL_PARTS)
         if NATIVE in item.source.parents
     ]
-    for source in sorted((REPOSITORY / "tests" / "native").glob("*.c")):
-        command = [*variant.compiler, *program_flags(variant), "-c", str(source)]
+    python = ["-isystem", sysconfig.get_path("include")]
+    others = [(source, python) for source in part_sources("python")]
+    tests = sorted((REPOSITORY / "tests" / "native").glob("*.c"))
+    for source, more in [*others, *((source, []) for source in tests)]:
+        command = [*variant.compiler, *program_flags(variant), *more, "-c", str(source)]
         entries.append({"directory": str(REPOSITORY), "file": str(source), "arguments": command})
     variant.out.mkdir(parents=True, exist_ok=True)
     (variant.out / "compile_commands.json").write_text(json.dumps(entries, indent=1))

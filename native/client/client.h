@@ -134,6 +134,10 @@ int pf_batch_end(struct pf_client *client, int submit);
  * all that are to come are of operations that this thread's batch keeps back. */
 int pf_poll(struct pf_client *client, uint32_t slot, struct pf_done *out);
 int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
+/* The first look of a wait: pf_poll, and where spinning pays the next microseconds of it, which
+ * give the processor to nobody. Then, if it was 0, pf_wait_on is the rest of the wait. */
+int pf_glance(struct pf_client *client, uint32_t slot, struct pf_done *out);
+int pf_wait_on(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out);
 int pf_poll_any(struct pf_client *client, struct pf_done *out);
 int pf_wait_any(struct pf_client *client, int64_t timeout_ns, struct pf_done *out);
 /* Up to `limit` completions that are there now, of the socket or of PF_ANY_SOCKET: their number. */

@@ -244,6 +244,7 @@ struct pf_waiter {
     struct pf_client *client;
     uint64_t started_ns;
     uint64_t deadline_ns; /* UINT64_MAX: none */
+    uint64_t spun_ns;     /* before that */
 };
 void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t timeout_ns);
 /* Spins while `word` is `seen`, within the budget. True: it changed. */

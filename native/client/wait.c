@@ -10,6 +10,7 @@ void pf_waiter_start(struct pf_waiter *waiter, struct pf_client *client, int64_t
     waiter->client = client;
     waiter->started_ns = pf_now_ns();
     waiter->deadline_ns = timeout_ns < 0 ? UINT64_MAX : waiter->started_ns + (uint64_t)timeout_ns;
+    waiter->spun_ns = 0;
 }
 
 /* Looks at `sock`'s CQ, or at `word` where there is no socket. Inlined into one loop for each. */
@@ -38,7 +39,7 @@ spin(struct pf_waiter *waiter, const struct pf_sock *sock, const uint32_t *word,
             pf_spin_relax(i);
         }
         uint64_t now = pf_now_ns();
-        if (now >= end || !pf_spin_pause(now, now - waiter->started_ns)) {
+        if (now >= end || !pf_spin_pause(now, now - waiter->started_ns + waiter->spun_ns)) {
             bool found = news(client, sock, word, seen);
             pf_spin_result(&client->spin, found);
             return found;
@@ -139,7 +140,33 @@ static bool nothing_new(const struct pf_client *client, const struct pf_sock *so
     return pf_load_relaxed(&sock->fifo_count) == 0 && !pf_cq_waiting(client, sock);
 }
 
-int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
+/* As many looks as fit before the first time that the processor is given away, without a look at
+ * the clock. */
+#define GLANCE_LOOKS (4 * PF_SPIN_LOOKS)
+
+int pf_glance(struct pf_client *client, uint32_t slot, struct pf_done *out) {
+    if (!pf_slot_known(client, slot)) {
+        return -EBADF;
+    }
+    const struct pf_sock *sock = &client->socks[slot];
+    if (!nothing_new(client, sock)) {
+        return pf_poll(client, slot, out);
+    }
+    if (client->spin.skip > 0 || pf_spin_budget(client) == 0) {
+        return 0;
+    }
+    for (int i = 0; i < GLANCE_LOOKS; i++) {
+        if (pf_cq_waiting(client, sock)) {
+            pf_spin_result(&client->spin, true);
+            return pf_poll(client, slot, out);
+        }
+        pf_spin_relax(i);
+    }
+    return 0;
+}
+
+static int wait_for(struct pf_client *client, uint32_t slot, int64_t timeout_ns, uint64_t spun_ns,
+                    struct pf_done *out) {
     if (!pf_slot_known(client, slot)) {
         return -EBADF;
     }
@@ -149,6 +176,7 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
     uint32_t interrupts = pf_load_relaxed(&sock->interrupts);
     if (timeout_ns != 0 && nothing_new(client, sock)) {
         pf_waiter_start(&waiter, client, timeout_ns);
+        waiter.spun_ns = spun_ns;
         started = true;
         if (pf_waiter_spin_cq(&waiter, sock)) {
             int got = take(client, slot, out);
@@ -182,6 +210,14 @@ int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct 
             return -EINTR;
         }
     }
+}
+
+int pf_wait(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
+    return wait_for(client, slot, timeout_ns, 0, out);
+}
+
+int pf_wait_on(struct pf_client *client, uint32_t slot, int64_t timeout_ns, struct pf_done *out) {
+    return wait_for(client, slot, timeout_ns, PF_SPIN_PURE_NS, out);
 }
 
 /* Puts the sockets that the event rings name on the ready lists, in order of priority. */

@@ -11,6 +11,7 @@ from pifus._core._client import ffi, lib
 
 if TYPE_CHECKING:
     from pifus._core._client import CData
+    from pifus._core._lane import Lane
 
 
 def view_of(handle: CData, data: CData, size: int) -> memoryview:
@@ -56,9 +57,13 @@ class ReceiveBook:
         with self.lock:
             self._leases.discard(op)
 
-    def take(self, handle: CData, slot: int, op: int, count: int) -> bytes | Held:
+    def take(self, lane: Lane, handle: CData, slot: int, op: int, count: int) -> bytes | Held:
         """The bytes of a receive that completed with `count` bytes, or their place."""
         with self.lock:
+            if not self._held and not self._leases:
+                small = lane._read(count)
+                if small is not None:
+                    return small
             if op in self._leases:
                 self._leases.remove(op)
                 held = Held(count, False)

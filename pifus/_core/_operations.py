@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 Address = _address.Address
 
 # Bound once: the way of an operation is a few hundred nanoseconds long.
-_nop = lib.pf_nop
 _write = lib.pf_write
 _sendto = lib.pf_sendto
 _block_write = lib.pf_block_write
@@ -31,10 +30,7 @@ class Operations(SocketBase):
 
     def nop(self) -> int:
         """Submits an operation that does nothing but make the round trip."""
-        handle = self._handle
-        if handle is None:
-            raise self._closed_error()
-        op = _nop(handle, self._slot)
+        op = self._nop()
         if op > 0:
             return op
         raise self._refusal(op)

@@ -8,7 +8,7 @@ import time
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Final
 
-from pifus._core import _address, _errors
+from pifus._core import _address, _errors, _lane
 from pifus._core._client import lib
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ _u32 = struct.Struct("<I").unpack_from
 _u64 = struct.Struct("<Q").unpack_from
 _i32 = struct.Struct("<i").unpack_from
 _RESULT_AT = 8
-_FLAGS_AT = 13
 _TOKEN_AT = 24
-_SUBMITTED_AT = 32
-_PICKED_AT = 40
-_COMPLETED_AT = 48
 _ADDR_AT = 56
 _HANDED_AT = 64
 _REAPED_AT = 80
@@ -164,7 +160,7 @@ def latest_ns(timeout: float | None, deadline: float | None) -> int:
     return max(int(deadline * 1e9), 1)
 
 
-class Completion:
+class Completion(_lane.Done):
     """The end of one operation (or, of a multi-shot accept, one of its results). Read only.
 
     What the C core wrote is kept as it is and read when asked for: most programs look at one or two
@@ -172,10 +168,8 @@ class Completion:
     `__init__`, and most slots are filled only where they mean something.
     """
 
-    __slots__ = ("_accepted", "_data", "_held", "_raw", "_sock", "_truncated")
+    __slots__ = ("_accepted", "_data", "_held", "_truncated")
 
-    _raw: bytes
-    _sock: Socket
     _data: bytes | None
     _accepted: Socket | None
     _held: Held | None
@@ -184,30 +178,28 @@ class Completion:
     @property
     def op(self) -> int:
         """The number that the method returned which submitted the operation."""
-        number: int = _u64(self._raw)[0]
-        return number
+        return self._op
 
     @property
     def opcode(self) -> Opcode:
         """What the operation was."""
-        return Opcode(self._raw[OPCODE_AT])
+        return Opcode(self._opcode)
 
     @property
     def result(self) -> int:
         """Zero or more: bytes written or received, for example; below zero: -errno."""
-        number: int = _i32(self._raw, _RESULT_AT)[0]
-        return number
+        return self._result
 
     @property
     def errno(self) -> int:
         """Why the operation failed; 0: it did not."""
-        result = self.result
+        result = self._result
         return -result if result < 0 else 0
 
     @property
     def more(self) -> bool:
         """True: further completions of the same operation follow."""
-        return bool(self._raw[_FLAGS_AT] & lib.PF_CQE_MORE)
+        return bool(self._flags & lib.PF_CQE_MORE)
 
     @property
     def submitted_ns(self) -> int:
@@ -215,14 +207,12 @@ class Completion:
 
         Of an operation in a `Client.batch` block: the end of the block.
         """
-        number: int = _u64(self._raw, _SUBMITTED_AT)[0]
-        return number
+        return self._submitted_ns
 
     @property
     def picked_ns(self) -> int:
         """When the backend took it up: the start of the step in which it did; same clock."""
-        number: int = _u64(self._raw, _PICKED_AT)[0]
-        return number
+        return self._picked_ns
 
     @property
     def handed_ns(self) -> int:
@@ -230,9 +220,9 @@ class Completion:
 
         0: of another operation, or of one that ended before.
         """
-        opcode = self._raw[OPCODE_AT]
-        if opcode == Opcode.SENDTO and self.result >= 0:
-            return self.completed_ns
+        opcode = self._opcode
+        if opcode == Opcode.SENDTO and self._result >= 0:
+            return self._completed_ns
         if opcode != Opcode.WRITE:
             return 0
         number: int = _u64(self._raw, _HANDED_AT)[0]
@@ -241,13 +231,12 @@ class Completion:
     @property
     def late(self) -> bool:
         """True: it ended because of its time-out or deadline."""
-        return bool(self._raw[_FLAGS_AT] & lib.PF_CQE_DEADLINE)
+        return bool(self._flags & lib.PF_CQE_DEADLINE)
 
     @property
     def completed_ns(self) -> int:
         """When the backend was done with it: the start of that step; same clock."""
-        number: int = _u64(self._raw, _COMPLETED_AT)[0]
-        return number
+        return self._completed_ns
 
     @property
     def reaped_ns(self) -> int:
@@ -255,8 +244,7 @@ class Completion:
 
         0: the client was made without `stamp_reaped`.
         """
-        number: int = _u64(self._raw, _REAPED_AT)[0]
-        return number
+        return self._reaped_ns
 
     @property
     def sock(self) -> Socket:
@@ -293,20 +281,23 @@ class Completion:
             DeadlineMissed: it ended because of its time-out or deadline.
             OSError: it failed; the subclass and the errno are those of the kernel's sockets.
         """
-        result = self.result
+        result = self._result
         if result < 0:
             name = self._name()
             if self.late:
-                raise _errors.deadline_missed(name, self.op)
-            raise _errors.failed(name, self.op, -result)
+                raise _errors.deadline_missed(name, self._op)
+            raise _errors.failed(name, self._op, -result)
         return self
 
     def _name(self) -> str:
-        opcode = self._raw[OPCODE_AT]
+        opcode = self._opcode
         return Opcode(opcode).name if opcode in Opcode._value2member_map_ else str(opcode)
 
     def __repr__(self) -> str:
         return f"<Completion op={self.op} {self._name()} result={self.result} of {self._sock!r}>"
+
+
+_lane.set_completion(Completion)
 
 
 def with_result(raw: bytes, result: int) -> bytes:

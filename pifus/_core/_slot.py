@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pifus._core import _address, _errors, _limits, _ops
 from pifus._core._client import ffi, lib
+from pifus._core._lane import Lane
 from pifus._core._lease import ReceiveBook
 from pifus._core._ops import Priority, Protocol, SocketState
 
@@ -34,7 +35,7 @@ def new_slate() -> Slate:
     return done, memoryview(ffi.buffer(done, _ops.DONE_BYTES)).tobytes
 
 
-class SocketBase:
+class SocketBase(Lane):
     """The slot of a socket: what can be asked of it without an operation."""
 
     __slots__ = (
@@ -49,7 +50,6 @@ class SocketBase:
         "_protocol",
         "_queue_depth",
         "_reap_handle",
-        "_slates",
         "_slot",
         "_tx_bytes",
     )
@@ -75,9 +75,10 @@ class SocketBase:
         self._book = ReceiveBook()
         # No operation was submitted yet whose completion leaves something to do on this side.
         self._plain = True
-        self._slates: list[Slate] = [new_slate()]
         # In callback mode only the client's thread takes completions.
-        self._reap_handle: CData | None = handle if client.on_completion is None else None
+        takes = client.on_completion is None
+        self._reap_handle: CData | None = handle if takes else None
+        self._open(handle, int(ffi.cast("uintptr_t", handle)), slot, takes)
         self._handle: CData | None = handle
 
     def __repr__(self) -> str:
@@ -181,6 +182,7 @@ class SocketBase:
         """Drops the handle: nothing of this socket is reached any more."""
         self._handle = None
         self._reap_handle = None
+        self._shut()
 
     def _limit(self, change: Callable[[CData, int, int], int], value: int) -> None:
         handle = self._handle

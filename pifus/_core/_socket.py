@@ -12,21 +12,16 @@ from pifus._core._client import ffi, lib
 from pifus._core._lease import Held, Lease
 from pifus._core._operations import Operations
 from pifus._core._ops import SLICE_NS, Completion, Opcode, Protocol
-from pifus._core._slot import new_slate
 
 if TYPE_CHECKING:
     from pifus._core._client import CData
-    from pifus._core._slot import Slate
 
 # Bound once: the way of an operation is a few hundred nanoseconds long.
-_poll = lib.pf_poll
-_wait = lib.pf_wait
 _monotonic_ns = time.monotonic_ns
 # Of these operations more is to be done here than to hand out the completion.
 _SPECIAL: Final = bytes(
     opcode in (Opcode.ACCEPT, Opcode.RECV, Opcode.CLOSE) for opcode in range(lib.PF_OP_COUNT)
 )
-_OPCODE_AT: Final = _ops.OPCODE_AT
 # The sender in a `struct pf_datagram`.
 _SOURCE: Final = slice(
     ffi.offsetof("struct pf_datagram", "source"),
@@ -85,16 +80,12 @@ class Socket(Operations):
         handle = self._reap_handle
         if handle is None:
             raise self._closed_error()
-        slate = self._take_slate()
-        got = _poll(handle, self._slot, slate[0])
-        if got == 1:
-            raw = slate[1]()
-            self._slates.append(slate)
-            return self._completion(handle, raw)
-        self._slates.append(slate)
-        if got == 0:
+        done = self._poll()
+        if not isinstance(done, int):
+            return done if self._plain else self._finish(handle, done)
+        if done == 0:
             return None
-        raise self._refusal(got)
+        raise self._refusal(done)
 
     def wait(self, timeout: float | None = None) -> Completion:
         """Waits for the next completion of this socket.
@@ -110,78 +101,65 @@ class Socket(Operations):
         handle = self._reap_handle
         if handle is None:
             raise self._closed_error()
-        try:
-            slate = self._slates.pop()
-        except IndexError:
-            slate = new_slate()
         if timeout is None:
-            got = _wait(handle, self._slot, SLICE_NS, slate[0])
-            if got != 1:
-                self._wait_on(handle, slate, got, None)
+            done = self._take(SLICE_NS)
+            if isinstance(done, int):
+                done = self._wait_on(done, None)
         else:
             deadline = _ops.deadline_ns(timeout)
             left = deadline - _monotonic_ns()
-            got = _wait(handle, self._slot, min(max(left, 0), SLICE_NS), slate[0])
-            if got != 1:
-                self._wait_on(handle, slate, got, deadline)
-        raw = slate[1]()
-        self._slates.append(slate)
-        if self._plain:
-            done = Completion()
-            done._raw = raw
-            done._sock = self
-            return done
-        return self._completion(handle, raw)
+            done = self._take(min(max(left, 0), SLICE_NS))
+            if isinstance(done, int):
+                done = self._wait_on(done, deadline)
+        return done if self._plain else self._finish(handle, done)
 
-    def _wait_on(self, handle: CData, slate: Slate, got: int, deadline: int | None) -> None:
-        """Goes on waiting after a slice or a signal, until there is a completion in the slate."""
+    def _wait_on(self, got: int, deadline: int | None) -> Completion:
+        """Goes on waiting after a slice or a signal, until there is a completion."""
         while got in (0, -errno.EINTR):
             # Back in the interpreter: signal handlers have run before this line.
             left = SLICE_NS if deadline is None else deadline - _monotonic_ns()
             if got == 0 and left <= 0:
-                self._slates.append(slate)
                 raise _errors.nothing_came()
-            got = _wait(handle, self._slot, min(max(left, 0), SLICE_NS), slate[0])
-        if got != 1:
-            self._slates.append(slate)
-            raise self._refusal(got)
-
-    def _take_slate(self) -> Slate:
-        try:
-            return self._slates.pop()
-        except IndexError:
-            return new_slate()
+            done = self._take(min(max(left, 0), SLICE_NS))
+            if not isinstance(done, int):
+                return done
+            got = done
+        raise self._refusal(got)
 
     def _completion(self, handle: CData, raw: bytes) -> Completion:
         """The completion that the C core wrote, with what is left to do on this side done."""
         done = Completion()
         done._raw = raw
         done._sock = self
-        opcode = raw[_OPCODE_AT]
+        return self._finish(handle, done)
+
+    def _finish(self, handle: CData, done: Completion) -> Completion:
+        """Does what is left to do on this side."""
+        opcode = done._opcode
         if not _SPECIAL[opcode]:
             return done
-        result = _ops.result_of(raw)
+        result = done._result
         if opcode == Opcode.CLOSE:
             self.release()
         elif result < 0:
             if opcode == Opcode.RECV:
                 self._book.forget(done.op)
         elif opcode == Opcode.RECV and self._protocol == Protocol.UDP:
-            if _ops.has_address(raw):
+            if _ops.has_address(done._raw):
                 self._take_datagram(handle, done, result)
             else:
                 done._data = b""  # after a shutdown
         elif opcode == Opcode.RECV:
-            got = self._book.take(handle, self._slot, done.op, result)
+            got = self._book.take(self, handle, self._slot, done._op, result)
             if isinstance(got, Held):
                 done._held = got
             else:
                 done._data = got
         else:
             try:
-                done._accepted = self._client._adopt(handle, _ops.token_of(raw), self)
+                done._accepted = self._client._adopt(handle, done._token, self)
             except OSError as error:
-                done._raw = _ops.with_result(raw, -(error.errno or errno.EIO))
+                done._raw = _ops.with_result(done._raw, -(error.errno or errno.EIO))
         return done
 
     def lease(self, done: Completion) -> Lease:

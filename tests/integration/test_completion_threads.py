@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import pifus
+from pifus._core import _socket
 from pifus._core._client import lib
 from tests.conftest import BackendProcess, Pair, connect_pair, descriptors, wait_until_asleep
 
@@ -70,6 +71,47 @@ def test_a_close_by_another_thread_ends_a_wait(backend: BackendProcess, many: bo
         took.append(time.monotonic() - begun)
     # Not at the pulse.
     assert max(took) < PULSE_SECONDS / 2
+
+
+def test_other_threads_run_while_one_waits_for_its_socket(
+    client: pifus.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It does not come back into the interpreter in between.
+    monkeypatch.setattr(_socket, "SLICE_NS", int(SECONDS * 1e9))
+    sock = client.socket()
+    for timeout in (SECONDS, None):
+        waiting = threading.Event()
+
+        def wait(timeout: float | None = timeout, waiting: threading.Event = waiting) -> object:
+            waiting.set()
+            return sock.wait(timeout).op
+
+        join = in_thread(wait)
+        waiting.wait()
+        op = sock.nop()
+        assert join() == op
+
+
+def test_a_socket_that_other_threads_close(backend: BackendProcess) -> None:
+    for end in (pifus.Socket.release, lambda sock: sock.client.close()):
+        client = pifus.Client(backend.path)
+        sock = client.socket()
+
+        def use(sock: pifus.Socket = sock) -> None:
+            while True:
+                with contextlib.suppress(pifus.QueueFull):
+                    sock.nop()
+                sock.poll()
+
+        joins = [in_thread(use) for _ in range(4)]
+        end(sock)
+        for join in joins:
+            with pytest.raises((OSError, pifus.ClientClosed), match="is closed"):
+                join()
+        for call in (sock.nop, sock.wait, sock.poll):
+            with pytest.raises((OSError, pifus.ClientClosed), match="is closed"):
+                call()
+        client.close()
 
 
 def test_what_was_taken_before_a_close_is_not_lost(

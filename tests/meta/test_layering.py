@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
 import subprocess
 from pathlib import Path
@@ -21,6 +22,7 @@ ALLOWED_INCLUDES = {
     "backend": {"shm", "futex"},
     "lwip": {"shm", "futex", "backend"},
     "bench": {"shm", "futex", "client"},
+    "python": {"shm", "client"},
 }
 
 
@@ -82,7 +84,7 @@ def test_python_imports_follow_the_layers(path: Path) -> None:
     for name in sorted(names):
         if name == "pifus.backend" or name.startswith("pifus.backend."):
             assert in_backend or command_line, f"{relative}: clients never import the backend"
-        if "._client" in name and name.startswith("pifus._core"):
+        if name.startswith(("pifus._core._client", "pifus._core._lane")):
             assert relative.startswith(("_core/", "_compat/", "bench/", "completion.py")), (
                 f"{relative}: only _core, _compat and completion.py touch the C client"
             )
@@ -98,8 +100,9 @@ def test_python_imports_follow_the_layers(path: Path) -> None:
             )
 
 
-def test_a_client_never_contains_lwip() -> None:
-    (library,) = (ROOT / "pifus" / "_core").glob("_client*.so")
+@pytest.mark.parametrize("module", ["_client", "_lane"])
+def test_a_client_never_contains_lwip(module: str) -> None:
+    (library,) = (ROOT / "pifus" / "_core").glob(f"{module}*.so")
     symbols = subprocess.run(["nm", "-a", library], capture_output=True, text=True, check=True)
     assert " tcp_input" not in symbols.stdout
     assert " pf_submit" in symbols.stdout
@@ -107,7 +110,8 @@ def test_a_client_never_contains_lwip() -> None:
 
 def test_the_extension_modules_are_complete() -> None:
     """A Python extension links with undefined symbols; only an import finds them."""
-    from pifus._core import _client
+    from pifus._core import _client, _lane
     from pifus.backend import _stack
 
+    assert _lane.Lane()._nop() == -errno.EBADF
     assert _client.lib.PF_ABI_VERSION == _stack.lib.PF_ABI_VERSION

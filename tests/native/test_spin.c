@@ -101,6 +101,36 @@ static void test_a_client_is_heard(void) {
     rig_detach(&rig, &client, PF_ENDED_CLOSED);
 }
 
+/* The first look of a wait, and the rest of it. */
+static void test_a_glance(void) {
+    struct rig_client client = rig_attach(&rig);
+    uint32_t slot = rig_socket(client.client, PF_FAMILY_IPV4, 0);
+    struct pf_done done;
+    CHECK_EQ(pf_glance(client.client, PF_MAX_SOCKETS_LIMIT, &done), -EBADF);
+    for (int spins = 0; spins < 2; spins++) {
+        pf_client_set_spin(client.client, spins ? 1000000 : 0);
+        CHECK_EQ(pf_glance(client.client, slot, &done), 0);
+        CHECK_EQ(pf_wait_on(client.client, slot, 1000, &done), 0);
+        for (int i = 0; i < 1000; i++) {
+            int64_t op = pf_nop(client.client, slot);
+            int got = pf_glance(client.client, slot, &done);
+            CHECK(got == 1 || pf_wait_on(client.client, slot, RIG_PATIENCE, &done) == 1);
+            CHECK_EQ(done.op_id, (uint64_t)op);
+        }
+        CHECK_EQ(pf_glance(client.client, slot, &done), 0);
+    }
+    /* What is there is taken in any case. */
+    CHECK(pf_nop(client.client, slot) > 0);
+    pf_client_set_spin(client.client, 0);
+    int got;
+    while ((got = pf_glance(client.client, slot, &done)) == 0) {
+        (void)sched_yield();
+    }
+    CHECK_EQ(got, 1);
+    rig_close(client.client, slot, 0);
+    rig_detach(&rig, &client, PF_ENDED_CLOSED);
+}
+
 /* Rings, once the stack thread sleeps for `slept_ns`, and says that it was at `rang_ns`, or (0)
  * half of that ago. */
 static void lie(struct raw_client *raw, uint64_t slept_ns, uint64_t rang_ns) {
@@ -178,6 +208,7 @@ int main(void) {
     rig_start_with(&rig, &config);
     CHECK_EQ(budget(), FIRST_NS);
     RUN(test_a_client_is_heard);
+    RUN(test_a_glance);
     RUN(test_a_client_that_lies);
     RUN(test_clients_follow);
     rig_stop(&rig);

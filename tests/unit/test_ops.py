@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import socket
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -44,6 +46,36 @@ def test_layout_of_a_completion() -> None:
     assert _ops.token_of(raw) == 7
     assert _ops.result_of(_ops.with_result(raw, 3)) == 3
     assert len(_ops.with_result(raw, 3)) == len(raw)
+
+
+def test_a_completion_holds_what_was_written_and_nothing_else() -> None:
+    completion = _ops.Completion()
+    for wrong in (b"", b"short", bytes(_ops.DONE_BYTES + 1)):
+        with pytest.raises(ValueError, match="pf_done"):
+            completion._raw = wrong
+    raw = bytes(range(_ops.DONE_BYTES))
+    completion._raw = raw
+    assert completion._raw == raw
+    with pytest.raises(AttributeError):
+        _ = completion.sock
+    with pytest.raises(TypeError):
+        del completion._raw
+
+
+class Holder:
+    """As a socket whose client's callback keeps completions."""
+
+    done: _ops.Completion
+
+
+def test_a_completion_is_collected_with_what_it_belongs_to() -> None:
+    holder = Holder()
+    holder.done = _ops.Completion()
+    holder.done._sock = holder  # type: ignore[assignment]
+    gone = weakref.ref(holder)
+    del holder
+    gc.collect()
+    assert gone() is None
 
 
 def test_every_operation_of_the_abi_is_known() -> None:
