@@ -231,7 +231,6 @@ static PyObject *lane_take(PyObject *self, PyObject *timeout) {
 /* Takes so many received bytes, SMALL_BYTES at most; None: it has to be done the long way. */
 static PyObject *lane_read(PyObject *self, PyObject *count) {
     struct lane *lane = (struct lane *)self;
-    char bytes[SMALL_BYTES];
     long wanted = PyLong_AsLong(count);
     if (wanted == -1 && PyErr_Occurred()) {
         return NULL;
@@ -239,11 +238,23 @@ static PyObject *lane_read(PyObject *self, PyObject *count) {
     if (!lane->client || wanted <= 0 || wanted > SMALL_BYTES) {
         Py_RETURN_NONE;
     }
-    int64_t got = pf_rx_read(lane->client, lane->slot, bytes, (uint32_t)wanted, 0);
+    /* Made first: bytes that are taken and then find no memory would be lost. */
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, wanted);
+    char *room = bytes ? PyBytes_AsString(bytes) : NULL;
+    if (!room) {
+        return NULL;
+    }
+    int64_t got = pf_rx_read(lane->client, lane->slot, room, (uint32_t)wanted, 0);
     if (got <= 0) {
+        Py_DECREF(bytes);
         Py_RETURN_NONE;
     }
-    return PyBytes_FromStringAndSize(bytes, (Py_ssize_t)got);
+    if (got < wanted) {
+        PyObject *fewer = PyBytes_FromStringAndSize(room, (Py_ssize_t)got);
+        Py_DECREF(bytes);
+        return fewer;
+    }
+    return bytes;
 }
 
 static PyMethodDef lane_methods[] = {
