@@ -227,7 +227,7 @@ class Session:
         """A fresh mirror: its id for pf_mirror_attach, and the descriptor, which is the caller's.
 
         Raises:
-            OSError: the backend has none left (EMFILE), or it is gone.
+            OSError: the backend or this process has none left (EMFILE), or the backend is gone.
         """
         with self._mirror_lock:
             if self.handle is None:
@@ -237,7 +237,10 @@ class Session:
                     _protocol.Mirrors(_MIRROR_BATCH), "mirrors", _protocol.MIRRORS_MAX
                 )
                 first = reply.get("first")
-                if type(first) is not int or not fds:
+                if type(first) is int and not fds:
+                    # The kernel drops those for which this process has no number left.
+                    raise _errors.os_error(errno.EMFILE)
+                if type(first) is not int:
                     close_all(fds)
                     raise BackendUnavailable(errno.EPROTO, "the backend sent no mirrors")
                 # Taken from the end: the lowest id first.
@@ -362,7 +365,10 @@ def _lowest(fd: int) -> int:
     """A descriptor that select() can take, if there is such a number free now."""
     if fd < _SELECT_MAX:
         return fd
-    lower = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    try:
+        lower = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    except OSError:
+        return fd  # the last one that this process may have
     os.close(max(fd, lower))
     return min(fd, lower)
 
