@@ -381,7 +381,8 @@ INTERRUPTED = {
     "accept": "listener.accept()",
     "sendall": "server.sendall(b'x' * 10**8)",
     "recv_into": "server.recv_into(bytearray(1))",
-    "recvfrom": "(u := servers.socket(type=2), u.bind((listener.getsockname()[0], 0)), u.recvfrom(1))",
+    "recvfrom": "(u := servers.socket(type=2)).bind((listener.getsockname()[0], 0))"
+    " or u.recvfrom(1)",
     "makefile": "server.makefile('rb').read(1)",
 }
 
