@@ -11,7 +11,7 @@ struct pf_backend_config {
     uint32_t spin_ns;        /* how long the idle stack thread spins before it sleeps */
     uint32_t client_spin_ns; /* what clients are told */
     uint32_t spin_follows;   /* 1: both follow what a wake-up costs, from these on */
-    uint32_t max_pcbs;       /* TCP endpoints over all clients, 1..20000 */
+    uint32_t max_pcbs;       /* sockets over all clients, 1..20000 */
     uint32_t
         min_share_medium;   /* percent of operations that MEDIUM gets while HIGH has work; 0..50 */
     uint32_t min_share_low; /* percent that LOW gets while others have work; 0..50 */
@@ -20,6 +20,7 @@ struct pf_backend_config {
     int32_t lock_memory;       /* 1: mlockall */
     uint32_t loss_per_million; /* for tests: received frames to lose; 0..1000000 */
     uint64_t fault_seed;       /* which ones */
+    uint64_t max_held_bytes;   /* received for one application and not read; 0: no limit */
     char address[108]; /* where clients reach the control plane: part of the names of mirrors */
 };
 

@@ -75,11 +75,50 @@ void pf_dgram_answer(struct pf_bsock *sock) {
     }
 }
 
+/* ---- what an application keeps unread, over all its sockets ---- */
+
+/* Of other sockets that are counted anew before one datagram is dropped. */
+enum { RECOUNT_MOST = 16 };
+
+static void set_kept(struct pf_bsock *sock, uint32_t bytes) {
+    stk_account_datagrams(sock->session->account, (int64_t)bytes - (int64_t)sock->kept);
+    sock->kept = bytes;
+}
+
+void pf_dgram_forget(struct pf_bsock *sock) { set_kept(sock, 0); }
+
+/* A client that reads tells nobody: a socket's count is of when its last datagram came. */
+static void recount(struct pf_session *session) {
+    uint32_t slots = pf_session_slots(session);
+    for (uint32_t i = 0; i < RECOUNT_MOST && i < slots; i++) {
+        session->kept_slot = session->kept_slot + 1 < slots ? session->kept_slot + 1 : 0;
+        struct pf_bsock *sock = pf_session_slot(session, session->kept_slot);
+        if (sock->kept) {
+            set_kept(sock, sock->rx_head - pf_rx_tail(sock));
+        }
+    }
+}
+
+/* The ring has no room, or the application keeps its share already, and this socket more than any
+ * may. */
+static bool is_full(struct pf_bsock *sock, uint32_t unread, uint32_t bytes) {
+    const struct stk_account *account = sock->session->account;
+    if (sock->rx_bytes - unread < bytes) {
+        return true;
+    }
+    set_kept(sock, unread);
+    if (unread < PF_LEAST_WINDOW || !stk_account_datagrams_full(account, bytes)) {
+        return false;
+    }
+    recount(sock->session);
+    return stk_account_datagrams_full(account, bytes);
+}
+
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet) {
     struct pf_bsock *sock = owner;
     uint32_t tail = pf_rx_tail(sock);
     uint32_t bytes = record_bytes(packet->header.length);
-    if (sock->rx_bytes - (sock->rx_head - tail) < bytes) {
+    if (is_full(sock, sock->rx_head - tail, bytes)) {
         uint64_t *all = &sock->session->backend->public_region->datagrams_dropped;
         pf_store_relaxed(&sock->b2c->rx_dropped, sock->b2c->rx_dropped + 1);
         pf_store64_relaxed(all, *all + 1);
@@ -92,6 +131,7 @@ void pf_dgram_arrived(void *owner, const struct stk_packet *packet) {
     }
     put_record(sock, packet);
     sock->rx_head += bytes;
+    set_kept(sock, sock->rx_head - tail);
     pf_store_release(&sock->b2c->rx_head, sock->rx_head);
     pf_wake(sock);
     pf_dgram_answer(sock);
@@ -144,6 +184,7 @@ static void pass_records(const struct pf_bsock *old, struct pf_bsock *sock, uint
         tail += record_bytes(header.length);
     }
     pf_store_release(&sock->b2c->rx_head, sock->rx_head);
+    set_kept(sock, sock->rx_bytes - room);
 }
 
 void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
@@ -160,6 +201,7 @@ void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
         pf_store_release(&sock->b2c->accepts, sock->b2c->accepts + 1);
     }
     pass_records(old, sock, tail);
+    set_kept(old, 0);
     uint32_t kept = PF_STATE_CONNECTED | PF_STATE_TX_CLOSED | PF_STATE_EOF | PF_STATE_RAW;
     pf_sock_set_state(sock, (old->state & kept) | PF_STATE_DATAGRAM, 0);
 }
@@ -183,7 +225,6 @@ static int make(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_dgra
 
 int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     struct pf_session *session = sock->session;
-    struct pf_backend *backend = session->backend;
     struct stk_dgram *dgram = NULL;
     uint32_t bytes = sqe->length;
     int error = 0;
@@ -193,7 +234,7 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
                          bytes > session->layout.rx_bytes)) {
         error = -EINVAL;
         bytes = 0;
-    } else if (backend->sockets >= backend->config.max_pcbs) {
+    } else if (!stk_account_has_room(session->account)) {
         error = -ENOBUFS;
     } else {
         error = make(sock, sqe, &dgram);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 /* Returns PENDING when the operation completes later; otherwise its result, 0 or -errno. */
@@ -60,7 +61,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
         error = -EPROTONOSUPPORT;
     } else if (sqe->flags != PF_FAMILY_IPV4 && sqe->flags != PF_FAMILY_IPV6) {
         error = -EAFNOSUPPORT;
-    } else if (session->backend->sockets >= session->backend->config.max_pcbs) {
+    } else if (!stk_account_has_room(session->account)) {
         error = -ENOBUFS;
     } else {
         error = stk_tcp_open(sqe->flags, sock->priority, sock, &conn);
@@ -124,14 +125,15 @@ static int do_adopt(struct pf_bsock *sock, const struct pf_sqe *sqe, const struc
 int pf_sock_reopen(struct pf_bsock *sock) {
     struct stk_conn *conn = NULL;
     struct pf_addr bound = sock->b2c->local;
+    if (!sock->conn) {
+        return -sock->error; /* it never was one: whoever may not have another gets none so */
+    }
     int result = stk_tcp_open(sock->family, sock->priority, sock, &conn);
     if (result != 0) {
         return result;
     }
-    if (sock->conn) {
-        stk_tcp_take_after(conn, sock->conn);
-        stk_tcp_close(sock->conn);
-    }
+    stk_tcp_take_after(conn, sock->conn);
+    stk_tcp_close(sock->conn);
     sock->conn = conn;
     sock->error = 0;
     sock->b2c->error = 0;
@@ -156,7 +158,7 @@ int pf_sock_reopen(struct pf_bsock *sock) {
 
 static int do_bind(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     (void)op;
-    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? pf_sock_reopen(sock) : 0;
+    int result = sock->phase == PF_SOCK_BROKEN ? pf_sock_reopen(sock) : 0;
     if (result != 0) {
         return result;
     }
@@ -180,7 +182,7 @@ static int do_listen(struct pf_bsock *sock, const struct pf_sqe *sqe, const stru
     if (sock->phase == PF_SOCK_LISTENING) {
         return stk_tcp_listen(sock->conn, sqe->length);
     }
-    int result = sock->phase == PF_SOCK_BROKEN && sock->conn ? pf_sock_reopen(sock) : 0;
+    int result = sock->phase == PF_SOCK_BROKEN ? pf_sock_reopen(sock) : 0;
     if (result != 0) {
         return result;
     }

@@ -2,6 +2,7 @@
  * wait for all of them. */
 #include <stdlib.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 enum phase {

@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 #define ORPHANS_PER_LOOK 64

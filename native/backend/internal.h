@@ -155,6 +155,7 @@ struct pf_bsock {
     uint32_t blocks_back; /* of this generation's sends that ended: as pf_socket_c2b.write_room */
     int mirror_fd;
     uint32_t groups;              /* multicast groups that the socket is in */
+    uint32_t kept;                /* bytes of datagrams not read, as the account knows it */
     struct pf_identity *identity; /* whose descriptor mirror_fd is */
     struct pf_bsock *sharer_next; /* others that accept from the same listener */
     uint64_t moved_identity;      /* MOVED: the number of what was here */
@@ -225,7 +226,8 @@ struct pf_session {
     struct pf_bsock *socks; /* zero until pf_session_slot: memory is taken for what is used */
     uint32_t slots_seen;    /* none from here on was */
     uint32_t live_socks;
-    uint32_t groups; /* multicast groups of all its sockets */
+    uint32_t groups;    /* multicast groups of all its sockets */
+    uint32_t kept_slot; /* the next whose datagrams are counted anew */
     struct stk_account *account;
     struct pf_ready_ring ready[PF_PRIORITIES];
     struct pf_session *ready_next[PF_PRIORITIES]; /* ring of sessions with ready sockets */
@@ -490,6 +492,8 @@ int pf_dgram_unsupported(struct pf_bsock *sock, const struct pf_sqe *sqe, const 
  * its ring, has not taken, as far as there is room. */
 void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail);
 void pf_dgram_arrived(void *owner, const struct stk_packet *packet);
+/* Nothing that the socket has is kept any more. */
+void pf_dgram_forget(struct pf_bsock *sock);
 /* Answers receive operations with the datagrams that are there, one each. */
 void pf_dgram_answer(struct pf_bsock *sock);
 void pf_dgram_failed(void *owner, int error);
@@ -505,47 +509,6 @@ void pf_rx_flush(struct pf_bsock *sock);
 void pf_rx_credit(struct pf_bsock *sock);
 void pf_rx_answer(struct pf_bsock *sock);
 void pf_accept_report(struct pf_bsock *sock);
-
-/* identity.c: which socket a mirror descriptor stands for, whoever holds it. */
-struct pf_identity {
-    uint64_t number; /* the kernel's cookie of the clients' end: unique, and nobody can choose it */
-    int fd;          /* the backend's end */
-    bool watched;    /* by orphan_epoll_fd */
-    bool arrived;    /* listener: a connection came that the mirror has not told of */
-    struct pf_bsock *first; /* where the socket is; a shared listener: all who accept from it */
-    struct pf_identity *next;
-};
-/* The mirror `fd` stands for the socket. 0 or -ENOMEM. */
-int pf_identity_attach(struct pf_bsock *sock, uint64_t number, int fd);
-/* The slot has nothing to do with its mirror any more. */
-void pf_identity_leave(struct pf_bsock *sock);
-/* The connection ended with an error: the mirror shows that for ever. Claims still find the slot.
- */
-void pf_identity_hang_up(struct pf_bsock *sock);
-/* The client let go of the socket, or is gone. True: another process holds it, so it stays. `kill`:
- * not what the client had until now. */
-bool pf_identity_keep(struct pf_bsock *sock, bool kill);
-/* Brings the socket of a ticket into the slot, in which a socket was just started. 0 or -errno; 1:
- * `op` completes when the connect under way does. */
-int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op *op);
-/* Closes the orphans whose mirrors nobody holds any more. */
-void pf_identity_look(struct pf_backend *backend);
-/* Puts right what the mirror shows, by the socket that it stands for. */
-void pf_identity_refresh(struct pf_backend *backend, uint64_t number);
-bool pf_identity_is_shared(const struct pf_bsock *sock);
-void pf_identity_report(struct pf_bsock *sock);
-/* The oldest slot whose writes the connection still has: it is done with them. */
-struct pf_bsock *pf_drains_pop(struct pf_bsock *sock);
-void pf_drains_fail(struct pf_bsock *sock, int error);
-
-/* sharing.c: a listener that others accept from, too, from now on. */
-void pf_sharing_begin(struct pf_bsock *sock);
-/* The claim by which the socket came to the listener is done when all that it may take is there. */
-void pf_sharing_claimed(struct pf_session *session, struct pf_bsock *sock, const struct pf_op *op);
-/* A bounded piece. False: nothing is left to do. */
-bool pf_sharing_piece(struct pf_backend *backend);
-/* The session ends: its connections go back by that. */
-void pf_sharing_forget(struct pf_session *session);
 
 /* post.c */
 void pf_post(struct pf_bsock *sock, const struct pf_op *op, int opcode, int64_t result);

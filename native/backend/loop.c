@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 #define TICK_NS UINT64_C(100000000)
@@ -277,6 +278,8 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->pbufs, counts.pbufs);
     pf_store64_relaxed(&out->segments, counts.segments);
     pf_store64_relaxed(&out->held_bytes, counts.held_bytes);
+    pf_store64_relaxed(&out->promised_bytes, counts.promised_bytes);
+    pf_store64_relaxed(&out->mss_raised, counts.mss_raised);
     pf_store64_relaxed(&out->sockets, backend->sockets);
     pf_store64_relaxed(&out->mirrors, backend->mirrors);
 }

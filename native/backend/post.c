@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 #include "shm/arena.h"
 

@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 static bool readable(const struct pf_bsock *sock) {

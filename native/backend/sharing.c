@@ -7,6 +7,7 @@
  * in pieces. */
 #include <errno.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 static void append(struct pf_backend *backend, struct pf_session *session) {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 bool pf_op_push(struct pf_bsock *sock, struct pf_op_queue *queue, const struct pf_op *op) {
@@ -135,6 +136,7 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     pf_wake(sock);
     sock->session->live_socks++;
     sock->session->backend->sockets++;
+    stk_account_socket(sock->session->account, true);
     return 0;
 }
 
@@ -298,6 +300,8 @@ void pf_sock_free(struct pf_bsock *sock) {
     sock->writes_next = 0;
     sock->session->live_socks--;
     backend->sockets--;
+    pf_dgram_forget(sock);
+    stk_account_socket(sock->session->account, false);
     if (close_op.op_id) {
         pf_post(sock, &close_op, PF_OP_CLOSE, 0);
     }

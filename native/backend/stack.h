@@ -18,6 +18,10 @@ struct stk_conn;
 struct stk_dgram;
 struct stk_account;
 
+/* However much its application leaves unread, a socket may keep so many bytes. More than the
+ * largest segment: else a peer would have to split what it has ready. */
+#define PF_LEAST_WINDOW 16384U
+
 /* A received datagram, while the event about it lasts. */
 struct stk_packet {
     struct pf_datagram header;
@@ -50,7 +54,9 @@ struct stk_counts {
     uint64_t frames_in;
     uint64_t frames_out;
     uint64_t frames_dropped;
-    uint64_t held_bytes; /* received, and in no application's ring */
+    uint64_t held_bytes;     /* received, and in no application's ring */
+    uint64_t promised_bytes; /* that peers may send, or that were received and not read */
+    uint64_t mss_raised;     /* peers that wanted segments of a few bytes */
 };
 
 /* Set-up: once per process, before the stack thread runs. */
@@ -58,6 +64,8 @@ int stk_init(const struct stk_events *events);
 int stk_add_loopback(char *error, size_t error_bytes);
 struct pf_tap_options;
 int stk_add_tap(const struct pf_tap_options *options, char *error, size_t error_bytes);
+/* Sockets of all applications together; bytes that are kept for one until it reads them. */
+void stk_limit(uint32_t sockets, uint64_t held);
 void stk_shutdown(void);
 /* The calling thread is the stack thread from now on. */
 void stk_adopt_thread(void);
@@ -93,6 +101,14 @@ int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out);
  * lives until the last of them has gone, too. */
 struct stk_account *stk_account_new(void);
 void stk_account_free(struct stk_account *account);
+/* The application has a socket more, or one less, of any kind. */
+void stk_account_socket(struct stk_account *account, bool more);
+/* Datagrams that it has not read, so many bytes more (or less). */
+void stk_account_datagrams(struct stk_account *account, int64_t more);
+/* Whether its share of those is used up. A socket may keep PF_LEAST_WINDOW bytes all the same. */
+bool stk_account_datagrams_full(const struct stk_account *account, uint32_t more);
+/* Whether its share has room for another one; connections that come in look for themselves. */
+bool stk_account_has_room(const struct stk_account *account);
 /* Of a listener: also of the connections that come from now on. */
 void stk_tcp_set_account(struct stk_conn *conn, struct stk_account *account);
 /* Gives an endpoint from stk_tcp_accept its owner; NULL: none. */

@@ -2,6 +2,7 @@
  * cannot be taken back. */
 #include <errno.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 #define RETRY_NS UINT64_C(100000000)
@@ -78,10 +79,11 @@ static void take_out(struct pf_bsock *sock, struct pf_pick *pick) {
     take_connect(sock, pick);
 }
 
-static int reject(struct pf_bsock *sock, uint64_t token) {
+static int reject(struct pf_bsock *sock, uint64_t token, bool keep) {
     struct stk_conn *conn = pf_session_claim(sock->session, token);
-    if (conn && pf_identity_is_shared(sock)) {
-        stk_tcp_unaccept(sock->conn, conn); /* somebody else may have room for it */
+    bool wanted = keep && sock->phase == PF_SOCK_LISTENING;
+    if (conn && (wanted || pf_identity_is_shared(sock))) {
+        stk_tcp_unaccept(sock->conn, conn); /* somebody, sometime, may have room for it */
         pf_ready_add(sock, PF_WORK_ACCEPT);
     } else if (conn) {
         stk_tcp_abort(conn);
@@ -94,7 +96,7 @@ int pf_do_cancel(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct p
         .op_id = sqe->token, .all = (sqe->flags & PF_SQE_ALL) != 0, .result = -ECANCELED};
     (void)op;
     if (sqe->flags & PF_SQE_REJECT) {
-        return reject(sock, sqe->token);
+        return reject(sock, sqe->token, (sqe->flags & PF_SQE_RETURN) != 0);
     }
     if (pick.all) {
         uint8_t open = sock->chain & PF_CHAIN_OPEN; /* perhaps it cannot be taken back */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 /* ---- sending ---- */
@@ -168,6 +169,7 @@ void pf_rx_credit(struct pf_bsock *sock) {
     sock->rx_credited = tail;
     if (sock->conn) {
         stk_tcp_credit(sock->conn, consumed);
+        pf_sock_size_credit(sock);
     }
     if (sock->rx_head - tail < sock->credit_threshold &&
         (!sock->conn || stk_tcp_unread(sock->conn) == 0)) {
@@ -286,6 +288,7 @@ static void on_connected(void *owner) {
         return;
     }
     sock->phase = PF_SOCK_CONNECTED;
+    pf_sock_size_credit(sock);
     pf_sock_names(sock);
     pf_sock_set_state(sock, PF_STATE_CONNECTED, 0);
     struct pf_op done = sock->connect_op;

@@ -82,6 +82,8 @@ int pf_socket_interrupt(struct pf_client *client, uint32_t slot);
 void pf_client_forked(struct pf_client *client);
 /* Resets a connection that an accept of this listener reported and that will not be adopted. */
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token);
+/* Not now: it goes back to the front of the listener's queue. */
+int pf_accept_return(struct pf_client *client, uint32_t listener, uint64_t token);
 /* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close
  * completed, just frees it. Bytes written before still reach the peer. */
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags);

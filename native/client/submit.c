@@ -339,10 +339,18 @@ int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags
     return pf_submit_sqe(client, slot, &sqe, delivery);
 }
 
-int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token) {
-    int64_t result = pf_submit(client, listener, PF_OP_CANCEL, PF_SQE_REJECT, token, 0, 0, NULL,
-                               PF_DELIVER_NONE);
+static int end_accept(struct pf_client *client, uint32_t listener, uint64_t token, int flags) {
+    int64_t result = pf_submit(client, listener, PF_OP_CANCEL, PF_SQE_REJECT | flags, token, 0, 0,
+                               NULL, PF_DELIVER_NONE);
     return result < 0 ? (int)result : 0;
+}
+
+int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token) {
+    return end_accept(client, listener, token, 0);
+}
+
+int pf_accept_return(struct pf_client *client, uint32_t listener, uint64_t token) {
+    return end_accept(client, listener, token, PF_SQE_RETURN);
 }
 
 int64_t pf_nop(struct pf_client *client, uint32_t slot) {

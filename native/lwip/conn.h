@@ -41,6 +41,7 @@ struct stk_conn {
     uint32_t counted;             /* bytes of `rx` that are in the account */
     uint32_t queued_counted;      /* buffers with bytes to send that are */
     uint32_t window;              /* the largest, once it has an owner */
+    uint32_t promised;            /* bytes that may come, or have come and are not read */
     bool waiting;                 /* it came in, and never had one */
     struct stk_conn *listener;    /* in whose queue this connection waits */
     struct stk_conn *queue_first; /* those that may be accepted, then those that are deferred */
@@ -126,6 +127,18 @@ void pf_share_owned(struct stk_conn *conn);
 /* Before the connection is freed. */
 void pf_share_leave(struct stk_conn *conn);
 uint64_t pf_share_held(void);
+uint64_t pf_share_promised(void);
+/* A larger window, as far as its application's share goes. */
+void pf_share_widen(struct stk_conn *conn);
+/* Before its SYN. */
+void pf_share_connect(struct stk_conn *conn);
+/* So many bytes were read: returns by how many the window may open. It stays smaller where the
+ * application's promises come near its share. What was announced is never taken back; and where all
+ * was read there is room for PF_LEAST_WINDOW, so that none stalls. */
+uint32_t pf_share_credit(struct stk_conn *conn, uint32_t bytes);
+/* Whether its application may have another listener. */
+bool pf_share_may_listen(const struct stk_conn *conn);
+void pf_share_listens(struct stk_conn *conn, bool yes);
 
 /* tcp_options.c */
 void pf_tcp_settings_default(struct pf_tcp_settings *settings);

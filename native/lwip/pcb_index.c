@@ -18,6 +18,9 @@ static struct tcp_pcb *listeners[65536];
 static struct tcp_pcb *oldest_tw;
 static u32_t tw_count;
 static u32_t unaccepted;
+/* Of the active ones, those that nobody has any more, in the order in which they were left. */
+static struct tcp_pcb *alone;
+static struct tcp_pcb **alone_end = &alone;
 
 static void put_address(uint64_t words[2], const ip_addr_t *ip) {
     if (IP_IS_V6(ip)) {
@@ -72,6 +75,14 @@ void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes) {
 
 u32_t pf_tcp_unaccepted_count(void) { return unaccepted; }
 
+static void leave_alone_list(struct tcp_pcb *pcb) {
+    if (pcb->alone_link) {
+        *pcb->alone_link = pcb->alone_next;
+        *(pcb->alone_next ? &pcb->alone_next->alone_link : &alone_end) = pcb->alone_link;
+        pcb->alone_link = NULL;
+    }
+}
+
 void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     pcb->next = *pcbs;
     pcb->prev = NULL;
@@ -86,6 +97,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     unaccepted += pcb->unaccepted;
     chain_port(pcb);
     pcb->tuple_link = NULL; /* lwIP does not clear a new listener */
+    pcb->alone_link = NULL;
     if (pcbs == &tcp_active_pcbs || pcbs == &tcp_tw_pcbs) {
         chain_tuple(
             pcb, tuple_chain(&pcb->local_ip, pcb->local_port, &pcb->remote_ip, pcb->remote_port));
@@ -97,6 +109,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
 void tcp_pcb_index_remove(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     tw_count -= pcbs == &tcp_tw_pcbs;
     pf_tcp_unaccepted(pcb, false);
+    leave_alone_list(pcb);
     if (pcb == oldest_tw) {
         oldest_tw = pcb->prev;
     }
@@ -152,22 +165,24 @@ struct tcp_pcb *pf_tcp_new(uint8_t type) {
     return pf_tcp_make_room() ? tcp_new_ip_type(type) : NULL;
 }
 
-void pf_tcp_left_alone(struct tcp_pcb *pcb) { pcb->prio = TCP_PRIO_MIN; }
+void pf_tcp_left_alone(struct tcp_pcb *pcb) {
+    bool active = pcb->state >= SYN_SENT && pcb->state != TIME_WAIT;
+    if (active && !pcb->alone_link) {
+        pcb->alone_next = NULL;
+        pcb->alone_link = alone_end;
+        *alone_end = pcb;
+        alone_end = &pcb->alone_next;
+    }
+}
 
 bool pf_tcp_make_room(void) {
     /* Of those in TIME_WAIT lwIP frees the oldest. */
     if (lwip_stats.memp[MEMP_TCP_PCB]->used < MEMP_NUM_TCP_PCB || tcp_tw_pcbs) {
         return true;
     }
-    struct tcp_pcb *oldest = NULL;
-    for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb; pcb = pcb->next) {
-        if (pcb->prio == TCP_PRIO_MIN && (!oldest || (int32_t)(pcb->tmr - oldest->tmr) < 0)) {
-            oldest = pcb;
-        }
-    }
-    if (!oldest) {
+    if (!alone) {
         return false;
     }
-    tcp_abort(oldest);
+    tcp_abort(alone);
     return true;
 }

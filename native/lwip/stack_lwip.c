@@ -362,5 +362,7 @@ void stk_count(struct stk_counts *counts) {
     counts->time_wait = tcp_pcb_index_tw_count();
     counts->pbufs = lwip_stats.memp[MEMP_PBUF]->used + lwip_stats.memp[MEMP_PBUF_POOL]->used;
     counts->held_bytes = pf_share_held();
+    counts->promised_bytes = pf_share_promised();
+    counts->mss_raised = lwip_stats.tcp.opterr;
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
 }

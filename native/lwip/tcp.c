@@ -233,6 +233,9 @@ int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
     if (!conn->pcb || conn->pcb->state != CLOSED) {
         return -EINVAL;
     }
+    if (!pf_share_may_listen(conn)) {
+        return -ENOBUFS;
+    }
     if (conn->group) {
         int result = pf_reuse_listen(conn);
         if (result != 0) {
@@ -253,7 +256,7 @@ int stk_tcp_listen(struct stk_conn *conn, uint32_t backlog) {
         tcp_arg(listener, conn);
         tcp_accept(listener, on_accept);
     }
-    conn->listening = true;
+    pf_share_listens(conn, true);
     pf_tcp_limit_waiting(conn);
     set_backlog(conn, limit);
     pf_flow_listener_set(pf_flows, conn->pcb->local_port, (uint8_t)conn->priority);
@@ -296,6 +299,7 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr) {
             return result;
         }
     }
+    pf_share_connect(conn);
     err_t error = tcp_connect(conn->pcb, &ip, addr->port, on_connected);
     if (error == ERR_OK) {
         conn->connecting = true;
@@ -379,11 +383,16 @@ uint32_t stk_tcp_unread(const struct stk_conn *conn) { return conn->rx.bytes; }
 bool stk_tcp_at_end(const struct stk_conn *conn) { return conn->at_end && conn->rx.bytes == 0; }
 
 void stk_tcp_credit(struct stk_conn *conn, uint32_t bytes) {
-    while (bytes > 0 && conn->pcb && !conn->listening) {
+    if (!conn->pcb || conn->listening) {
+        return;
+    }
+    bytes = pf_share_credit(conn, bytes);
+    while (bytes > 0 && conn->pcb) {
         u16_t piece = (u16_t)(bytes < 0xffff ? bytes : 0xffff);
         tcp_recved(conn->pcb, piece);
         bytes -= piece;
     }
+    pf_share_widen(conn);
 }
 
 /* ---- ending ---- */

@@ -104,7 +104,7 @@ static void set_window(struct stk_conn *conn, uint64_t value) {
         pcb->wnd_limit = limit;
         pcb->rcv_wnd = pcb->rcv_ann_wnd = TCPWND_MIN16(limit);
     } else {
-        pf_tcp_widen(conn, limit);
+        pf_share_widen(conn);
     }
 }
 

@@ -125,7 +125,7 @@ bool pf_queue_left(const struct tcp_pcb *pcb) {
 }
 
 void pf_queue_close(struct stk_conn *listener) {
-    listener->listening = false;
+    pf_share_listens(listener, false);
     listener->owner = NULL;
     listener->queue_next = ending;
     ending = listener;

@@ -67,6 +67,7 @@ enum pf_family { PF_FAMILY_NONE = 0, PF_FAMILY_IPV4 = 4, PF_FAMILY_IPV6 = 6 };
 enum pf_sqe_flags {
     PF_SQE_MULTISHOT = 1,
     PF_SQE_REJECT = 2, /* cancel: token is of an accept whose connection nobody will adopt */
+    PF_SQE_RETURN = 8, /* with it: nobody now; it goes back to the queue of its listener */
     PF_SQE_TICKET = 4, /* adopt: token is a ticket for a socket whose mirror the client holds */
     PF_SQE_NOWAIT = 8, /* accept: -EAGAIN when no connection waits */
     PF_SQE_ALL = 16,   /* cancel: every operation of the socket */
@@ -356,4 +357,6 @@ struct pf_public {
     uint64_t orphans;    /* sockets that only a mirror descriptor in some process keeps open */
     uint64_t time_wait;  /* of the pcbs: connections that ended and wait for stray segments */
     uint64_t held_bytes; /* received, and in no receive ring: of connections that nobody adopted */
+    uint64_t promised_bytes; /* that peers may send, or that were received and not read */
+    uint64_t mss_raised;     /* peers that wanted segments of a few bytes */
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from pifus._compat import _table
@@ -153,27 +154,33 @@ def _undo(endpoint: Endpoint, handle: CData, slot: int, op: int, done: CData) ->
     except OSError:
         return
     if got == 1 and done.result >= 0:
-        lib.pf_accept_reject(handle, slot, done.token)
+        lib.pf_accept_return(handle, slot, done.token)
 
 
 def _adopt(listener: Endpoint, handle: CData, done: CData) -> Accepted | None:
-    """Makes a socket of a reported connection; None: it went back to the queue."""
-    slot = lib.pf_accept_adopt(handle, listener.slot, done.token, listener.priority)
+    """Makes a socket of a reported connection; None: it went back to the queue.
+
+    Without a descriptor or a slot for it, too: as with the kernel, who has one later accepts it.
+    """
+    with _table.no_fork():
+        try:
+            mirror = listener.session.take_mirror()
+        except BaseException:
+            lib.pf_accept_return(handle, listener.slot, done.token)
+            raise
+        slot = lib.pf_accept_adopt(handle, listener.slot, done.token, listener.priority)
+        if slot >= 0:
+            return _named(listener, slot, mirror, done)
+        if not listener.session.give_mirror(*mirror):
+            os.close(mirror[1])
     if slot == ESTALE:
         return None
-    if slot < 0:
-        lib.pf_accept_reject(handle, listener.slot, done.token)
-        raise _errors.os_error(-slot)
-    with _table.no_fork():
-        return _named(listener, handle, slot, done)
+    lib.pf_accept_return(handle, listener.slot, done.token)
+    raise _errors.os_error(-slot)
 
 
-def _named(listener: Endpoint, handle: CData, slot: int, done: CData) -> Accepted:
-    try:
-        mirror_id, fd = listener.session.take_mirror()
-    except BaseException:
-        lib.pf_socket_release(handle, slot, lib.PF_CLOSE_ABORT)
-        raise
+def _named(listener: Endpoint, slot: int, mirror: tuple[int, int], done: CData) -> Accepted:
+    mirror_id, fd = mirror
     endpoint = Endpoint(listener.session, slot, listener.family, listener.type, listener.proto)
     endpoint.take_after(listener)
     endpoint.mirror_id = mirror_id

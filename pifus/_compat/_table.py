@@ -243,13 +243,19 @@ def _inode(fd: int) -> tuple[int, int]:
 
 
 def _before_fork() -> None:
-    # No other thread is in the middle of a change when the child's copy is made.
+    # From here on there are no new ones.
     _forking.acquire()
-    _lock.acquire()
-    for endpoint in set(endpoints.values()):
-        endpoint.identify()
-    for endpoint in set(endpoints.values()):
-        endpoint.settle()
+    try:
+        # Without the other lock: this may wait for a thread's claim, in which the garbage collector
+        # closes a socket.
+        known = list(endpoints.values())
+        for endpoint in known:
+            endpoint.identify()
+        for endpoint in known:
+            endpoint.settle()
+    finally:
+        # No other thread is in the middle of a change when the child's copy is made.
+        _lock.acquire()
 
 
 def _in_parent() -> None:

@@ -232,7 +232,7 @@ class Session:
         """A fresh mirror: its id for pf_mirror_attach, and the descriptor, which is the caller's.
 
         Raises:
-            OSError: the backend has none left (EMFILE), or it is gone.
+            OSError: the backend or this process has none left (EMFILE), or the backend is gone.
         """
         with self._mirror_lock:
             while True:
@@ -393,7 +393,10 @@ def _lowest(fd: int) -> int:
     """A descriptor that select() can take, if there is such a number free now."""
     if fd < _SELECT_MAX:
         return fd
-    lower = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    try:
+        lower = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    except OSError:
+        return fd  # the last one that this process may have
     os.close(max(fd, lower))
     return min(fd, lower)
 

@@ -52,6 +52,7 @@ class Config:
     # Half of the pool: the rest is for connections that wait to be accepted or in TIME_WAIT.
     max_pcbs: int = 10000
     max_client_bytes: int = 1 << 33
+    max_held_bytes: int = 1 << 29
     best_priority: str = "high"
     raw: str = "owner"
     mode: int = 0o600
@@ -248,11 +249,17 @@ OPTIONS: tuple[Option, ...] = (
     Option("max-clients", _number(1, 16384), "clients at once", "N"),
     Option("max-clients-per-user", _number(1, 16384), "clients of one user at once", "N"),
     Option("max-sockets", _number(1, _protocol.SOCKETS_MAX), "sockets of one client", "N"),
-    Option("max-pcbs", _number(1, 20000), "TCP endpoints of all clients", "N"),
+    Option("max-pcbs", _number(1, 20000), "sockets of all clients", "N"),
     Option(
         "max-client-bytes",
         _number(1 << 20, 1 << 40),
         "receive rings and send arena of one client may have",
+        "BYTES",
+    ),
+    Option(
+        "max-held-bytes",
+        _number(1 << 20, 1 << 40),
+        "received for one client and not read, before windows close and datagrams are dropped",
         "BYTES",
     ),
     Option(

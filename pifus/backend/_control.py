@@ -316,6 +316,7 @@ class ControlPlane:
                 "max_clients_per_user": config.max_clients_per_user,
                 "max_sockets": config.max_sockets,
                 "max_pcbs": config.max_pcbs,
+                "max_held_bytes": config.max_held_bytes,
                 "max_client_bytes": config.max_client_bytes,
             },
             "statistics": self._core.statistics(),

@@ -59,6 +59,7 @@ class Core:
         native.client_spin_ns = config.spin_ns
         native.spin_follows = config.spin_follows
         native.max_pcbs = config.max_pcbs
+        native.max_held_bytes = config.max_held_bytes
         native.min_share_medium = config.min_share_medium
         native.min_share_low = config.min_share_low
         native.cpu = config.cpu
@@ -230,6 +231,8 @@ class Core:
             "mirrors",
             "datagrams_dropped",
             "held_bytes",
+            "promised_bytes",
+            "mss_raised",
             "orphans",
         )
         counters: _protocol.Message = {name: int(getattr(public, name)) for name in names}

@@ -376,7 +376,15 @@ CALLS = {
     "recv": "server.recv(1)",
     "recv with a time-out": "(server.settimeout(60), server.recv(1))[1]",
 }
-INTERRUPTED = {**CALLS, "accept": "listener.accept()", "sendall": "server.sendall(b'x' * 10**8)"}
+INTERRUPTED = {
+    **CALLS,
+    "accept": "listener.accept()",
+    "sendall": "server.sendall(b'x' * 10**8)",
+    "recv_into": "server.recv_into(bytearray(1))",
+    "recvfrom": "(u := servers.socket(type=2)).bind((listener.getsockname()[0], 0))"
+    " or u.recvfrom(1)",
+    "makefile": "server.makefile('rb').read(1)",
+}
 
 
 @contextlib.contextmanager

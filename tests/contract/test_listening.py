@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
+import resource
 import select
 import signal
 import socket as names
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +39,24 @@ def expected(reuse: tuple[int, int], hosts: tuple[str, str], listens: bool) -> s
     """What Linux says of a second bind to the port of the first."""
     apart = hosts[0] != hosts[1] and "" not in hosts
     return "done" if apart or (all(reuse) and not listens) else "EADDRINUSE"
+
+
+@contextlib.contextmanager
+def few_descriptors() -> Iterator[None]:
+    """This process can have no further descriptors."""
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 REUSES = list(itertools.product((0, 1), repeat=2))
@@ -189,6 +210,35 @@ def test_who_has_closed_a_listener_accepts_nobody(
             await_events(client, select.POLLOUT | select.POLLERR, select.POLLOUT | select.POLLERR)
             error = client.getsockopt(names.SOL_SOCKET, names.SO_ERROR)
             assert errno.errorcode[error] == "ECONNREFUSED"
+
+
+@pytest.mark.parametrize("polled", [False, True])
+def test_without_a_descriptor_left_a_connection_waits(
+    client_net: ModuleType, listener: Any, closing: Closing, polled: bool
+) -> None:
+    # More than the mirrors that the drop-in may have at hand.
+    clients = [closing(client_net.create_connection(listener.getsockname())) for _ in range(60)]
+    if polled:
+        assert select.select([listener], [], [], PATIENCE_SECONDS)[0] == [listener]
+    servers = []
+    with few_descriptors():
+        refused = 0
+        while not refused:
+            try:
+                servers.append(closing_pair(listener, closing)[0])
+            except OSError as error:
+                refused = error.errno or 0
+        assert errno.errorcode[refused] == "EMFILE"
+        assert errno_of(listener.accept) == errno.EMFILE
+    for _ in clients[len(servers) :]:
+        assert select.select([listener], [], [], PATIENCE_SECONDS)[0] == [listener]
+        servers.append(closing_pair(listener, closing)[0])
+    assert len(servers) == len(clients)
+    for number, client in enumerate(clients):
+        client.sendall(bytes([number]))
+    for server in servers:
+        server.settimeout(PATIENCE_SECONDS)
+    assert sorted(server.recv(2)[0] for server in servers) == list(range(len(clients)))
 
 
 def test_shutdown_ends_listening(

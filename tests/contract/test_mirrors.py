@@ -159,6 +159,66 @@ print("ok")
     assert run(HEAD + code) == "ok\n"
 
 
+def test_garbage_in_a_claim_while_another_thread_forks(run: Run) -> None:  # noqa: F811
+    """The fork waits for the claim, which must not wait for what the fork has."""
+    code = """
+import gc
+gc.disable()
+here, there = socket.socketpair(socket.AF_UNIX)
+if os.fork() == 0:
+    here.close()
+    _, fds, _, _ = socket.recv_fds(there, 1, 1)
+    taken = socket.socket(fileno=fds[0])
+    taken.sendall(b"x")
+    there.sendall(b"y")
+    there.recv(1)
+    os._exit(0)
+there.close()
+near, far = pair()
+socket.send_fds(here, [b"f"], [near.fileno()])
+here.recv(1)
+far.recv(1)
+forking, held = threading.Event(), threading.Event()
+if "pifus._compat._making" in sys.modules:
+    from pifus._compat import _claim, _endpoint, _table
+    really_claim, settle = _claim._claim, _endpoint.Endpoint.settle
+    def slow(*arguments):
+        if threading.current_thread() is claimer:
+            held.set()
+            assert forking.wait(10)
+            gc.collect()
+        return really_claim(*arguments)
+    def noted(endpoint):
+        forking.set()
+        settle(endpoint)
+    _claim._claim, _endpoint.Endpoint.settle = slow, noted
+    # As if it had got its number past us.
+    _table.endpoints[near.fileno()].settled = False
+else:
+    held.set()
+garbage = [socket.socket()]
+garbage.append(garbage)
+del garbage
+def fork():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+claimer = threading.Thread(target=near.sendall, args=(b"z",), daemon=True)
+forker = threading.Thread(target=fork, daemon=True)
+claimer.start()
+assert held.wait(10)
+forker.start()
+claimer.join(10)
+forker.join(10)
+if claimer.is_alive() or forker.is_alive():
+    os._exit(1)  # else its end waits for them as well
+assert far.recv(1) == b"z"
+print("ok")
+"""
+    assert run(HEAD + code) == "ok\n"
+
+
 def test_a_call_in_the_middle_of_a_close_finds_no_descriptor(run: Run) -> None:  # noqa: F811
     """Else it might take out of the mirror what is there for the next socket."""
     code = """

@@ -29,8 +29,7 @@ static void receive_ack(uint32_t ack, uint16_t window, const uint8_t *options, u
                                       .options_length = length});
 }
 
-static void establish(void) {
-    static const uint8_t mss_1460[4] = {2, 4, 1460 >> 8, 1460 & 0xff};
+static void establish_with(const uint8_t mss[4], uint16_t window) {
     start_stack(false);
     learn_peer();
     struct tcp_pcb *pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
@@ -42,13 +41,18 @@ static void establish(void) {
     receive_segment(&(struct segment){.port = OUR_PORT,
                                       .flags = TCP_SYN,
                                       .seq = PEER_ISN,
-                                      .window = PEER_WINDOW,
-                                      .options = mss_1460,
-                                      .options_length = sizeof(mss_1460)});
+                                      .window = window,
+                                      .options = mss,
+                                      .options_length = 4});
     our_next = get32(ETHERNET_HEADER + IPV4_HEADER + 4) + 1;
-    receive_ack(our_next, PEER_WINDOW, NULL, 0);
+    receive_ack(our_next, window, NULL, 0);
     REQUIRE(accepted != NULL);
     REQUIRE(accepted->state == ESTABLISHED);
+}
+
+static inline void establish(void) {
+    static const uint8_t mss_1460[4] = {2, 4, 1460 >> 8, 1460 & 0xff};
+    establish_with(mss_1460, PEER_WINDOW);
 }
 
 static void write_bytes(u16_t length) {

@@ -59,8 +59,8 @@ WEAK const ip6_addr_t *pf_nd6_gateway(struct netif *netif, const ip6_addr_t *des
     return NULL;
 }
 
-WEAK err_t pf_tcp_admit(const struct tcp_pcb *listener);
-WEAK err_t pf_tcp_admit(const struct tcp_pcb *listener) {
+WEAK err_t pf_tcp_admit(struct tcp_pcb *listener);
+WEAK err_t pf_tcp_admit(struct tcp_pcb *listener) {
     (void)listener;
     return ERR_OK;
 }

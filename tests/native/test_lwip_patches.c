@@ -11,6 +11,7 @@
 
 #include "lwip/ip6_frag.h"
 #include "lwip/nd6.h"
+#include "lwip/stats.h"
 
 /* ---- the tests ---- */
 
@@ -26,6 +27,28 @@ static void mss_option_without_syn(void) {
     receive_ack(our_next, 50, mss_20, sizeof(mss_20));
     write_bytes(100);
     REQUIRE(accepted->mss == 1460);
+}
+
+/* A peer that wants segments of a byte, or has room for two, gets them of 48 all the same, as Linux
+ * has it (CVE-2019-11479). */
+static void smallest_segment(void) {
+    static const uint8_t mss_1[4] = {2, 4, 0, 1};
+    establish_with(mss_1, PEER_WINDOW);
+    REQUIRE(accepted->mss == 48);
+    REQUIRE(lwip_stats.tcp.opterr == 1);
+    write_bytes(480);
+    REQUIRE(accepted->snd_queuelen <= 2 * 10);
+    REQUIRE(accepted->unacked->len == 48);
+}
+
+static void smallest_segment_by_window(void) {
+    static const uint8_t mss_1460[4] = {2, 4, 1460 >> 8, 1460 & 0xff};
+    establish_with(mss_1460, 2);
+    write_bytes(480);
+    REQUIRE(accepted->unsent->len == 48);
+    REQUIRE(lwip_stats.tcp.opterr == 0);
+    receive_ack(our_next, PEER_WINDOW, NULL, 0);
+    REQUIRE(accepted->unacked->len == 48);
 }
 
 static void option_without_length(void) {
@@ -543,6 +566,8 @@ static const struct test {
     {"simultaneous_open", simultaneous_open},
     {"split_segment_with_fin", split_segment_with_fin},
     {"urgent_pointer", urgent_pointer},
+    {"smallest_segment", smallest_segment},
+    {"smallest_segment_by_window", smallest_segment_by_window},
     {"udp_input_hook", udp_input_hook},
     {"nd6_queue_is_shared", nd6_queue_is_shared},
 };

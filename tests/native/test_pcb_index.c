@@ -405,6 +405,54 @@ static void test_closed_ones_make_room(void) { closed_ones_make_room(false); }
 
 static void test_closing_ones_make_room(void) { closed_ones_make_room(true); }
 
+/* Who looks for a place in a full stack, as each SYN of a flood does, walks over no connection: not
+ * even where the list of them cannot be seen. The first that was left goes first. */
+static void test_no_walk_for_room(void) {
+    enum { LEFT = 3 };
+    struct stk_conn *listener = listen_at(SERVER);
+    struct tcp_pcb *left[LEFT];
+    for (int i = 0; i < LEFT; i++) {
+        struct stk_conn *near = open_conn();
+        CHECK_EQ(connect_to(near, SERVER), 0);
+        run();
+        struct stk_conn *far = stk_tcp_accept(listener);
+        left[i] = near->pcb;
+        stk_tcp_set_owner(far, &owner);
+        stk_inject_loss(EVERYTHING, 1);
+        stk_tcp_close(near);
+        run();
+        stk_tcp_abort(far);
+        run();
+        stk_inject_loss(0, 1);
+    }
+    struct stk_conn *near = open_conn(); /* the first of the list */
+    CHECK_EQ(connect_to(near, SERVER), 0);
+    mem_size_t *used = &lwip_stats.memp[MEMP_TCP_PCB]->used;
+    mem_size_t before = *used;
+    struct tcp_pcb *all = tcp_active_pcbs;
+    CHECK(all == near->pcb);
+    for (int i = 0; i <= LEFT; i++) {
+        tcp_active_pcbs = NULL;
+        *used = MEMP_NUM_TCP_PCB;
+        CHECK_EQ(pf_tcp_make_room(), i < LEFT);
+        CHECK_EQ(*used, MEMP_NUM_TCP_PCB - (i < LEFT));
+        *used = before - (mem_size_t)LWIP_MIN(i + 1, LEFT);
+        tcp_active_pcbs = all;
+        for (int j = 0; j < LEFT; j++) {
+            const struct tcp_pcb *pcb = all;
+            while (pcb && pcb != left[j]) {
+                pcb = pcb->next;
+            }
+            CHECK_EQ(pcb == NULL, j <= i);
+        }
+    }
+    run();
+    stk_tcp_abort(near);
+    stk_tcp_close(listener);
+    run();
+    check_index();
+}
+
 int main(void) {
     char error[200];
     check_random_init();
@@ -420,6 +468,7 @@ int main(void) {
     RUN(test_floods_leave_room);
     RUN(test_closed_ones_make_room);
     RUN(test_closing_ones_make_room);
+    RUN(test_no_walk_for_room);
     stk_shutdown();
     return 0;
 }

@@ -2,6 +2,7 @@
  * plays the stack thread, so that what one step does can be counted. */
 #include "rig.h"
 
+#include "backend/identity.h"
 #include "backend/internal.h"
 
 enum { SOCKETS = 200, WORDS = 8, LISTENERS = 50 };

@@ -17,7 +17,7 @@ int pf_udp_input(struct pbuf *p, struct netif *inp);
 #define LWIP_HOOK_UDP_INPUT(p, inp) pf_udp_input(p, inp)
 
 /* Whether a listener may get another connection now, or the segment is dropped. */
-err_t pf_tcp_admit(const struct tcp_pcb *listener);
+err_t pf_tcp_admit(struct tcp_pcb *listener);
 #define LWIP_HOOK_TCP_INPACKET_PCB(pcb, hdr, optlen, opt1len, opt2, p)                             \
     ((pcb)->state == LISTEN && (TCPH_FLAGS(hdr) & TCP_SYN) ? pf_tcp_admit(pcb) : ERR_OK)
 

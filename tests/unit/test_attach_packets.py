@@ -1,0 +1,20 @@
+"""The packets by which sessions attach are kept for the next one, and not without end."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pifus._core import _session
+from pifus._core._session import Settings
+
+
+def test_a_program_whose_clients_all_have_names_keeps_few() -> None:
+    kept = _session._packets
+    for number in range(10 * _session._PACKETS_MAX):
+        settings = Settings(name=f"client {number}")
+        for _ in range(2):  # made, and taken from what is kept
+            message = json.loads(_session._attach_packet(settings))
+            assert (message["name"], message["pid"]) == (settings.name, os.getpid())
+        assert settings in kept
+        assert len(kept) <= _session._PACKETS_MAX
