@@ -331,3 +331,14 @@ def test_ancillary_data_that_mean_nothing(
 ) -> None:
     one, other = make(), make_other(address=(host, 0))
     assert errno_of(one.sendmsg, [b"x"], [message], 0, other.getsockname()) == errno.EINVAL
+
+
+def test_errors_are_asked_for(make: Make) -> None:
+    """aiocoap does so, and looks for them before every datagram."""
+    message = names.MSG_ERRQUEUE
+    for family, level, option in ((names.AF_INET, 0, 11), (names.AF_INET6, 41, 25)):
+        sock = make(family)
+        sock.setsockopt(level, option, 1)
+        assert sock.getsockopt(level, option) == 1
+        sock.setblocking(False)
+        assert errno_of(sock.recvmsg, 100, 1000, message) == errno.EAGAIN
