@@ -3,7 +3,8 @@
 `subprocess.Popen(stdin=connection)` and `os.dup2` with `os.exec…` give a child the descriptor, as
 inetd and CGI servers do; a Python child finds the stack socket behind it, every other program would
 read the bytes that show readiness. It gets one end of a UNIX socket pair instead, and what passes
-through that is carried on: by a thread beside a `Popen`, by a process of its own after an exec.
+through that is carried on: by a thread beside a `Popen`, and instead of an exec by the process
+that was to become the program.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket as _names
 import sys
 import threading
@@ -31,6 +33,15 @@ _BROKEN: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _ARGS, _EXECUTABLE, _SHELL = 0, 1, 9
 _HANDLES: Final = (10, 13, 15)
 _DESCRIPTORS_END: Final = 1 << 20
+# What is meant for the program when it is sent to the process that stands in for it.
+_PASSED_ON: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class Relay:
@@ -69,6 +80,22 @@ class Relay:
                 self._far.close()
             with contextlib.suppress(OSError):
                 os.close(self._fd)
+
+    def is_over(self) -> bool:
+        """Whether the program, and whoever else had its end, has let go."""
+        with self._turned:
+            return self._over
+
+    def pause(self) -> None:
+        """Lets it do nothing more in this process."""
+        self._turned.acquire()
+
+    def again(self) -> Relay:
+        """The same in another process: the threads of this one are not there."""
+        other = Relay(self._fd, self._far)
+        other._to_program, other._to_peer = self._to_program, self._to_peer
+        other._peer_sends, other._program_sends = self._peer_sends, self._program_sends
+        return other
 
     def catch_up(self) -> None:
         """Waits until what the program has written so far is sent, or there is no room for it.
@@ -234,7 +261,7 @@ def _exec(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def execute(path: Any, argv: Any, *environment: Any) -> Any:
         if any(map(_files.is_ours, range(3))) and _is_a_stranger(path, argv):
-            _hand_over()
+            _stand_in(lambda: original(path, argv, *environment))
         return original(path, argv, *environment)
 
     return execute
@@ -249,36 +276,81 @@ def _is_a_stranger(path: Any, argv: Any) -> bool:
         return False  # the call itself will complain
 
 
-def _hand_over() -> None:
-    """Relays for the standard descriptors in a process of their own: this one becomes another."""
+def _stand_in(become: Callable[[], Any]) -> None:
+    """The program becomes a child of this process, which carries bytes and ends as it does.
+
+    So whoever waits for this process finds in the connection all that the program wrote.
+
+    Args:
+        become: executes the program.
+
+    Raises:
+        OSError: it cannot be executed.
+    """
     pairs = list(_pairs({number: number for number in range(3)}))
-    process = os.fork()
-    if process == 0:
-        status = 1
+    relays = [relay for _, relay, _ in pairs]
+    failed, failing = os.pipe()
+    program = os.fork()
+    if program == 0:
         try:
-            # Of an orphan nobody gets a SIGCHLD that he does not expect.
-            if os.fork() == 0:
-                _relay_alone([relay for _, relay, _ in pairs])
-            status = 0
+            for numbers, _, far in pairs:
+                for number in numbers:
+                    os.dup2(far.fileno(), number)
+            become()
+        except OSError as problem:
+            os.write(failing, b"%d" % (problem.errno or 0))
         finally:
-            os._exit(status)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process, 0)
-    for numbers, _, far in pairs:
-        for number in numbers:
-            os.dup2(far.fileno(), number)
+            os._exit(127)
+    os.close(failing)
+    for _, _, far in pairs:
         far.close()
+    error = os.read(failed, 16)
+    os.close(failed)
+    if error:
+        os.waitpid(program, 0)
+        raise OSError(int(error), os.strerror(int(error)))
+    status = 127
+    try:
+        status = _accompany(program, relays)
+    finally:
+        os._exit(status)
 
 
-def _relay_alone(relays: list[Relay]) -> None:
+def _accompany(program: int, relays: list[Relay]) -> int:
+    """Until the program has ended; its exit status."""
     kept = sorted(fd for relay in relays for fd in relay.descriptors())
     for low, high in zip([-1, *kept], [*kept, _DESCRIPTORS_END], strict=True):
         os.closerange(low + 1, high)
-    threads = [threading.Thread(target=relay.run) for relay in relays]
+    for number in _PASSED_ON:
+        signal.signal(number, lambda number, _: os.kill(program, number))
+    _carry(relays)
+    _, status = os.waitpid(program, 0)
+    for relay in relays:
+        relay.catch_up()
+    left = [relay for relay in relays if not relay.is_over()]
+    if left and _forked_between_turns(left) == 0:
+        # What the program has left behind may still use the connection.
+        for thread in _carry([relay.again() for relay in left]):
+            thread.join()
+        return 0
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    return os.waitstatus_to_exitcode(status)
+
+
+def _forked_between_turns(relays: list[Relay]) -> int:
+    """os.fork while no relay is in the middle of carrying; in the parent none goes on."""
+    for relay in relays:
+        relay.pause()
+    return os.fork()
+
+
+def _carry(relays: list[Relay]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=relay.run, daemon=True) for relay in relays]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    return threads
 
 
 # ---- system ----

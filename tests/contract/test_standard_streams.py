@@ -139,3 +139,47 @@ for command in (["cat"], ["sh", "-c", "cat"], [sys.executable, "-W", "ignore", "
 """
     )
     assert run(code) == ""
+
+
+def test_what_becomes_of_a_program_in_the_place_of_this_one(run: Run) -> None:  # noqa: F811
+    code = (
+        HEAD
+        + _ALL
+        + """
+def child(*command):
+    os.dup2(near.fileno(), 0)
+    os.dup2(near.fileno(), 1)
+    os.closerange(3, 1000)
+    os.execv("/bin/sh", ["sh", "-c", *command])
+
+# Whoever waits for it finds all that it wrote, and may end the connection then: CGI servers do.
+for _ in range(5):
+    near, far = pair()
+    pid = fork(child, "head -c 100000 /dev/zero; exit 3")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    near.shutdown(socket.SHUT_RDWR)
+    near.close()
+    assert all_of(far) == bytes(100_000)
+    far.close()
+
+near, far = pair()
+pid = fork(child, "echo it runs; exec sleep 100")
+near.close()
+assert exactly(far, 8) == b"it runs\\n"
+os.kill(pid, signal.SIGTERM)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+assert far.recv(1) == b""
+far.close()
+
+# What it leaves behind has the connection still.
+near, far = pair()
+pid = fork(child, "exec 3<&0; (read line <&3; echo later $line) & echo at once")
+ended(pid)
+near.close()
+assert exactly(far, 8) == b"at once\\n"
+far.sendall(b"than that\\n")
+assert all_of(far) == b"later than that\\n"
+far.close()
+"""
+    )
+    assert run(code) == ""

@@ -24,7 +24,7 @@ print("python", os.environ["REMOTE_ADDR"], len(data), data == b"z" * len(data))
 SHELL = """#!/bin/sh
 printf 'Content-Type: text/plain\\n\\n'
 echo "shell $REMOTE_ADDR $QUERY_STRING"
-head -c "${CONTENT_LENGTH:-0}" </dev/stdin | wc -c
+head -c "${CONTENT_LENGTH:-0}" | wc -c
 """
 
 
@@ -70,7 +70,7 @@ def inetd() -> None:
         server.command = command
 
         def talk(number: int, address: object = server.server_address) -> None:
-            text = f"line of {number}\n" * 2000
+            text = f"line of {number}\n" * 300
             with socket.create_connection(address, SECONDS) as sock, sock.makefile("r") as file:
                 sender = threading.Thread(target=sock.sendall, args=(text.encode(),))
                 sender.start()
