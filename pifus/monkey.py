@@ -15,11 +15,13 @@ from typing import Any, Final
 from pifus import _policy, compat_socket
 from pifus._compat import (
     _bypass,
+    _files,
     _greenlets,
     _held,
     _names,
     _pyopenssl,
     _raw,
+    _relay,
     _sendfile,
     _table,
     _tls_hook,
@@ -76,6 +78,8 @@ def patch(dns: Sequence[str] | None = None) -> None:
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
         _raw.wire(_replace)
+        _files.wire(_replace)
+        _relay.wire(_replace)
         _pyopenssl.wire(_replace)
         _tls_hook.wire("pifus.monkey")
         _greenlets.wire()
@@ -95,6 +99,7 @@ def unpatch() -> None:
         _bypass.unwatch()
         _greenlets.unwire()
         _pyopenssl.unwire()
+        _relay.unwire()
         if _table.endpoints:
             # The methods find out by themselves whose socket they are for.
             _put_back(socket, ("_socket", *_NAMES))

@@ -6,7 +6,7 @@ import errno
 import operator
 import socket as _names
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pifus._core import _errors
@@ -101,8 +101,13 @@ def _make(key: tuple[int, int], info: CData) -> Message | None:
 # ---- for sending ----
 
 
-def parse(messages: Iterable[Any]) -> int:
+def parse(messages: Iterable[Any], is_source: Callable[[bytes], bool]) -> int:
     """What the ancillary data of `sendmsg` ask for, as enum pf_send_bits.
+
+    Args:
+        messages: the ancillary data.
+        is_source: whether the datagram goes from this IPv6 address anyway. Another cannot be
+            chosen: there is no room for it in a submission.
 
     Raises:
         TypeError: a message is no triple of level, type and bytes.
@@ -116,11 +121,11 @@ def parse(messages: Iterable[Any]) -> int:
         triples.append((level, kind, bytes(memoryview(message[2]).cast("B"))))
     how = 0
     for level, kind, data in triples:
-        how |= _bits(level, kind, data)
+        how |= _bits(level, kind, data, is_source)
     return how
 
 
-def _bits(level: int, kind: int, data: bytes) -> int:
+def _bits(level: int, kind: int, data: bytes, is_source: Callable[[bytes], bool]) -> int:
     key = (level, kind)
     if key in ((IP, _IP_TTL), (IPV6, int(_names.IPV6_HOPLIMIT))):
         return _number(data, 1 if level == IP else -1) + 1 << lib.PF_SEND_TTL
@@ -132,7 +137,7 @@ def _bits(level: int, kind: int, data: bytes) -> int:
         index, source = struct.unpack_from("=iI", data)
         return _interface(index) | int(source) << lib.PF_SEND_SOURCE4
     if key == (IPV6, int(_names.IPV6_PKTINFO)) and len(data) == 20:
-        if any(data[:16]):
+        if any(data[:16]) and not is_source(data[:16]):
             raise OSError(errno.EOPNOTSUPP, "the source of one IPv6 datagram cannot be chosen")
         return _interface(struct.unpack_from("i", data, 16)[0])
     raise _errors.os_error(errno.EINVAL)

@@ -49,6 +49,12 @@ def session_showing(fd: int | None) -> tuple[Session, int]:
         return opened, opened.ticket
 
 
+def descriptors() -> set[int]:
+    """The process's descriptors that are neither the program's nor of a socket: of the session."""
+    current = _session
+    return set() if current is None or current.handle is None else current.descriptors()
+
+
 def _open(shown: int | None) -> Session:
     global _settings
     if _home is not None and _settings is not None:

@@ -272,7 +272,16 @@ def sendmsg(
         TypeError: an ancillary message is none.
         OSError: EINVAL, one that means nothing here.
     """
-    how = _ancillary.parse(messages)
+
+    def is_source(address: bytes) -> bool:
+        from pifus._compat import _connection  # which needs this module
+
+        # Its own, or one talks to oneself.
+        text = _names.inet_ntop(_names.AF_INET6, address)
+        local = _connection.getsockname(endpoint)[0]
+        return local == text or (to is not None and ffi.buffer(to.ip)[:] == address)
+
+    how = _ancillary.parse(messages, is_source)
     return sendto(endpoint, b"".join(memoryview(b) for b in buffers), flags, timeout, to, how)
 
 

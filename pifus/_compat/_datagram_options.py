@@ -94,6 +94,10 @@ DATAGRAM_OPTIONS: Final[dict[tuple[int, int], Option]] = {
     _RCVBUF: Option(212992),
     _SNDBUF: Option(212992),
     **{key: _switch() for key in _ancillary.SWITCHES},
+    # IP_RECVERR, IPV6_RECVERR: there is no queue of errors, MSG_ERRQUEUE finds nothing. Programs
+    # (aiocoap) ask for it to be told sooner, and time out otherwise.
+    (IP, 11): _switch(),
+    (IPV6, 25): _switch(),
 }
 
 _READ_ONLY: Final = frozenset(

@@ -396,7 +396,7 @@ class Endpoint(Sharing):
             try:
                 for number in self.fds:
                     os.set_blocking(fresh, os.get_blocking(number))
-                    os.dup2(fresh, number, os.get_inheritable(number))
+                    _table.replace_file(fresh, number, os.get_inheritable(number))
                 _table.moved(self)
             finally:
                 os.close(fresh)

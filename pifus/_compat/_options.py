@@ -36,6 +36,7 @@ IFINDEX: Final = (SOCKET, 62)
 NODELAY: Final = (TCP, 1)
 MAXSEG: Final = (TCP, 2)
 WINDOW_CLAMP: Final = (TCP, 10)
+FASTOPEN: Final = (TCP, 23)
 INFO: Final = (TCP, 11)
 CONGESTION: Final = (TCP, 13)
 
@@ -43,6 +44,7 @@ _UNKNOWN: Final = _option_table.Row("SO_UNKNOWN", 0, _option_table.REFUSED, "")
 _BUFFER_MAX: Final = 1024
 _DEVICE_BYTES: Final = 16
 _NO_LIMIT: Final = 2**31 - 1
+_BUFFER_DEFAULT: Final = 131072
 
 # ---- getsockopt ----
 
@@ -78,6 +80,14 @@ def _segment(endpoint: Endpoint) -> int:
     return _tcp_info.read(endpoint).snd_mss if endpoint.connected else asked
 
 
+def _clamp(endpoint: Endpoint) -> int:
+    own = endpoint.options.get(WINDOW_CLAMP, 0)
+    # A connection always has one: programs set again what they have read, and 0 is refused then.
+    if own or not endpoint.connected:
+        return own
+    return endpoint.options.get(RCVBUF, _BUFFER_DEFAULT) // 2
+
+
 def _timeval(seconds: float | None) -> bytes:
     micros = 0 if seconds is None else round(seconds * 1e6)
     return struct.pack("ll", *divmod(micros, 1_000_000))
@@ -95,6 +105,7 @@ _TOLD: Final[dict[tuple[int, int], Callable[[Endpoint], int | bytes]]] = {
     SNDTIMEO: lambda endpoint: _timeval(endpoint.send_patience),
     INFO: _tcp_info.pack,
     MAXSEG: _segment,
+    WINDOW_CLAMP: _clamp,
 }
 
 
@@ -214,10 +225,18 @@ def _set_receive_buffer(endpoint: Endpoint, handle: CData, raw: bytes) -> None:
 
 
 def _set_clamp(endpoint: Endpoint, handle: CData, raw: bytes) -> None:
-    if not _number(_option_table.TABLE[WINDOW_CLAMP], raw) and not endpoint.is_fresh():
+    unlimited = not _number(_option_table.TABLE[WINDOW_CLAMP], raw)
+    if unlimited and (endpoint.connected or endpoint.listening):
         raise _errors.os_error(errno.EINVAL)
     _keep(endpoint, WINDOW_CLAMP, raw)
     _set_window(endpoint, handle)
+
+
+def _set_fast_open(endpoint: Endpoint, handle: CData, raw: bytes) -> None:
+    del handle
+    if endpoint.connected:
+        raise _errors.os_error(errno.EINVAL)
+    _keep(endpoint, FASTOPEN, raw)
 
 
 def _set_window(endpoint: Endpoint, handle: CData) -> None:
@@ -337,5 +356,6 @@ _SET: Final[dict[tuple[int, int], Callable[[Endpoint, CData, bytes], None]]] = {
     IFINDEX: _set_interface,
     MAXSEG: _set_segment,
     WINDOW_CLAMP: _set_clamp,
+    FASTOPEN: _set_fast_open,
     CONGESTION: _set_congestion,
 }

@@ -85,21 +85,21 @@ class _Close(_Call):
             self._ours(fd)
 
 
-def _read(endpoint: Endpoint, fd: int, length: int, /) -> bytes:
+def read(endpoint: Endpoint, fd: int, length: int, /) -> bytes:
     if length < 0:
         raise _errors.os_error(errno.EINVAL)
     data = endpoint.io.recv(endpoint, length, 0, _timeout(fd))
-    _show(endpoint)
+    show(endpoint)
     return data
 
 
-def _write(endpoint: Endpoint, fd: int, data: Any, /) -> int:
+def write(endpoint: Endpoint, fd: int, data: Any, /) -> int:
     return endpoint.io.send(endpoint, data, 0, _timeout(fd))
 
 
-def _readv(endpoint: Endpoint, fd: int, buffers: Sequence[Any], /) -> int:
+def readv(endpoint: Endpoint, fd: int, buffers: Sequence[Any], /) -> int:
     got: int = endpoint.io.recvmsg_into(endpoint, buffers, 0, 0, _timeout(fd))[0]
-    _show(endpoint)
+    show(endpoint)
     return got
 
 
@@ -112,7 +112,7 @@ def _timeout(fd: int) -> float | None:
     return None if os.get_blocking(fd) else 0
 
 
-def _show(endpoint: Endpoint) -> None:
+def show(endpoint: Endpoint) -> None:
     """Whoever reads by number polls by number: it must not show what has been read."""
     from pifus._core._client import lib
 
@@ -127,15 +127,21 @@ def wire(replace: Callable[[Any, str, Any], None]) -> None:
     Args:
         replace: sets an attribute, and remembers what was there.
     """
-    read, write, close = _Call("read", _read), _Call("write", _write), _Close("close", _table.close)
-    replace(os, "read", read)
-    replace(os, "write", write)
-    replace(os, "close", close)
-    replace(os, "readv", _Call("readv", _readv))
+    calls = {
+        "read": _Call("read", read),
+        "write": _Call("write", write),
+        "close": _Close("close", _table.close),
+    }
+    for name, call in calls.items():
+        replace(os, name, call)
+    replace(os, "readv", _Call("readv", readv))
     replace(os, "writev", _Call("writev", _writev))
     early = getattr(sys.modules.get("multiprocessing.connection"), "Connection", None)
     if early is not None:
-        for name, call in (("_recv", {"read": read}), ("_send", {"write": write})):
-            replace(early, name, partialmethod(vars(early)[name], **call))
-        replace(early, "_close", partialmethod(vars(early)["_close"], _close=close))
+        for method, name, option in (
+            ("_recv", "read", "read"),
+            ("_send", "write", "write"),
+            ("_close", "close", "_close"),
+        ):
+            replace(early, method, partialmethod(vars(early)[method], **{option: calls[name]}))
     atexit.register(setattr, _Call, "over", True)

@@ -196,7 +196,7 @@ def to_kernel(endpoint: Endpoint, fd: int) -> None:
         for number in list(endpoint.fds):
             inheritable = os.get_inheritable(number)
             last = _table.drop(number)
-            os.dup2(kernel.fileno(), number, inheritable)
+            _table.replace_file(kernel.fileno(), number, inheritable)
             if last is not None:
                 last.finish()
 
@@ -221,7 +221,7 @@ def from_kernel(sock: _c.socket, fd: int) -> Endpoint | None:
     inheritable = os.get_inheritable(fd)
     blocking = os.get_blocking(fd)
     ours, endpoint = _making.make(int(sock.family), int(sock.type), int(sock.proto))
-    os.dup2(ours, fd, inheritable)
+    _table.replace_file(ours, fd, inheritable)
     _table.adopt(fd)
     _table.close(ours)
     os.set_blocking(fd, blocking)

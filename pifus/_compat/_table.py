@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # How the backend's end of every mirror is called, up to its number and the backend's address.
 MIRROR_NAME: Final = b"\0pifus-mirror:"
 
+# pifus's own, when a descriptor gets another file: not the one that programs call.
+replace_file = os.dup2
+
 # By descriptor: read on every call of every socket, without the lock.
 endpoints: dict[int, Endpoint] = {}
 _by_inode: dict[tuple[int, int], Endpoint] = {}

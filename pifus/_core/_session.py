@@ -129,6 +129,7 @@ class Session:
         self.ticket: int = ticket if type(ticket) is int else 0
         self.path = channel.path
         self._channel = channel
+        self._doorbell = doorbell
         self._forked = False
         # Taken by the one call that closes; a lock would stop a signal handler that closes as well.
         self._unclosed: list[None] = [None]
@@ -282,6 +283,11 @@ class Session:
             return True
         finally:
             self._mirror_lock.release()
+
+    def descriptors(self) -> set[int]:
+        """What it needs of the process's descriptors, and no program knows of."""
+        with self._mirror_lock:
+            return {self._channel.fileno(), self._doorbell, *(fd for _, fd in self._mirrors)}
 
     def take_bell(self) -> int:
         """The bell: one descriptor for the completions of all sockets, which is the caller's.

@@ -331,3 +331,26 @@ def test_ancillary_data_that_mean_nothing(
 ) -> None:
     one, other = make(), make_other(address=(host, 0))
     assert errno_of(one.sendmsg, [b"x"], [message], 0, other.getsockname()) == errno.EINVAL
+
+
+def test_errors_are_asked_for(make: Make) -> None:
+    """aiocoap does so, and looks for them before every datagram."""
+    message = names.MSG_ERRQUEUE
+    for family, level, option in ((names.AF_INET, 0, 11), (names.AF_INET6, 41, 25)):
+        sock = make(family)
+        sock.setsockopt(level, option, 1)
+        assert sock.getsockopt(level, option) == 1
+        sock.setblocking(False)
+        assert errno_of(sock.recvmsg, 100, 1000, message) == errno.EAGAIN
+
+
+def test_a_server_answers_from_where_it_was_asked(
+    make: Make, make_other: Make, server_side: Side
+) -> None:
+    """With what recvmsg told it of the question, as aiocoap does."""
+    one, other = make(names.AF_INET6), make_other(names.AF_INET6, (server_side.host6, 0))
+    other.setsockopt(names.IPPROTO_IPV6, names.IPV6_RECVPKTINFO, 1)
+    one.sendto(b"question", other.getsockname())
+    data, messages, _, address = other.recvmsg(100, 100)
+    assert other.sendmsg([b"answer to ", data], messages, 0, address) == 18
+    assert one.recvfrom(100) == (b"answer to question", other.getsockname())

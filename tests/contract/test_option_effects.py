@@ -395,3 +395,35 @@ def test_a_device(client_side: Side, server_net: ModuleType, host: str, closing:
     client, server = connected(closing, client, listener)
     client.sendall(b"over it")
     assert server.recv(10) == b"over it"
+
+
+def test_what_was_read_can_be_set_again(pair: Pair) -> None:
+    """py-amqp does that with every option of TCP that it knows."""
+    refused = {}
+    for name in ("CORK", "DEFER_ACCEPT", "FASTOPEN", "KEEPCNT", "KEEPIDLE", "KEEPINTVL", "LINGER2"):
+        refused[name] = set_again(pair, name)
+    for name in ("NODELAY", "QUICKACK", "SYNCNT", "USER_TIMEOUT", "WINDOW_CLAMP"):
+        refused[name] = set_again(pair, name)
+    assert {name: code for name, code in refused.items() if code} == {"FASTOPEN": errno.EINVAL}
+
+
+def set_again(pair: Pair, name: str) -> int:
+    """The errno with which a connection refuses its own value; 0: it does not."""
+    for sock in pair:
+        option = getattr(names, f"TCP_{name}")
+        try:
+            sock.setsockopt(TCP, option, sock.getsockopt(TCP, option))
+        except OSError as error:
+            return error.errno or -1
+    return 0
+
+
+def test_a_window_without_a_bound_before_there_is_a_connection(
+    net: ModuleType, host: str, closing: Closing
+) -> None:
+    sock = closing(net.socket())
+    sock.bind((host, 0))
+    assert sock.getsockopt(TCP, names.TCP_WINDOW_CLAMP) == 0
+    sock.setsockopt(TCP, names.TCP_WINDOW_CLAMP, 0)
+    sock.listen()
+    assert errno_of(sock.setsockopt, TCP, names.TCP_WINDOW_CLAMP, 0) == errno.EINVAL

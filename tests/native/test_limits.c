@@ -259,7 +259,7 @@ static void test_datagrams(void) {
     struct rig_client far = attach(RECEIVERS + 8);
     int sender = pf_datagram_open(near.client, PF_FAMILY_IPV4, PF_PRIORITY_LOW, 0);
     CHECK(sender >= 0);
-    for (uint16_t i = 0; i < RECEIVERS; i++) {
+    for (int i = 0; i < RECEIVERS; i++) {
         int slot = pf_datagram_open(far.client, PF_FAMILY_IPV4, PF_PRIORITY_LOW, 0);
         CHECK(slot >= 0);
         slots[i] = (uint32_t)slot;
