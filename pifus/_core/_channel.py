@@ -122,7 +122,9 @@ class Channel:
             if error.errno != errno.EBADF or self.fileno() >= 0:
                 raise
             # By a signal handler, or another thread, in the middle of this.
-            raise BackendGone(errno.ECONNRESET, "the connection to the backend was closed") from None
+            raise BackendGone(
+                errno.ECONNRESET, "the connection to the backend was closed"
+            ) from None
         except BaseException:
             close_all(fds)
             raise

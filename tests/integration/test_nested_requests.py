@@ -137,7 +137,7 @@ def test_a_close_in_the_middle_of_it(started: BackendProcess, session: Session, 
 def test_a_close_around_it(
     session: Session, monkeypatch: pytest.MonkeyPatch, which: str, sent: bool
 ) -> None:
-    """By a handler, or another thread, just before the request goes out; or just after the answer."""
+    """By a handler, or another thread: before the request goes out, or after the answer."""
     _, mirror = session.take_mirror()
     session._mirrors, left = [], session._mirrors
     exchange = Channel._exchange
