@@ -352,6 +352,7 @@ static void pass_fields(struct pf_bsock *old, struct pf_bsock *sock) {
         stk_tcp_set_owner(sock->conn, sock);
         stk_tcp_set_account(sock->conn, sock->session->account);
         (void)stk_tcp_set_option(sock->conn, PF_OPT_PRIORITY, sock->priority);
+        pf_sock_size_credit(sock);
     }
 }
 

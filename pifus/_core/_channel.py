@@ -117,6 +117,14 @@ class Channel:
             raise BackendUnavailable(
                 errno.ETIMEDOUT, f"the backend at {self.path} does not answer: is it stopped?"
             ) from None
+        except OSError as error:
+            close_all(fds)
+            if error.errno != errno.EBADF or self.fileno() >= 0:
+                raise
+            # By a signal handler, or another thread, in the middle of this.
+            raise BackendGone(
+                errno.ECONNRESET, "the connection to the backend was closed"
+            ) from None
         except BaseException:
             close_all(fds)
             raise
@@ -162,12 +170,7 @@ class Channel:
         self._connection.sendall(packet)
 
     def _receive(self) -> tuple[_protocol.Message, list[int]]:
-        try:
-            packet, fds, cut = _receive(self._connection)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            packet, fds, cut = b"", [], False  # closed meanwhile
+        packet, fds, cut = _receive(self._connection)
         if not packet:
             raise ConnectionResetError
         try:

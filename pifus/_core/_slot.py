@@ -171,12 +171,14 @@ class SocketBase(Lane):
     @property
     def local_address(self) -> Address | None:
         """The local address, None before bind or connect."""
-        return _address.from_native(self._snapshot().local, self._family)
+        state = self._snapshot()  # owns what its address points to
+        return _address.from_native(state.local, self._family)
 
     @property
     def peer_address(self) -> Address | None:
         """The address of the peer, None before connect."""
-        return _address.from_native(self._snapshot().peer, self._family)
+        state = self._snapshot()
+        return _address.from_native(state.peer, self._family)
 
     def _end(self) -> None:
         """Drops the handle: nothing of this socket is reached any more."""

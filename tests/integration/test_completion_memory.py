@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pifus
+from pifus._core import _address
+from pifus._core._client import ffi
 from tests.conftest import BackendProcess, Pair
+
+if TYPE_CHECKING:
+    from pifus._core._client import CData
 
 SECONDS = 10.0
 
@@ -216,3 +222,22 @@ def test_leases_where_there_is_nothing(client: pifus.Client, pair: Pair) -> None
     assert done.result == 0
     with theirs.lease(done) as view:
         assert bytes(view) == b""
+
+
+def test_an_address_is_read_from_memory_that_is_still_there(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair
+    addresses = ours.local_address, theirs.peer_address
+    really = _address.from_native
+    kept: list[CData] = []
+
+    def after_others(address: CData, family: int | None = None) -> object:
+        # Whatever was let go of before the call belongs to these now.
+        for _ in range(100):
+            kept.append(ffi.new("struct pf_socket_b2c *"))
+            ffi.memmove(kept[-1], b"\xff" * ffi.sizeof(kept[-1][0]), ffi.sizeof(kept[-1][0]))
+        return really(address, family)
+
+    monkeypatch.setattr(_address, "from_native", after_others)
+    assert (ours.local_address, theirs.peer_address) == addresses

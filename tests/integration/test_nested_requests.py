@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -129,6 +130,36 @@ def test_a_close_in_the_middle_of_it(started: BackendProcess, session: Session, 
     assert session.closed
     # What came for the one that was in the middle is closed, and so is the connection.
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("which", ["take_mirror", "take_bell", "show"])
+@pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
+def test_a_close_around_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch, which: str, sent: bool
+) -> None:
+    """By a handler, or another thread: before the request goes out, or after the answer."""
+    _, mirror = session.take_mirror()
+    session._mirrors, left = [], session._mirrors
+    exchange = Channel._exchange
+    arguments = (mirror,) if which == "show" else ()
+
+    def closing(*args: Any) -> Any:
+        monkeypatch.undo()
+        if not sent:
+            session.close()
+            return exchange(*args)
+        answer = exchange(*args)
+        session.close()
+        return answer
+
+    monkeypatch.setattr(Channel, "_exchange", closing)
+    before = descriptors()
+    with pytest.raises(pifus.ClientClosed, match="closed"):
+        getattr(session, which)(*arguments)
+    assert descriptors() < before
+    for _, fd in left:
+        os.close(fd)
+    os.close(mirror)
 
 
 def test_sockets_of_a_handler_while_the_first_session_opens(

@@ -37,6 +37,7 @@ struct rig_counts {
     uint64_t sockets;
     uint64_t mirrors;
     uint64_t sessions;
+    uint64_t promised;
     uint64_t descriptors;
 };
 
@@ -262,10 +263,10 @@ static inline uint64_t rig_descriptors(void) {
 
 static inline struct rig_counts rig_counts(const struct rig *rig) {
     const struct pf_public *p = rig->public_region;
-    return (struct rig_counts){rig_count(&p->pcbs),     rig_count(&p->pbufs),
-                               rig_count(&p->segments), rig_count(&p->sockets),
-                               rig_count(&p->mirrors),  rig_count(&p->sessions),
-                               rig_descriptors()};
+    return (struct rig_counts){rig_count(&p->pcbs),           rig_count(&p->pbufs),
+                               rig_count(&p->segments),       rig_count(&p->sockets),
+                               rig_count(&p->mirrors),        rig_count(&p->sessions),
+                               rig_count(&p->promised_bytes), rig_descriptors()};
 }
 
 /* Waits until everything that was there at `start` is there again, and nothing else. */
@@ -288,6 +289,7 @@ static inline void rig_settle(struct rig *rig, const struct rig_counts *start) {
     CHECK_EQ(now.pbufs, start->pbufs);
     CHECK_EQ(now.segments, start->segments);
     CHECK_EQ(now.mirrors, start->mirrors);
+    CHECK_EQ(now.promised, start->promised);
     CHECK_EQ(now.descriptors, start->descriptors);
 }
 

@@ -59,6 +59,37 @@ static void test_a_smaller_ring(void) {
     rig_detach(&rig, &small, PF_ENDED_CLOSED);
 }
 
+/* Its window is small: so few bytes fill it that the client has to tell of less than of others. */
+static void test_a_small_window_goes_along(void) {
+    enum { WINDOW = 16384 };
+    struct pf_done done;
+    struct pf_addr addr = rig_addr(++port);
+    uint32_t listener = rig_listener(one.client, addr, 1);
+    uint32_t near = rig_socket(one.client, PF_FAMILY_IPV4, 0);
+    CHECK_EQ(RIG_CALL(one.client, near, PF_OP_SETOPT, .offset = PF_OPT_RCVBUF, .token = WINDOW), 0);
+    CHECK_EQ(RIG_CALL(one.client, near, PF_OP_CONNECT, .addr = &addr), 0);
+    int64_t accept = RIG_SUBMIT(one.client, listener, PF_OP_ACCEPT, 0);
+    CHECK_EQ(rig_await(one.client, listener, accept, &done), 0);
+    int far = pf_socket_adopt(one.client, done.token, PF_PRIORITY_MEDIUM);
+    CHECK(far >= 0);
+    int fd = mirror_of(&one, near);
+    uint32_t moved = claim(&two, fd);
+    struct pf_socket_b2c state = {0};
+    send_range(&one, (uint32_t)far, 0, 4 * WINDOW);
+    uint64_t end = pf_now_ns() + (uint64_t)RIG_PATIENCE;
+    do {
+        CHECK(pf_now_ns() < end);
+        rig_sleep_ms(1);
+        CHECK_EQ(pf_socket_state(two.client, moved, &state), 0);
+    } while (!(state.state & PF_STATE_WANTS_HINT));
+    expect_range(&two, moved, 0, 4 * WINDOW);
+    let_go(&one, near);
+    (void)close(fd);
+    let_go(&two, moved);
+    rig_close(one.client, (uint32_t)far, 0);
+    rig_close(one.client, listener, 0);
+}
+
 /* Writes stay in the memory of whoever made them, in their order, until they are acknowledged; also
  * when that session has ended. */
 static void test_writes_in_flight(bool end_first) {
@@ -440,6 +471,7 @@ int main(void) {
     two = rig_attach(&rig);
     RUN(test_unread_bytes_go_along);
     RUN(test_a_smaller_ring);
+    RUN(test_a_small_window_goes_along);
     RUN(test_writes_in_flight_of_one_that_lives);
     RUN(test_writes_in_flight_of_one_that_ended);
     RUN(test_reset_after_a_move);
