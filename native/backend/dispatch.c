@@ -382,7 +382,9 @@ static int do_shutdown(struct pf_bsock *sock, const struct pf_sqe *sqe, const st
 static int do_close(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct pf_op *op) {
     sock->close_op = *op;
     sock->close_abort = (sqe->flags & PF_CLOSE_ABORT) != 0;
-    if (!(sqe->flags & PF_CLOSE_SHARED) || !pf_identity_keep(sock, false)) {
+    /* Whatever the client says: with others who accept from it the listener is not its to end. */
+    bool keep = (sqe->flags & PF_CLOSE_SHARED) != 0 || pf_identity_has_others(sock);
+    if (!keep || !pf_identity_keep(sock, false)) {
         pf_sock_begin_close(sock, sock->close_abort);
     }
     return PENDING;

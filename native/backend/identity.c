@@ -137,6 +137,10 @@ bool pf_identity_is_shared(const struct pf_bsock *sock) {
     return sock->phase == PF_SOCK_LISTENING && sock->identity && (sock->state & PF_STATE_SHARED);
 }
 
+bool pf_identity_has_others(const struct pf_bsock *sock) {
+    return sock->identity && sock->identity->first->sharer_next;
+}
+
 static void append_sharer(struct pf_identity *identity, struct pf_bsock *sock) {
     struct pf_bsock **link = &identity->first;
     while (*link) {

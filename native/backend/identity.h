@@ -30,6 +30,8 @@ int pf_identity_adopt(struct pf_bsock *sock, uint64_t ticket, const struct pf_op
 void pf_identity_look(struct pf_backend *backend);
 /* Puts right what the mirror shows, by the socket that it stands for. */
 void pf_identity_refresh(struct pf_backend *backend, uint64_t number);
+/* Other slots have the listener, too. */
+bool pf_identity_has_others(const struct pf_bsock *sock);
 bool pf_identity_is_shared(const struct pf_bsock *sock);
 void pf_identity_report(struct pf_bsock *sock);
 /* The oldest slot whose writes the connection still has: it is done with them. */

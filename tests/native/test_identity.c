@@ -422,6 +422,24 @@ static bool writable(int fd) {
     return poll(&look, 1, 0) > 0;
 }
 
+/* A close that says nothing of others ends the listener of none of them. */
+static void test_a_shared_listener_outlives_a_plain_close(void) {
+    struct pf_addr addr = rig_addr(++port);
+    struct pf_done done;
+    uint32_t listener = rig_listener(one.client, addr, 4);
+    int fd = mirror_of(&one, listener);
+    uint32_t other = claim(&two, fd);
+    rig_close(one.client, listener, 0);
+    int64_t accept = RIG_SUBMIT(two.client, other, PF_OP_ACCEPT, 0);
+    uint32_t near = rig_socket(one.client, PF_FAMILY_IPV4, 0);
+    CHECK_EQ(RIG_CALL(one.client, near, PF_OP_CONNECT, .addr = &addr), 0);
+    CHECK_EQ(rig_await(two.client, other, accept, &done), 0);
+    CHECK_EQ(pf_accept_reject(two.client, other, done.token), 0);
+    (void)close(fd);
+    rig_close(two.client, other, 0);
+    rig_close(one.client, near, 0);
+}
+
 /* What of the mirror's answer is about room: only writes that have ended, however they did. */
 static void test_only_writes_that_end_make_room(void) {
     struct rig_pair p = rig_connect(one.client, one.client, rig_addr(++port), 0);
@@ -479,6 +497,7 @@ int main(void) {
     RUN(test_an_orphan_lives_as_long_as_its_descriptor);
     RUN(test_a_listener_is_shared);
     RUN(test_the_mirror_of_a_shared_listener);
+    RUN(test_a_shared_listener_outlives_a_plain_close);
     RUN(test_only_writes_that_end_make_room);
     rig_detach(&rig, &one, PF_ENDED_CLOSED);
     rig_detach(&rig, &two, PF_ENDED_CLOSED);
