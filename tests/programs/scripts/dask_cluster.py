@@ -23,6 +23,7 @@ def main() -> None:
         Client(cluster) as client,
     ):
         assert sum(client.gather(client.map(successor, range(500)))) == 125_250
+        client.wait_for_workers(2)
         one, other = client.scheduler_info()["workers"]
         data = client.scatter(BLOB, workers=[one])
         assert client.submit(digest, data, workers=[other]).result() == digest(BLOB)
