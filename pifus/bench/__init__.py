@@ -28,7 +28,7 @@ BENCHES = {
     "wire": ("writers of three priorities over TAP, until acknowledged, until read", 10.0),
     "sockets": ("1 to 1,024 sockets, against lwIP's own netconn API", 4.0),
     "compat": ("the drop-in against the kernel's sockets, same script, over loopback", 5.0),
-    "churn": ("short connections over the drop-in, as fast as they go, and what grows", 60.0),
+    "churn": ("short connections over the drop-in, how many and how late, and what grows", 60.0),
     "periodic": ("64 bytes every millisecond from Python, against kernel sockets", 10.0),
     "tasks": ("trio and asyncio: the kernel's sockets, the drop-in, pifus.trio and pifus.aio", 4.0),
     "tcp": ("1-byte round trip and bulk over TAP, against the kernel's sockets", 5.0),

@@ -6,12 +6,15 @@ They run in workers, over the kernel's sockets, or over the stack once `over_sta
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import itertools
 import os
 import socket
 import socketserver
 import threading
 import time
+from array import array
 from pathlib import Path
 
 from pifus.bench import _peer
@@ -21,6 +24,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nHello, world\n"
 _HTTP_CONNECTIONS = 16
 _BACKLOG = 128
+_LATEST_NS = 2**32 - 1
 
 Address = tuple[str, int]
 
@@ -82,10 +86,11 @@ def requests(state: State, address: Address, seconds: float) -> float:
 # ---- short connections ----
 
 
-def serve_short(_state: State) -> int:
-    """Accepts and closes in a thread of its own; returns the port."""
+def serve_short(_state: State, threads: int = 1) -> int:
+    """Accepts and closes in threads of its own; returns the port."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
-    threading.Thread(target=_accept_and_close, args=(listening,), daemon=True).start()
+    for _ in range(threads):
+        threading.Thread(target=_accept_and_close, args=(listening,), daemon=True).start()
     return int(listening.getsockname()[1])
 
 
@@ -102,15 +107,53 @@ def connections(_state: State, address: Address, seconds: float) -> float:
     start = time.perf_counter()
     end = start + seconds
     while time.perf_counter() < end:
-        with socket.create_connection(address) as connection:
-            if done % 2:
-                connection.sendall(b"x")
-            else:
-                connection.shutdown(socket.SHUT_WR)
-            if connection.recv(1) != b"":
-                raise ValueError("no end of the connection")
+        _connection(address, done)
         done += 1
     return done / (time.perf_counter() - start)
+
+
+def _connection(address: Address, number: int) -> None:
+    with socket.create_connection(address) as connection:
+        if number % 2:
+            connection.sendall(b"x")
+        else:
+            connection.shutdown(socket.SHUT_WR)
+        if connection.recv(1) != b"":
+            raise ValueError("no end of the connection")
+
+
+def offered(
+    _state: State, address: Address, seconds: float, rate: int, threads: int
+) -> tuple[list[int], array[int]]:
+    """So many connections a second, begun when they are due however late the others are, as far as
+    the threads suffice.
+
+    Returns:
+        How many were done in each second from the start; and for each, in the order of their ends,
+        the nanoseconds from when it was due until it was closed.
+    """
+    numbers = itertools.count()
+    ends: list[tuple[int, int]] = []  # when, and how late
+    wanted = round(seconds * rate)
+    start = time.perf_counter_ns()
+
+    def run() -> None:
+        while (number := next(numbers)) < wanted:
+            due = start + number * 1_000_000_000 // rate
+            while (left := due - time.perf_counter_ns()) > 0:
+                time.sleep(left / 1e9)
+            _connection(address, number)
+            now = time.perf_counter_ns()
+            ends.append((now - start, now - due))
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for ended in [pool.submit(run) for _ in range(threads)]:
+            ended.result()
+    ends.sort()
+    done = [0] * (ends[-1][0] // 1_000_000_000 + 1)
+    for when, _ in ends:
+        done[when // 1_000_000_000] += 1
+    return done, array("I", (min(late, _LATEST_NS) for _, late in ends))
 
 
 # ---- a process for each connection ----

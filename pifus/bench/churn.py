@@ -1,5 +1,6 @@
 """`pifus bench churn`: short connections over the drop-in, one after the other for as long as is
-wanted, and whether anything grows while they come and go."""
+wanted, and whether anything grows while they come and go; then a thousand a second, whether each
+was ready or not, and how late they are."""
 
 from __future__ import annotations
 
@@ -7,11 +8,15 @@ import contextlib
 
 from pifus.bench import _programs
 from pifus.bench._run import Backend, Progress, Worker
-from pifus.bench._stats import Result, Row
+from pifus.bench._stats import Result, Row, Samples
 from pifus.bench.compat import workers
 
 TITLE = "Connect, accept, close over the drop-in"
 RATE = "connections"
+OFFERED, LATE = "offered", "late"
+OFFERED_RATE = 1000
+_THREADS = 4
+_PATIENCE = 20  # so many times as long as it should take, it may
 # What is looked at, and its unit. TIME_WAIT is apart: it fills up for a minute, then stays.
 _COUNTERS = ("pcbs", "sockets", "mirrors", "segments", "pbufs")
 GROWTH = {
@@ -19,17 +24,14 @@ GROWTH = {
     **{f"{process}.fds": "" for process in ("backend", "server", "client")},
     **dict.fromkeys(_COUNTERS, ""),
 }
-ROWS = (RATE, *GROWTH, "time-wait")
+ROWS = (RATE, *GROWTH, "time-wait", OFFERED, LATE)
 _TURNS_MIN = 5
 
 
-def _look(backend: Backend, server: Worker, client: Worker) -> dict[str, float]:
+def _look(backend: Backend, **workers: Worker) -> dict[str, float]:
     found: dict[str, float] = {}
-    processes = {
-        "backend": _programs.resources_of(backend.pid),
-        "server": server.call(_programs.resources),
-        "client": client.call(_programs.resources),
-    }
+    processes = {"backend": _programs.resources_of(backend.pid)}
+    processes |= {name: worker.call(_programs.resources) for name, worker in workers.items()}
     for process, values in processes.items():
         found |= {f"{process}.{name}": value for name, value in values.items()}
     counters = backend.status()["statistics"]
@@ -50,18 +52,44 @@ def run(seconds: float, progress: Progress) -> Result:
         server, client = workers(stack, backend.path)
         address = ("127.0.0.1", server.call(_programs.serve_short))
         for turn in range(turns):
-            progress(RATE, turn / turns)
+            progress(RATE, turn / turns / 2)
             rate = client.call(_programs.connections, address=address, seconds=seconds / turns)
             values[RATE].append(rate)
-            for name, value in _look(backend, server, client).items():
+            for name, value in _look(backend, server=server, client=client).items():
                 values[name].append(value)
+        result.notes += _growth(values)
+        progress(OFFERED, 0.5)
+        address = ("127.0.0.1", server.call(_programs.serve_short, threads=_THREADS))
+        before = _look(backend)
+        client.start(
+            _programs.offered,
+            address=address,
+            seconds=seconds,
+            rate=OFFERED_RATE,
+            threads=_THREADS,
+        )
+        done, late = client.result(_PATIENCE * (seconds + 1))
+        values[OFFERED] += done
+        result.notes.append(_held(seconds, done, before, _look(backend)))
         progress("", 1.0)
     result.rows = [
-        Row.of_values(name, "1/s" if name == RATE else GROWTH.get(name, ""), values[name])
-        for name in ROWS
+        Row.of_values(name, "1/s" if name in (RATE, OFFERED) else GROWTH.get(name, ""), found)
+        for name, found in values.items()
+        if name != LATE
     ]
-    result.notes += _growth(values)
+    result.rows.append(Row.of_times(LATE, Samples.of(late)))
     return result
+
+
+def _held(
+    seconds: float, done: list[int], before: dict[str, float], after: dict[str, float]
+) -> str:
+    changes = [f"{name} {after[name] - before[name]:+.0f}" for name in before if name in GROWTH]
+    slowest = f"in the slowest of the whole seconds {min(done[:-1] or done):,}"
+    return (
+        f"offered {OFFERED_RATE:,} a second for {seconds:g} s: {sum(done):,} connections in "
+        f"{len(done)} s, {slowest}; {', '.join(changes)}"
+    )
 
 
 def _growth(values: dict[str, list[float]]) -> list[str]:

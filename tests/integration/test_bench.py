@@ -165,7 +165,9 @@ def test_churn(run_bench: Bench) -> None:
     assert names(found) == list(churn.ROWS)
     rows = {row["name"]: row for row in found["rows"]}
     assert rows["sockets"]["max"] == rows["pcbs"]["max"] == 1  # the listener
+    assert rows["late"]["n"] == round(rows["offered"]["mean"] * rows["offered"]["n"]) > 0
     assert "largest of the last fifth" in found["notes"]
+    assert f"offered {churn.OFFERED_RATE:,} a second" in found["notes"]
     assert left_behind(os.getpid()) == []
 
 
