@@ -56,7 +56,8 @@ struct stk_conn {
     uint32_t since_ms; /* watch: since when nothing was acknowledged; when it was queued */
     uint32_t since_ack;
     bool waiting_ack;
-    uint64_t bytes_acked;
+    uint64_t bytes_taken; /* to be sent */
+    uint64_t bytes_acked; /* as far as the owner was told */
     uint64_t bytes_received;
     uint32_t sent_before; /* the end of what was sent when the last bytes came */
     uint64_t reuse_user;  /* SO_REUSEPORT: the user's number and one; 0: not shared */

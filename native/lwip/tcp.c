@@ -38,11 +38,12 @@ static void flow_drop(struct stk_conn *conn) {
 /* ---- lwIP's callbacks ---- */
 
 /* Both directions are over and every byte is acknowledged: lwIP keeps the pcb through TIME_WAIT,
- * and frees it without telling anybody. */
+ * and frees it without telling anybody. Not before the owner knows of every byte: lwIP tells of
+ * 65535 at a time. */
 static void leave_to_time_wait(struct stk_conn *conn) {
     struct tcp_pcb *pcb = conn->pcb;
-    if (conn->at_end && conn->finished && stk_tcp_drained(conn) &&
-        (pcb->state == CLOSING || pcb->state == TIME_WAIT)) {
+    if (conn->at_end && conn->finished && conn->bytes_acked == conn->bytes_taken &&
+        stk_tcp_drained(conn) && (pcb->state == CLOSING || pcb->state == TIME_WAIT)) {
         tcp_arg(pcb, NULL);
         tcp_err(pcb, NULL);
         tcp_sent(pcb, NULL);
@@ -344,6 +345,7 @@ int64_t stk_tcp_write(struct stk_conn *conn, const uint8_t *data, uint32_t lengt
             return -pf_errno_of(error);
         }
         taken += piece;
+        conn->bytes_taken += piece;
         pf_share_requeue(conn);
     }
     return taken;
