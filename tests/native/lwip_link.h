@@ -257,14 +257,16 @@ struct segment {
     uint8_t options_length; /* a multiple of 4 */
     uint16_t from;          /* 0: PEER_PORT */
     const uint8_t *to;      /* NULL: OUR_IPV4 */
+    uint16_t bytes;         /* of payload, zeros */
 };
 
 static inline void receive_segment(const struct segment *segment) {
+    static const uint8_t zeros[1500];
     struct frame frame;
     const unsigned header = 20U + segment->options_length;
     ethernet_header(&frame, 0x0800);
     append16(&frame, 0x4500);
-    append16(&frame, IPV4_HEADER + header);
+    append16(&frame, IPV4_HEADER + header + segment->bytes);
     append32(&frame, 0); /* identification, fragment offset */
     append16(&frame, 64 << 8 | 6);
     append16(&frame, 0);
@@ -278,6 +280,7 @@ static inline void receive_segment(const struct segment *segment) {
     append16(&frame, segment->window);
     append32(&frame, 0); /* checksum, urgent pointer */
     append(&frame, segment->options, segment->options_length);
+    append(&frame, zeros, segment->bytes);
     receive(&frame);
 }
 

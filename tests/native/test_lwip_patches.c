@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "hand_peer.h"
+#include "patched_tcp.h"
 
 #include "lwip/ip6_frag.h"
 #include "lwip/nd6.h"
@@ -423,21 +424,6 @@ static void simultaneous_open(void) {
     REQUIRE(pcb->unacked == NULL);
 }
 
-static void split_segment_with_fin(void) {
-    const size_t flags = ETHERNET_HEADER + IPV4_HEADER + 13;
-    establish();
-    write_bytes(1);
-    receive_ack(++our_next, 50, NULL, 0);
-    write_bytes(100);
-    REQUIRE(tcp_shutdown(accepted, 0, 1) == ERR_OK);
-    for (int tick = 0; tick < 10; tick++) {
-        tcp_slowtmr(); /* the persist timer splits it, and sends what fits */
-    }
-    REQUIRE(accepted->unacked != NULL && (sent_frame[flags] & TCP_FIN) == 0);
-    receive_ack(our_next + 50, PEER_WINDOW, NULL, 0);
-    REQUIRE(accepted->unsent == NULL && (sent_frame[flags] & TCP_FIN) != 0);
-}
-
 #ifdef TF_URGENT
 static int urgent_pointer_sent(void) {
     const size_t tcp = ETHERNET_HEADER + IPV4_HEADER;
@@ -570,6 +556,14 @@ static const struct test {
     {"smallest_segment_by_window", smallest_segment_by_window},
     {"udp_input_hook", udp_input_hook},
     {"nd6_queue_is_shared", nd6_queue_is_shared},
+    {"out_of_order_beyond_the_window", out_of_order_beyond_the_window},
+    {"data_in_last_ack", data_in_last_ack},
+    {"keep_alive_after_our_end", keep_alive_after_our_end},
+    {"retransmits_for_long", retransmits_for_long},
+    {"window_of_a_retransmission", window_of_a_retransmission},
+    {"window_of_an_old_acknowledgement", window_of_an_old_acknowledgement},
+    {"acknowledgement_at_a_closed_window", acknowledgement_at_a_closed_window},
+    {"acknowledgements_outside_the_window", acknowledgements_outside_the_window},
 };
 
 static bool passes(const struct test *test) {
