@@ -247,6 +247,7 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
         return started;
     }
     if (error) { /* operations already queued behind the open get its error */
+        pf_sock_uncount(sock);
         pf_sock_broken(sock, -error);
         return error;
     }
