@@ -324,6 +324,7 @@ struct pf_backend {
     /* Stack thread. */
     struct pf_session **sessions;
     uint32_t session_count;
+    uint32_t recount_session; /* the next whose datagrams are counted anew for another one */
     uint32_t session_capacity;
     struct pf_session *ready[PF_PRIORITIES]; /* rings */
     uint32_t share_medium;

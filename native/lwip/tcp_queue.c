@@ -83,6 +83,7 @@ err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb) {
     conn->window = listener->window;
     pf_tcp_attach(conn);
     stk_tcp_set_account(conn, listener->account);
+    pf_tcp_established(pcb);
     pf_share_start(conn);
     tcp_backlog_delayed(pcb); /* counts against the backlog until the client takes it */
     put_behind(listener, conn->deferred ? listener->queue_last : listener->queue_ready, conn);
