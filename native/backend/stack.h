@@ -121,7 +121,8 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr);
 /* NULL: none waits. */
 struct stk_conn *stk_tcp_accept(struct stk_conn *listener);
 bool stk_tcp_acceptable(const struct stk_conn *listener);
-/* Puts a connection back in front of the queue it was taken from. */
+/* Puts a connection back where it was in the queue it was taken from: in front of those that nobody
+ * has taken yet. */
 void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn);
 /* Takes up to `length` bytes by reference: they must stay until `acknowledged` or `failed` tells.
  * Returns how many (possibly 0: no room now), or -errno. Does not send by itself. */

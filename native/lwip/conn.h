@@ -49,6 +49,7 @@ struct stk_conn {
     struct stk_conn *queue_last;
     struct stk_conn *queue_next;
     struct stk_conn *queue_prev;
+    uint64_t taken; /* when it was accepted first, by a count; 0: it never was */
     uint32_t queued;
     uint32_t backlog;
     struct pf_flow_key flow;

@@ -100,7 +100,9 @@ struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
     if (!listener->queue_ready) {
         return NULL;
     }
+    static uint64_t count;
     take_out(conn);
+    conn->taken = conn->taken ? conn->taken : ++count;
     if (conn->pcb) {
         tcp_backlog_accepted(conn->pcb);
     }
@@ -114,7 +116,14 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     }
     conn->owner = NULL;
     stk_tcp_set_account(conn, listener->account);
-    put_behind(listener, NULL, conn);
+    /* In front of it are those that came back as well, and had been accepted before it. */
+    struct stk_conn *before = NULL;
+    struct stk_conn *next = listener->queue_first;
+    while (next && next->taken && next->taken < conn->taken) {
+        before = next;
+        next = next->queue_next;
+    }
+    put_behind(listener, before, conn);
     tcp_backlog_delayed(conn->pcb);
 }
 
