@@ -140,10 +140,12 @@ void pf_account_listens(struct stk_account *account, bool yes) {
 
 /* ---- datagrams ---- */
 
+_Static_assert(MEMP_NUM_IGMP_GROUP == MEMP_NUM_MLD6_GROUP, "as many of each family");
+
 bool pf_account_may_join(const struct stk_account *account, bool six) {
     const struct stats_mem *pool = lwip_stats.memp[six ? MEMP_MLD6_GROUP : MEMP_IGMP_GROUP];
     return pf_account_may(account->has.groups[six], account->user->has.groups[six],
-                          (uint32_t)pool->used, six ? MEMP_NUM_MLD6_GROUP : MEMP_NUM_IGMP_GROUP);
+                          (uint32_t)pool->used, MEMP_NUM_IGMP_GROUP);
 }
 
 bool pf_account_may_stage(const struct stk_account *account, int priority, uint32_t bytes,
