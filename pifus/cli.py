@@ -125,7 +125,7 @@ def _print_status(status: dict[str, Any]) -> None:
         counters.add_row(f"operations {name}", f"{operations[name]:,}")
     names = ["frames_in", "frames_out", "frames_dropped", "wakeups", "sockets", "pcbs", "time_wait"]
     names += ["pbufs", "segments", "held_bytes", "promised_bytes", "mirrors"]
-    names += ["datagrams_dropped", "mss_raised", "sessions_ended", "violations"]
+    names += ["datagrams_dropped", "refused", "mss_raised", "sessions_ended", "violations"]
     for name in names:
         counters.add_row(name.replace("_", " "), f"{numbers[name]:,}")
     console.print(counters)

@@ -99,7 +99,8 @@ struct pf_backend *pf_backend_new(const struct pf_backend_config *config, char *
         pf_backend_free(backend);
         return NULL;
     }
-    stk_limit(config->max_pcbs, config->max_held_bytes ? config->max_held_bytes : UINT64_MAX);
+    stk_limit(config->max_pcbs, config->max_held_bytes ? config->max_held_bytes : UINT64_MAX,
+              config->max_held_bytes_per_user ? config->max_held_bytes_per_user : UINT64_MAX);
     stk_inject_loss(config->loss_per_million, config->fault_seed);
     backend->public_region->magic = PF_MAGIC;
     backend->public_region->abi_version = PF_ABI_VERSION;

@@ -16,11 +16,12 @@ struct pf_backend_config {
         min_share_medium;   /* percent of operations that MEDIUM gets while HIGH has work; 0..50 */
     uint32_t min_share_low; /* percent that LOW gets while others have work; 0..50 */
     int32_t cpu;            /* the stack thread's processor; -1: any */
-    int32_t realtime_priority; /* SCHED_FIFO 1..99; 0: normal scheduling */
-    int32_t lock_memory;       /* 1: mlockall */
-    uint32_t loss_per_million; /* for tests: received frames to lose; 0..1000000 */
-    uint64_t fault_seed;       /* which ones */
-    uint64_t max_held_bytes;   /* received for one application and not read; 0: no limit */
+    int32_t realtime_priority;        /* SCHED_FIFO 1..99; 0: normal scheduling */
+    int32_t lock_memory;              /* 1: mlockall */
+    uint32_t loss_per_million;        /* for tests: received frames to lose; 0..1000000 */
+    uint64_t fault_seed;              /* which ones */
+    uint64_t max_held_bytes;          /* received for one application and not read; 0: no limit */
+    uint64_t max_held_bytes_per_user; /* for all of one user; 0: no limit */
     char address[108]; /* where clients reach the control plane: part of the names of mirrors */
 };
 

@@ -99,6 +99,16 @@ static void recount(struct pf_session *session) {
     }
 }
 
+/* It is the user who keeps too much, perhaps: one of its other applications in turn. */
+static void recount_another(const struct pf_session *session) {
+    struct pf_backend *backend = session->backend;
+    uint32_t at = backend->recount_session++ % backend->session_count;
+    struct pf_session *other = backend->sessions[at];
+    if (other != session && other->granted.uid == session->granted.uid) {
+        recount(other);
+    }
+}
+
 /* The ring has no room, or the application keeps its share already, and this socket more than any
  * may. */
 static bool is_full(struct pf_bsock *sock, uint32_t unread, uint32_t bytes) {
@@ -111,6 +121,7 @@ static bool is_full(struct pf_bsock *sock, uint32_t unread, uint32_t bytes) {
         return false;
     }
     recount(sock->session);
+    recount_another(sock->session);
     return stk_account_datagrams_full(account, bytes);
 }
 
@@ -191,6 +202,7 @@ void pf_dgram_pass(struct pf_bsock *old, struct pf_bsock *sock, uint32_t tail) {
     sock->dgram = old->dgram;
     old->dgram = NULL;
     stk_udp_set_owner(sock->dgram, sock);
+    stk_udp_set_account(sock->dgram, sock->session->account);
     (void)stk_udp_set_option(sock->dgram, PF_OPT_PRIORITY, sock->priority);
     sock->groups = old->groups;
     sock->session->groups += old->groups;
@@ -217,6 +229,9 @@ static int make(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_dgra
         if (!sock->session->granted.raw) {
             return -EPERM;
         }
+        if (!stk_account_may_have_raw(sock->session->account, sqe->flags)) {
+            return -ENOBUFS;
+        }
         return stk_raw_open(sqe->flags, sock->priority, user, sock, dgram);
     default:
         return stk_udp_open(sqe->flags, sock->priority, user, sock, dgram);
@@ -239,6 +254,9 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
     } else {
         error = make(sock, sqe, &dgram);
     }
+    if (dgram) {
+        stk_udp_set_account(dgram, session->account);
+    }
     int started = pf_sock_start(sock, sqe->generation, bytes, 0);
     if (started != 0) {
         if (dgram) {
@@ -247,6 +265,7 @@ int pf_dgram_open(struct pf_bsock *sock, const struct pf_sqe *sqe) {
         return started;
     }
     if (error) { /* operations already queued behind the open get its error */
+        pf_sock_uncount(sock);
         pf_sock_broken(sock, -error);
         return error;
     }

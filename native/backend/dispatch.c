@@ -41,6 +41,7 @@ static int start(struct pf_bsock *sock, const struct pf_sqe *sqe, struct stk_con
         return started;
     }
     if (error) {
+        pf_sock_uncount(sock);
         pf_sock_broken(sock, -error);
         return error;
     }
@@ -75,6 +76,7 @@ static int do_open(struct pf_bsock *sock, const struct pf_sqe *sqe, const struct
         if (!pf_is_power_of_two(bytes) || bytes < PF_MIN_RX_BYTES || bytes > sock->rx_bytes) {
             stk_tcp_close(sock->conn);
             sock->conn = NULL;
+            pf_sock_uncount(sock);
             pf_sock_broken(sock, EINVAL);
             return -EINVAL;
         }
@@ -92,6 +94,7 @@ static int adopt_by_ticket(struct pf_bsock *sock, const struct pf_sqe *sqe,
     }
     result = pf_identity_adopt(sock, sqe->token, op);
     if (result < 0) {
+        pf_sock_uncount(sock);
         pf_sock_broken(sock, -result);
     }
     return result > 0 ? PENDING : result;

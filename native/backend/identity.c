@@ -383,6 +383,7 @@ static void leave_behind(struct pf_bsock *old) {
     struct pf_op connecting = old->connect_op;
     old->conn = NULL;
     old->phase = PF_SOCK_MOVED;
+    pf_sock_uncount(old);
     old->connect_op.op_id = 0;
     (void)pf_chain_drop(old, -ESTALE);
     pf_deadline_forget(old); /* what it has written is not its own any more */

@@ -112,6 +112,7 @@ struct pf_bsock {
     uint8_t priority;
     uint8_t family;
     bool v6only;
+    bool counted; /* among the sockets of its application */
     bool bound;
     bool port_chosen; /* by the program: it stays bound when a connect fails */
     bool multishot;   /* the oldest accept stays */
@@ -323,6 +324,7 @@ struct pf_backend {
     /* Stack thread. */
     struct pf_session **sessions;
     uint32_t session_count;
+    uint32_t recount_session; /* the next whose datagrams are counted anew for another one */
     uint32_t session_capacity;
     struct pf_session *ready[PF_PRIORITIES]; /* rings */
     uint32_t share_medium;
@@ -457,6 +459,8 @@ void pf_sock_reset_slot(struct pf_bsock *sock);
 int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes, uint32_t state);
 void pf_sock_set_state(struct pf_bsock *sock, uint32_t set, uint32_t clear);
 void pf_sock_names(struct pf_bsock *sock);
+/* It never was one, or is one of another slot now: it takes nobody's share. */
+void pf_sock_uncount(struct pf_bsock *sock);
 /* The connection broke: completes what waits with -error. */
 void pf_sock_broken(struct pf_bsock *sock, int error);
 /* Shows the error once every byte that came before it has reached the client's ring. */

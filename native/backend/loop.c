@@ -280,6 +280,7 @@ static void publish_counts(struct pf_backend *backend) {
     pf_store64_relaxed(&out->held_bytes, counts.held_bytes);
     pf_store64_relaxed(&out->promised_bytes, counts.promised_bytes);
     pf_store64_relaxed(&out->mss_raised, counts.mss_raised);
+    pf_store64_relaxed(&out->refused, counts.refused);
     pf_store64_relaxed(&out->sockets, backend->sockets);
     pf_store64_relaxed(&out->mirrors, backend->mirrors);
 }

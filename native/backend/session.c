@@ -117,8 +117,7 @@ struct pf_session *pf_session_make(struct pf_backend *backend,
         session->layout.session_id = (uint32_t)session->id;
         session->layout.allowed_priority = request->best_priority;
         session->socks = pf_region_private(socks_bytes(session));
-        session->account = stk_account_new();
-        bad = session->socks && session->account ? make_regions(session, fds) : -ENOMEM;
+        bad = session->socks ? make_regions(session, fds) : -ENOMEM;
         if (bad) {
             (void)snprintf(error, error_bytes, "cannot make the shared memory of the client: %s",
                            strerror(-bad));
@@ -400,13 +399,24 @@ void pf_session_add_ticket(struct pf_session *session, uint64_t id, uint64_t num
     session->tickets[session->ticket_count++] = (struct pf_ticket){id, number};
 }
 
+static void refuse(struct pf_backend *backend, struct pf_session *session) {
+    session->reason = PF_ENDED_ADMIN;
+    pf_notice_send(backend, session->id, PF_ENDED_ADMIN, session);
+}
+
 void pf_session_admit(struct pf_backend *backend, struct pf_session *session) {
+    session->account = stk_account_new(session->granted.uid);
+    if (!session->account) {
+        refuse(backend, session);
+        return;
+    }
     if (backend->session_count == backend->session_capacity) {
         uint32_t capacity = backend->session_capacity ? 2 * backend->session_capacity : 64;
         struct pf_session **bigger = realloc(backend->sessions, capacity * sizeof(*bigger));
         if (!bigger) {
-            session->reason = PF_ENDED_ADMIN;
-            pf_notice_send(backend, session->id, PF_ENDED_ADMIN, session);
+            stk_account_free(session->account);
+            session->account = NULL;
+            refuse(backend, session);
             return;
         }
         backend->sessions = bigger;

@@ -137,7 +137,15 @@ int pf_sock_start(struct pf_bsock *sock, uint32_t generation, uint32_t rx_bytes,
     sock->session->live_socks++;
     sock->session->backend->sockets++;
     stk_account_socket(sock->session->account, true);
+    sock->counted = true;
     return 0;
+}
+
+void pf_sock_uncount(struct pf_bsock *sock) {
+    if (sock->counted) {
+        sock->counted = false;
+        stk_account_socket(sock->session->account, false);
+    }
 }
 
 /* A multishot receive waits for room in the CQ to tell of bytes that are there. */
@@ -301,7 +309,7 @@ void pf_sock_free(struct pf_bsock *sock) {
     sock->session->live_socks--;
     backend->sockets--;
     pf_dgram_forget(sock);
-    stk_account_socket(sock->session->account, false);
+    pf_sock_uncount(sock);
     if (close_op.op_id) {
         pf_post(sock, &close_op, PF_OP_CLOSE, 0);
     }

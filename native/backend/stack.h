@@ -57,6 +57,7 @@ struct stk_counts {
     uint64_t held_bytes;     /* received, and in no application's ring */
     uint64_t promised_bytes; /* that peers may send, or that were received and not read */
     uint64_t mss_raised;     /* peers that wanted segments of a few bytes */
+    uint64_t refused;        /* what somebody may not have as a share is used up */
 };
 
 /* Set-up: once per process, before the stack thread runs. */
@@ -64,8 +65,9 @@ int stk_init(const struct stk_events *events);
 int stk_add_loopback(char *error, size_t error_bytes);
 struct pf_tap_options;
 int stk_add_tap(const struct pf_tap_options *options, char *error, size_t error_bytes);
-/* Sockets of all applications together; bytes that are kept for one until it reads them. */
-void stk_limit(uint32_t sockets, uint64_t held);
+/* Sockets of all applications together; bytes that are kept for one until it reads them, and for
+ * all of one user. */
+void stk_limit(uint32_t sockets, uint64_t held, uint64_t held_of_user);
 void stk_shutdown(void);
 /* The calling thread is the stack thread from now on. */
 void stk_adopt_thread(void);
@@ -97,9 +99,9 @@ void stk_count(struct stk_counts *counts);
 
 /* TCP. */
 int stk_tcp_open(int family, int priority, void *owner, struct stk_conn **out);
-/* What one application has of what others need, too, over all endpoints that have this account. It
- * lives until the last of them has gone, too. */
-struct stk_account *stk_account_new(void);
+/* What one application of this user has of what others need, too, over all endpoints that have this
+ * account. It lives until the last of them has gone, too. */
+struct stk_account *stk_account_new(uint32_t user);
 void stk_account_free(struct stk_account *account);
 /* The application has a socket more, or one less, of any kind. */
 void stk_account_socket(struct stk_account *account, bool more);
@@ -119,7 +121,8 @@ int stk_tcp_connect(struct stk_conn *conn, const struct pf_addr *addr);
 /* NULL: none waits. */
 struct stk_conn *stk_tcp_accept(struct stk_conn *listener);
 bool stk_tcp_acceptable(const struct stk_conn *listener);
-/* Puts a connection back in front of the queue it was taken from. */
+/* Puts a connection back where it was in the queue it was taken from: in front of those that nobody
+ * has taken yet. */
 void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn);
 /* Takes up to `length` bytes by reference: they must stay until `acknowledged` or `failed` tells.
  * Returns how many (possibly 0: no room now), or -errno. Does not send by itself. */
@@ -178,6 +181,9 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
 int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
 /* The same for all ICMP messages of the family, from now on. */
 int stk_raw_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out);
+/* Whether the share of the application has room for a raw endpoint. */
+bool stk_account_may_have_raw(const struct stk_account *account, int family);
+void stk_udp_set_account(struct stk_dgram *dgram, struct stk_account *account);
 void stk_udp_set_owner(struct stk_dgram *dgram, void *owner);
 int stk_udp_bind(struct stk_dgram *dgram, const struct pf_addr *addr);
 int stk_udp_connect(struct stk_dgram *dgram, const struct pf_addr *addr);

@@ -80,9 +80,10 @@ int pf_socket_interrupt(struct pf_client *client, uint32_t slot);
 /* In a forked child, whose memory has no regions: a call that was begun before the fork must find
  * a session that has ended, instead of nothing. Closes the child's copy of the doorbell. */
 void pf_client_forked(struct pf_client *client);
-/* Resets a connection that an accept of this listener reported and that will not be adopted. */
+/* Resets a connection that an accept of this listener reported and that will not be adopted. Where
+ * the submission queue is full, both of these wait for room. */
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token);
-/* Not now: it goes back to the front of the listener's queue. */
+/* Not now: it goes back to its place in the listener's queue. */
 int pf_accept_return(struct pf_client *client, uint32_t listener, uint64_t token);
 /* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close
  * completed, just frees it. Bytes written before still reach the peer. */

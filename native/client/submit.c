@@ -340,9 +340,26 @@ int64_t pf_submit(struct pf_client *client, uint32_t slot, int opcode, int flags
 }
 
 static int end_accept(struct pf_client *client, uint32_t listener, uint64_t token, int flags) {
-    int64_t result = pf_submit(client, listener, PF_OP_CANCEL, PF_SQE_REJECT | flags, token, 0, 0,
-                               NULL, PF_DELIVER_NONE);
-    return result < 0 ? (int)result : 0;
+    if (!pf_slot_known(client, listener)) {
+        return -EBADF;
+    }
+    struct pf_sock *sock = &client->socks[listener];
+    struct pf_waiter waiter;
+    pf_waiter_start(&waiter, client, -1);
+    for (;;) {
+        uint32_t seen = pf_load_acquire(&sock->b2c->event);
+        int64_t result = pf_submit(client, listener, PF_OP_CANCEL, PF_SQE_REJECT | flags, token, 0,
+                                   0, NULL, PF_DELIVER_NONE);
+        if (result != -EAGAIN) {
+            return result < 0 ? (int)result : 0;
+        }
+        /* Nobody else would ever do it. It takes others of its kind to fill the queue, which are
+         * done at once, so this is short. */
+        int slept = pf_waiter_sleep(&waiter, &sock->b2c->event, seen, &sock->c2b->waiting);
+        if (slept != 0 && slept != -EINTR) {
+            return slept;
+        }
+    }
 }
 
 int pf_accept_reject(struct pf_client *client, uint32_t listener, uint64_t token) {

@@ -38,8 +38,8 @@ struct stk_conn {
     bool expired;  /* we gave it up, by a time limit that its user set */
     struct pf_rx_queue rx;
     struct stk_account *account;  /* NULL: nobody's */
-    uint32_t counted;             /* bytes of `rx` that are in the account */
-    uint32_t queued_counted;      /* buffers with bytes to send that are */
+    uint32_t counted;             /* bytes of `rx` that are in the sum of all */
+    uint32_t queued_counted;      /* buffers with bytes to send that are in the account */
     uint32_t window;              /* the largest, once it has an owner */
     uint32_t promised;            /* bytes that may come, or have come and are not read */
     bool waiting;                 /* it came in, and never had one */
@@ -49,6 +49,7 @@ struct stk_conn {
     struct stk_conn *queue_last;
     struct stk_conn *queue_next;
     struct stk_conn *queue_prev;
+    uint64_t taken; /* when it was accepted first, by a count; 0: it never was */
     uint32_t queued;
     uint32_t backlog;
     struct pf_flow_key flow;
@@ -72,6 +73,8 @@ struct stk_conn {
 #define PF_UNACCEPTED_MAX (MEMP_NUM_TCP_PCB / 4U)
 #define PF_UNACCEPTED_SHARE 64U
 void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes);
+/* Its handshake is over: it no longer counts as one of those. */
+void pf_tcp_established(struct tcp_pcb *pcb);
 uint32_t pf_tcp_unaccepted_count(void);
 /* A pcb, or NULL. */
 struct tcp_pcb *pf_tcp_new(uint8_t type);
@@ -121,6 +124,9 @@ void pf_share_requeue(struct stk_conn *conn);
 /* Whether it may queue more than one segment. With none in the queue it may always queue that one,
  * so that an acknowledgement comes, and the rest has its turn. */
 bool pf_share_may_queue(const struct stk_conn *conn);
+/* The handshake of `pcb` has begun: the account it counts for, if any, and that it is over. */
+struct stk_account *pf_share_half_open(const struct tcp_pcb *pcb);
+void pf_share_half_open_over(struct stk_account *account);
 /* The connection came in, and has no owner. */
 void pf_share_start(struct stk_conn *conn);
 /* It has one now. */

@@ -23,6 +23,7 @@ enum pf_dgram_kind {
 struct stk_dgram {
     struct udp_pcb pcb; /* on no list of lwIP's: what udp_sendto_if_src wants to know */
     void *owner;
+    struct stk_account *account; /* NULL: nobody's */
     uint32_t user;
     uint8_t family;
     uint8_t kind; /* enum pf_dgram_kind */
@@ -50,6 +51,9 @@ struct stk_dgram *pf_dgram_chain(int kind, uint16_t port);
 static inline bool pf_dgram_is_raw(const struct stk_dgram *dgram) {
     return dgram->kind == PF_DGRAM_RAW4 || dgram->kind == PF_DGRAM_RAW6;
 }
+/* Whose a received packet is, which begins with its IP header: of the latest endpoint at its port,
+ * without a look at more of it. NULL: nobody's, or that is not to be seen, as of a fragment. */
+struct stk_account *pf_dgram_account(const uint8_t *packet, size_t contiguous);
 /* How many endpoints there are. */
 uint32_t pf_dgram_count(void);
 /* Whether the endpoint takes datagrams to `local` from that sender, and how closely it fits; below
@@ -65,6 +69,8 @@ struct netif *pf_interface(uint32_t ifindex, const uint8_t *address4);
 struct netif *pf_multicast_route(const struct stk_dgram *dgram, const ip_addr_t *to,
                                  uint32_t scope);
 void pf_multicast_leave_all(struct stk_dgram *dgram);
+/* What the endpoint is in counts for its account, or no longer does. */
+void pf_multicast_count(const struct stk_dgram *dgram, bool yes);
 int pf_multicast_option(struct stk_dgram *dgram, uint32_t option, uint64_t value);
 
 /* ping.c. Sends the request in `p`, which begins with its ICMP header; 0 or -errno. */

@@ -15,6 +15,8 @@
 #include "lwip/raw.h"
 #include "lwip_hooks.h"
 
+enum { PORT_BYTES = 4 };
+
 /* ---- whose is it ---- */
 
 int pf_udp_score(const struct stk_dgram *dgram, const ip_addr_t *local, const ip_addr_t *remote,
@@ -78,6 +80,24 @@ static struct stk_dgram *choose(uint16_t port, const ip_addr_t *local, const ip_
         }
     }
     return best;
+}
+
+struct stk_account *pf_dgram_account(const uint8_t *packet, size_t contiguous) {
+    size_t header = IP6_HLEN;
+    bool udp = false;
+    if (packet[0] >> 4 == 4) {
+        bool fragment = (packet[6] & 0x3f) != 0 || packet[7] != 0;
+        header = (size_t)(packet[0] & 0xf) * 4;
+        udp = packet[9] == IP_PROTO_UDP && !fragment;
+    } else {
+        udp = packet[6] == IP6_NEXTH_UDP;
+    }
+    if (!udp || contiguous < header + PORT_BYTES) {
+        return NULL;
+    }
+    uint16_t port = (uint16_t)(packet[header + 2] << 8 | packet[header + 3]);
+    const struct stk_dgram *latest = pf_dgram_chain(PF_DGRAM_UDP, port);
+    return latest ? latest->account : NULL;
 }
 
 /* ---- receiving ---- */
@@ -253,7 +273,7 @@ static void complete_header(struct ip_hdr *header) {
     }
 }
 
-enum { ICMP_BYTES = 8, PORT_BYTES = 4, ICMP_UNKNOWN_TYPE = 255, ICMP6_CHECKED_BYTES = 4 };
+enum { ICMP_BYTES = 8, ICMP_UNKNOWN_TYPE = 255, ICMP6_CHECKED_BYTES = 4 };
 
 /* Of a datagram that could not be delivered: local address, remote address and ports out of the
  * copy of its header in the message. Only what we may have sent: no options, and ports are in the

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lwip/account.h"
 #include "lwip/datagram.h"
 #include "lwip/errmap.h"
 #include "lwip/igmp.h"
@@ -87,16 +88,39 @@ static bool is_all_hosts(const ip_addr_t *group) {
     return IP_IS_V4(group) && ip4_addr_get_u32(ip_2_ip4(group)) == PP_HTONL(0xe0000001UL);
 }
 
-static err_t enter(struct netif *netif, const ip_addr_t *group) {
+/* The groups of an interface are everybody's. */
+static bool is_known(struct netif *netif, const ip_addr_t *group) {
+    return IP_IS_V4(group) ? igmp_lookfor_group(netif, ip_2_ip4(group)) != NULL
+                           : mld6_lookfor_group(netif, ip_2_ip6(group)) != NULL;
+}
+
+static err_t enter(const struct stk_dgram *dgram, struct netif *netif, const ip_addr_t *group) {
     if (is_all_hosts(group)) {
         return ERR_OK;
+    }
+    if (!is_known(netif, group) &&
+        !pf_account_may_join(pf_account_or_nobody(dgram->account), IP_IS_V6(group))) {
+        return ERR_MEM;
     }
     return IP_IS_V4(group) ? igmp_joingroup_netif(netif, ip_2_ip4(group))
                            : mld6_joingroup_netif(netif, ip_2_ip6(group));
 }
 
-static void leave(const struct pf_membership *member) {
+static void count_one(const struct stk_dgram *dgram, const struct pf_membership *member, bool yes) {
+    if (dgram->account) {
+        PF_ACCOUNT_ADD(dgram->account, groups[IP_IS_V6_VAL(member->group)], yes ? 1U : UINT32_MAX);
+    }
+}
+
+void pf_multicast_count(const struct stk_dgram *dgram, bool yes) {
+    for (int i = 0; i < dgram->group_count; i++) {
+        count_one(dgram, &dgram->groups[i], yes);
+    }
+}
+
+static void leave(const struct stk_dgram *dgram, const struct pf_membership *member) {
     struct netif *netif = netif_get_by_index(member->ifindex);
+    count_one(dgram, member, false);
     if (!netif || is_all_hosts(&member->group)) {
         return;
     }
@@ -126,7 +150,7 @@ int stk_udp_group(struct stk_dgram *dgram, bool join, const struct pf_addr *addr
         if (at < 0) {
             return -EADDRNOTAVAIL;
         }
-        leave(&dgram->groups[at]);
+        leave(dgram, &dgram->groups[at]);
         dgram->groups[at] = dgram->groups[--dgram->group_count];
         return 0;
     }
@@ -139,17 +163,19 @@ int stk_udp_group(struct stk_dgram *dgram, bool join, const struct pf_addr *addr
     if (!dgram->groups || dgram->group_count == PF_GROUPS_PER_SOCKET) {
         return -ENOBUFS;
     }
-    err_t error = enter(netif, &group);
+    err_t error = enter(dgram, netif, &group);
     if (error != ERR_OK) {
         return error == ERR_MEM ? -ENOBUFS : -pf_errno_of(error);
     }
-    dgram->groups[dgram->group_count++] = (struct pf_membership){group, netif_get_index(netif)};
+    struct pf_membership *member = &dgram->groups[dgram->group_count++];
+    *member = (struct pf_membership){group, netif_get_index(netif)};
+    count_one(dgram, member, true);
     return 0;
 }
 
 void pf_multicast_leave_all(struct stk_dgram *dgram) {
     while (dgram->group_count > 0) {
-        leave(&dgram->groups[--dgram->group_count]);
+        leave(dgram, &dgram->groups[--dgram->group_count]);
     }
     free(dgram->groups);
     dgram->groups = NULL;

@@ -73,6 +73,13 @@ void pf_tcp_unaccepted(struct tcp_pcb *pcb, bool yes) {
     pcb->unaccepted = yes;
 }
 
+void pf_tcp_established(struct tcp_pcb *pcb) {
+    if (pcb->half_open) {
+        pf_share_half_open_over(pcb->half_open);
+        pcb->half_open = NULL;
+    }
+}
+
 u32_t pf_tcp_unaccepted_count(void) { return unaccepted; }
 
 static void leave_alone_list(struct tcp_pcb *pcb) {
@@ -95,6 +102,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     tw_count += pcbs == &tcp_tw_pcbs;
     pcb->unaccepted = pcbs == &tcp_active_pcbs && pcb->state == SYN_RCVD;
     unaccepted += pcb->unaccepted;
+    pcb->half_open = pcb->unaccepted ? pf_share_half_open(pcb) : NULL;
     chain_port(pcb);
     pcb->tuple_link = NULL; /* lwIP does not clear a new listener */
     pcb->alone_link = NULL;
@@ -109,6 +117,7 @@ void tcp_pcb_index_add(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
 void tcp_pcb_index_remove(struct tcp_pcb **pcbs, struct tcp_pcb *pcb) {
     tw_count -= pcbs == &tcp_tw_pcbs;
     pf_tcp_unaccepted(pcb, false);
+    pf_tcp_established(pcb);
     leave_alone_list(pcb);
     if (pcb == oldest_tw) {
         oldest_tw = pcb->prev;

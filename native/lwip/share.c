@@ -1,18 +1,17 @@
-/* What one application may have in the stack that others need as well: received bytes that it has
- * not read, connections that it has not taken, sockets, listeners, and segments: those that wait to
- * be acknowledged, and those that came out of order.
+/* What the connections of one application, and of one user, may have in the stack that others need
+ * as well: received bytes that nobody has read, connections that nobody has taken, and segments:
+ * those that wait to be acknowledged, and those that came out of order. (What can be counted one by
+ * one: account.c.)
  *
  * Until a connection is adopted its window is small, and its bytes are in memory of their own (see
  * rx_queue.h); then they have a ring to go to, and the window is as large as its owner wants it.
  * So what is announced can always be kept, nothing that was acknowledged is ever lost, and what is
  * not read takes neither a driver's buffers nor memory without end.
  *
- * Of what can be queued to send, one application has at most as much as it leaves free for all
- * others, and one of its connections as much as the rest of that. Of sockets and listeners it has
- * at most three times as many as it leaves free: so the next application always finds some, and
- * after it the next one. */
-#include <stdlib.h>
-
+ * Of what can be queued to send, a user leaves a quarter of what others do not have, one
+ * application has at most twice what its user has left, which is half of all when there is no other
+ * one, and one of its connections as much as the rest of that. */
+#include "lwip/account.h"
 #include "lwip/conn.h"
 #include "lwip/frame_pool.h"
 #include "lwip/priv/tcp_priv.h"
@@ -23,88 +22,38 @@
  * and some for what comes out of order. */
 #define QUEUED_MAX 40000U
 _Static_assert(QUEUED_MAX + MEMP_NUM_TCP_PCB < MEMP_NUM_PBUF, "a buffer for every connection");
+enum { QUEUED_USER_LEAVES = 4, QUEUED_TIMES = 2, UNACCEPTED_USER_LEAVES = 16 };
 /* Segments that came out of order. */
 #define KEPT_MAX 16384U
 _Static_assert(QUEUED_MAX / 2 + KEPT_MAX + MEMP_NUM_TCP_PCB < MEMP_NUM_TCP_SEG,
                "a segment for every connection");
-
-struct stk_account {
-    uint64_t held;
-    uint64_t promised;  /* what its peers may send, with what was received and not read */
-    uint64_t datagrams; /* bytes of them that are not read */
-    uint32_t queued;
-    uint32_t waiting; /* connections that came in and have no owner yet */
-    uint32_t sockets;
-    uint32_t listeners;
-    uint32_t holders; /* connections, and whoever made it */
-};
 
 /* Of what is left of the promises an application may make, one connection gets such a part. */
 #define WINDOW_PART 32U
 
 static uint64_t held_by_all;
 static uint64_t promised_to_all;
-static uint64_t held_most = UINT64_MAX;
 static uint32_t queued_by_all;
-static uint32_t sockets_of_all;
-static uint32_t sockets_most = MEMP_NUM_TCP_PCB;
 
-struct stk_account *stk_account_new(void) {
-    struct stk_account *account = calloc(1, sizeof(*account));
-    if (account) {
-        account->holders = 1;
-    }
-    return account;
+void stk_account_datagrams(struct stk_account *account, int64_t more) {
+    PF_ACCOUNT_ADD(account, datagrams, (uint64_t)more);
+    promised_to_all += (uint64_t)more;
 }
 
-void stk_account_free(struct stk_account *account) {
-    if (account && --account->holders == 0) {
-        free(account);
-    }
-}
-
-void stk_limit(uint32_t sockets, uint64_t held) {
-    sockets_most = sockets;
-    held_most = held;
-}
-
-static bool has_share(uint32_t theirs, uint32_t used, uint32_t most) {
-    return used < most && theirs < 3 * (most - used);
-}
-
-void stk_account_socket(struct stk_account *account, bool more) {
-    account->sockets += more ? 1U : UINT32_MAX;
-    sockets_of_all += more ? 1U : UINT32_MAX;
-}
-
-/* With as many that will be sockets soon. */
-static bool has_room(const struct stk_account *account, uint32_t coming) {
-    return has_share(account->sockets + coming, sockets_of_all + coming, sockets_most);
-}
-
-bool stk_account_has_room(const struct stk_account *account) {
-    return has_room(account, account->waiting);
+bool stk_account_datagrams_full(const struct stk_account *account, uint32_t more) {
+    return account->has.datagrams + more > pf_account_held_most() / 2 ||
+           account->user->has.datagrams + more > pf_account_user_held_most() / 2;
 }
 
 bool pf_share_may_listen(const struct stk_conn *conn) {
-    uint32_t used = (uint32_t)lwip_stats.memp[MEMP_TCP_PCB_LISTEN]->used;
-    return has_share(conn->account ? conn->account->listeners : 0, used, MEMP_NUM_TCP_PCB_LISTEN);
+    return pf_account_may_listen(pf_account_or_nobody(conn->account));
 }
 
 void pf_share_listens(struct stk_conn *conn, bool yes) {
     conn->listening = yes;
     if (conn->account) {
-        conn->account->listeners += yes ? 1U : UINT32_MAX;
+        pf_account_listens(conn->account, yes);
     }
-}
-
-void stk_account_datagrams(struct stk_account *account, int64_t more) {
-    account->datagrams += (uint64_t)more;
-    promised_to_all += (uint64_t)more;
-}
-
-bool stk_account_datagrams_full(const struct stk_account *account, uint32_t more) {
-    return account->datagrams + more > held_most / 2;
 }
 
 /* ---- windows: what peers may send ---- */
@@ -116,14 +65,24 @@ static void set_promised(struct stk_conn *conn, uint32_t bytes) {
     promised_to_all += more;
     conn->promised = bytes;
     if (conn->account) {
-        conn->account->promised += more;
+        PF_ACCOUNT_ADD(conn->account, promised, more);
     }
+}
+
+static uint64_t left_of(uint64_t most, const struct pf_tally *tally, const struct stk_conn *conn) {
+    uint64_t others = tally->promised - conn->promised;
+    return others < most / 2 ? most / 2 - others : 0;
 }
 
 /* The window that the connection may have now. */
 static uint32_t allowed(const struct stk_conn *conn) {
-    uint64_t others = conn->account ? conn->account->promised - conn->promised : 0;
-    uint64_t left = others < held_most / 2 ? held_most / 2 - others : 0;
+    const struct stk_account *account = conn->account;
+    uint64_t left = pf_account_held_most() / 2;
+    if (account) {
+        uint64_t to_user = left_of(pf_account_user_held_most(), &account->user->has, conn);
+        left = left_of(pf_account_held_most(), &account->has, conn);
+        left = LWIP_MIN(left, to_user);
+    }
     uint64_t most = left / WINDOW_PART < PF_LEAST_WINDOW ? PF_LEAST_WINDOW : left / WINDOW_PART;
     return conn->window < most ? conn->window : (uint32_t)most;
 }
@@ -161,9 +120,6 @@ void pf_share_recount(struct stk_conn *conn) {
     uint64_t more = (uint64_t)conn->rx.bytes - conn->counted;
     held_by_all += more;
     conn->counted = conn->rx.bytes;
-    if (conn->account) {
-        conn->account->held += more;
-    }
 }
 
 void pf_share_requeue(struct stk_conn *conn) {
@@ -172,13 +128,15 @@ void pf_share_requeue(struct stk_conn *conn) {
     queued_by_all += more;
     conn->queued_counted = queued;
     if (conn->account) {
-        conn->account->queued += more;
+        PF_ACCOUNT_ADD(conn->account, queued, more);
     }
 }
 
 bool pf_share_may_queue(const struct stk_conn *conn) {
-    uint32_t theirs = conn->account ? conn->account->queued : 0;
-    return (uint64_t)queued_by_all + theirs + conn->queued_counted < QUEUED_MAX;
+    const struct stk_account *account = pf_account_or_nobody(conn->account);
+    uint64_t left =
+        pf_account_left(account->user->has.queued, queued_by_all, QUEUED_MAX, QUEUED_USER_LEAVES);
+    return (uint64_t)account->has.queued + conn->queued_counted < QUEUED_TIMES * left;
 }
 
 uint32_t pf_tcp_may_keep(uint32_t most) {
@@ -192,43 +150,75 @@ uint32_t pf_tcp_may_keep(uint32_t most) {
     return kept < KEPT_MAX && bytes < PF_FRAME_POOL_BYTES / 2 ? most / 8 : 0;
 }
 
+/* All that the connection has, `times` 1 or -1. */
+static void add_all(struct stk_account *account, const struct stk_conn *conn, int64_t times) {
+    PF_ACCOUNT_ADD(account, promised, (uint64_t)(times * conn->promised));
+    PF_ACCOUNT_ADD(account, queued, (uint32_t)(times * conn->queued_counted));
+    PF_ACCOUNT_ADD(account, waiting, (uint32_t)(times * conn->waiting));
+    if (conn->listening) {
+        pf_account_listens(account, times > 0);
+    }
+}
+
 void stk_tcp_set_account(struct stk_conn *conn, struct stk_account *account) {
     if (account) {
-        account->holders++;
-        account->held += conn->counted;
-        account->promised += conn->promised;
-        account->queued += conn->queued_counted;
-        account->waiting += conn->waiting;
-        account->listeners += conn->listening;
+        add_all(pf_account_hold(account), conn, 1);
     }
     if (conn->account) {
-        conn->account->held -= conn->counted;
-        conn->account->promised -= conn->promised;
-        conn->account->queued -= conn->queued_counted;
-        conn->account->waiting -= conn->waiting;
-        conn->account->listeners -= conn->listening;
+        add_all(conn->account, conn, -1);
         stk_account_free(conn->account);
     }
     conn->account = account;
 }
 
+/* ---- connections that come in ---- */
+
+/* From the half on each application has only a few, and there is room for those of other users. */
+static bool may_come(const struct stk_account *account, uint32_t here) {
+    uint32_t theirs = account->has.waiting + account->has.half_open;
+    uint32_t of_user = account->user->has.waiting + account->user->has.half_open;
+    uint32_t all = pf_tcp_unaccepted_count();
+    bool share_used = here >= PF_UNACCEPTED_SHARE || theirs >= PF_UNACCEPTED_SHARE;
+    return (all < PF_UNACCEPTED_MAX / 2 || !share_used) &&
+           pf_account_left(of_user, all, PF_UNACCEPTED_MAX, UNACCEPTED_USER_LEAVES) > 0;
+}
+
 err_t pf_tcp_admit(struct tcp_pcb *listener) {
     const struct stk_conn *conn = pf_reuse_listener(listener);
-    uint32_t others = conn && conn->account ? conn->account->waiting : 0;
+    const struct stk_account *account = pf_account_or_nobody(conn ? conn->account : NULL);
     uint32_t here = ((const struct tcp_pcb_listen *)listener)->accepts_pending;
-    uint32_t all = pf_tcp_unaccepted_count();
-    bool share_used = here >= PF_UNACCEPTED_SHARE || others >= PF_UNACCEPTED_SHARE;
-    bool full = all >= PF_UNACCEPTED_MAX || (all >= PF_UNACCEPTED_MAX / 2 && share_used);
-    full = full || (conn && conn->account && !has_room(conn->account, LWIP_MAX(here, others)));
+    uint32_t theirs = account->has.waiting + account->has.half_open;
     if (conn) {
         ((struct tcp_pcb_listen *)listener)->wnd_limit = LWIP_MIN(allowed(conn), PF_WAITING_WINDOW);
     }
-    return full || !pf_tcp_make_room() ? ERR_ABRT : ERR_OK;
+    if (!may_come(account, here)) {
+        pf_account_refused();
+        return ERR_ABRT;
+    }
+    if (conn && conn->account && !pf_account_has_room(account, LWIP_MAX(here, theirs))) {
+        return ERR_ABRT;
+    }
+    return pf_tcp_make_room() ? ERR_OK : ERR_ABRT;
+}
+
+struct stk_account *pf_share_half_open(const struct tcp_pcb *pcb) {
+    const struct stk_conn *conn =
+        pcb->listener ? pf_reuse_listener((const struct tcp_pcb *)pcb->listener) : NULL;
+    if (!conn || !conn->account) {
+        return NULL;
+    }
+    PF_ACCOUNT_ADD(conn->account, half_open, 1);
+    return pf_account_hold(conn->account);
+}
+
+void pf_share_half_open_over(struct stk_account *account) {
+    PF_ACCOUNT_ADD(account, half_open, UINT32_MAX);
+    stk_account_free(account);
 }
 
 static void set_waiting(struct stk_conn *conn, bool yes) {
     if (conn->account) {
-        conn->account->waiting += (uint32_t)yes - conn->waiting;
+        PF_ACCOUNT_ADD(conn->account, waiting, (uint32_t)yes - conn->waiting);
     }
     conn->waiting = yes;
     if (conn->pcb) {

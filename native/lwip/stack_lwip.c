@@ -10,6 +10,7 @@
 
 #include "backend/backend_api.h"
 #include "futex/futex.h"
+#include "lwip/account.h"
 #include "lwip/conn.h"
 #include "lwip/datagram.h"
 #include "lwip/driver.h"
@@ -27,13 +28,15 @@
 enum { STAGED_MAX = 32768 };
 /* Datagrams that wait, by priority: no window bounds them, so without this a flood to a socket of
  * low priority would take every buffer of the driver. Each counts as its bytes and this much more.
+ * Each application has its share of that: a flood to one leaves room for the datagrams of others.
  */
 enum { STAGED_DATAGRAM_BYTES = 16 << 20, DATAGRAM_OVERHEAD = 2048 };
 
 struct staged_frame {
     struct pbuf *pbuf;
     struct pf_driver *driver;
-    uint32_t datagram; /* what it counts as; 0: it is none */
+    struct stk_account *account; /* of a datagram */
+    uint32_t datagram;           /* what it counts as; 0: it is none */
 };
 
 /* Frames that were received and classified, by priority. */
@@ -194,12 +197,23 @@ uint32_t pf_ifindex_of(const struct netif *netif) {
     return 0;
 }
 
+static struct staged_frame take_from_stage(int priority) {
+    struct stage *stage = &stages[priority];
+    struct staged_frame frame = stage->frames[stage->head++ % STAGED_MAX];
+    if (frame.datagram) {
+        PF_ACCOUNT_ADD(frame.account, staged[priority], 0U - frame.datagram);
+        stk_account_free(frame.account);
+        stage->datagrams -= frame.datagram;
+    }
+    return frame;
+}
+
 void stk_shutdown(void) {
     while (stk_tcp_reset_some(STAGED_MAX)) {
     }
     for (int p = 0; p < PF_PRIORITIES; p++) {
-        for (; stages[p].head != stages[p].tail; stages[p].head++) {
-            pbuf_free(stages[p].frames[stages[p].head % STAGED_MAX].pbuf);
+        while (stk_frame_waiting(p)) {
+            pbuf_free(take_from_stage(p).pbuf);
         }
     }
     while (drivers) {
@@ -240,15 +254,39 @@ static int classify(const struct pf_driver *driver, const struct pbuf *frame) {
     return pf_flow_classify_ip(pf_flows, frame->payload, frame->len, PF_PRIORITY_MEDIUM);
 }
 
-static uint32_t datagram_cost(const struct pf_driver *driver, const struct pbuf *frame) {
+/* What the frame counts as, if it is a datagram, and for whom; 0: it is none. */
+static uint32_t datagram_cost(const struct pf_driver *driver, const struct pbuf *frame,
+                              struct stk_account **account) {
     size_t skip = driver->netif.flags & NETIF_FLAG_ETHERNET ? SIZEOF_ETH_HDR : 0;
     const uint8_t *ip = (const uint8_t *)frame->payload + skip;
     if (frame->len < skip + IP_HLEN) {
         return 0;
     }
-    /* Whatever IPv6 has in front of its payload is no TCP of ours. */
-    bool datagram = ip[0] >> 4 == 4 ? ip[9] == IP_PROTO_UDP : ip[6] != IP6_NEXTH_TCP;
-    return datagram ? (uint32_t)frame->tot_len + DATAGRAM_OVERHEAD : 0;
+    /* Only TCP has windows; and whatever IPv6 has in front of its payload is no TCP of ours. */
+    if ((ip[0] >> 4 == 4 ? ip[9] : ip[6]) == IP_PROTO_TCP) {
+        return 0;
+    }
+    *account = pf_account_or_nobody(pf_dgram_account(ip, frame->len - skip));
+    return (uint32_t)frame->tot_len + DATAGRAM_OVERHEAD;
+}
+
+/* False: there is no room for it. */
+static bool put_on_stage(int priority, const struct staged_frame *frame) {
+    struct stage *stage = &stages[priority];
+    uint32_t bytes = frame->datagram;
+    if (stage->tail - stage->head == STAGED_MAX) {
+        return false;
+    }
+    if (bytes) {
+        if (!pf_account_may_stage(frame->account, priority, bytes, stage->datagrams,
+                                  STAGED_DATAGRAM_BYTES)) {
+            return false;
+        }
+        PF_ACCOUNT_ADD(pf_account_hold(frame->account), staged[priority], bytes);
+        stage->datagrams += bytes;
+    }
+    stage->frames[stage->tail++ % STAGED_MAX] = *frame;
+    return true;
 }
 
 /* Returns whether the driver may have more than these. */
@@ -264,17 +302,13 @@ static bool collect(struct pf_driver *driver, int most) {
             frames_dropped++;
             continue;
         }
-        struct stage *stage = &stages[classify(driver, frame)];
-        uint32_t datagram = datagram_cost(driver, frame);
-        if (stage->tail - stage->head == STAGED_MAX ||
-            (datagram && stage->datagrams + datagram > STAGED_DATAGRAM_BYTES)) {
+        struct staged_frame staged = {.pbuf = frame, .driver = driver};
+        staged.datagram = datagram_cost(driver, frame, &staged.account);
+        if (!put_on_stage(classify(driver, frame), &staged)) {
             /* As a full NIC queue: to wait for room would hide better frames behind this one. */
             pbuf_free(frame);
             frames_dropped++;
-            continue;
         }
-        stage->frames[stage->tail++ % STAGED_MAX] = (struct staged_frame){frame, driver, datagram};
-        stage->datagrams += datagram;
     }
     return taken == most;
 }
@@ -298,14 +332,12 @@ void stk_collect_own_frames(void) {
 bool stk_frame_waiting(int priority) { return stages[priority].head != stages[priority].tail; }
 
 void stk_process_frame(int priority) {
-    struct stage *stage = &stages[priority];
-    if (stage->head == stage->tail) {
+    if (!stk_frame_waiting(priority)) {
         return;
     }
-    struct staged_frame *staged = &stage->frames[stage->head++ % STAGED_MAX];
-    stage->datagrams -= staged->datagram;
-    struct netif *netif = &staged->driver->netif;
-    struct pbuf *frame = staged->pbuf;
+    struct staged_frame staged = take_from_stage(priority);
+    struct netif *netif = &staged.driver->netif;
+    struct pbuf *frame = staged.pbuf;
     u16_t before = netif->chksum_flags;
     if (frame->flags & PF_PBUF_CHECKSUM_GOOD) {
         /* Offloaded: the sum in the frame is only partial, but the link vouches for it. */
@@ -364,5 +396,6 @@ void stk_count(struct stk_counts *counts) {
     counts->held_bytes = pf_share_held();
     counts->promised_bytes = pf_share_promised();
     counts->mss_raised = lwip_stats.tcp.opterr;
+    counts->refused = pf_account_refusals();
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
 }

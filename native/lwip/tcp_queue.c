@@ -83,6 +83,7 @@ err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb) {
     conn->window = listener->window;
     pf_tcp_attach(conn);
     stk_tcp_set_account(conn, listener->account);
+    pf_tcp_established(pcb);
     pf_share_start(conn);
     tcp_backlog_delayed(pcb); /* counts against the backlog until the client takes it */
     put_behind(listener, conn->deferred ? listener->queue_last : listener->queue_ready, conn);
@@ -99,7 +100,9 @@ struct stk_conn *stk_tcp_accept(struct stk_conn *listener) {
     if (!listener->queue_ready) {
         return NULL;
     }
+    static uint64_t count;
     take_out(conn);
+    conn->taken = conn->taken ? conn->taken : ++count;
     if (conn->pcb) {
         tcp_backlog_accepted(conn->pcb);
     }
@@ -113,7 +116,14 @@ void stk_tcp_unaccept(struct stk_conn *listener, struct stk_conn *conn) {
     }
     conn->owner = NULL;
     stk_tcp_set_account(conn, listener->account);
-    put_behind(listener, NULL, conn);
+    /* In front of it are those that came back as well, and had been accepted before it. */
+    struct stk_conn *before = NULL;
+    struct stk_conn *next = listener->queue_first;
+    while (next && next->taken && next->taken < conn->taken) {
+        before = next;
+        next = next->queue_next;
+    }
+    put_behind(listener, before, conn);
     tcp_backlog_delayed(conn->pcb);
 }
 

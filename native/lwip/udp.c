@@ -3,16 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lwip/account.h"
 #include "lwip/datagram.h"
 #include "lwip/errmap.h"
 #include "lwip/netif.h"
 #include "lwip/netif_loopback.h"
 
 enum { EPHEMERAL_FIRST = 32768, EPHEMERAL_LAST = 60999, EPHEMERAL_TRIES = 64 };
-/* Endpoints of one port: each datagram to it looks at all of them. */
-enum { PF_UDP_PER_PORT = 64 };
+/* Endpoints of one port: each datagram to it looks at all of them. As everywhere, one application
+ * can have three quarters of them, which are 72. */
+enum { PF_UDP_PER_PORT = 96 };
 /* Raw endpoints of one protocol: each message is copied to all of them. */
-enum { PF_RAW_MAX = 64 };
+enum { PF_RAW_MAX = 96 };
 enum { DEFAULT_TTL = 64, IPV6_HEADERS = 48 };
 
 static struct stk_dgram *chains[PF_DGRAM_KINDS][65536];
@@ -66,16 +68,22 @@ static bool overlap(const ip_addr_t *a, const ip_addr_t *b) {
 
 /* 0, or why the endpoint cannot have this port at this address. */
 static int refusal(const struct stk_dgram *dgram, const ip_addr_t *ip, uint16_t port) {
-    int sharing = 0;
+    const struct stk_account *account = pf_account_or_nobody(dgram->account);
+    uint32_t sharing = 0;
+    uint32_t theirs = 0;
+    uint32_t of_user = 0;
     for (const struct stk_dgram *d = chains[dgram->kind][port]; d; d = d->next) {
         bool shared = (d->reuse_addr && dgram->reuse_addr) ||
                       (d->reuse_port && dgram->reuse_port && d->user == dgram->user);
         if (!shared && overlap(&d->local, ip)) {
             return -EADDRINUSE;
         }
+        const struct stk_account *other = pf_account_or_nobody(d->account);
+        theirs += other == account;
+        of_user += other->user == account->user;
         sharing++;
     }
-    return sharing < PF_UDP_PER_PORT ? 0 : -EADDRINUSE;
+    return pf_account_may(theirs, of_user, sharing, PF_UDP_PER_PORT) ? 0 : -EADDRINUSE;
 }
 
 /* Random: who does not see the datagrams must not be able to guess where answers are awaited. */
@@ -121,6 +129,26 @@ int stk_udp_open(int family, int priority, uint32_t user, void *owner, struct st
 
 void stk_udp_set_owner(struct stk_dgram *dgram, void *owner) { dgram->owner = owner; }
 
+/* What the endpoint has, for its account. */
+static void count_for_account(const struct stk_dgram *dgram, bool yes) {
+    if (pf_dgram_is_raw(dgram)) {
+        PF_ACCOUNT_ADD(dgram->account, raw[dgram->kind == PF_DGRAM_RAW6], yes ? 1U : UINT32_MAX);
+    }
+    pf_multicast_count(dgram, yes);
+}
+
+void stk_udp_set_account(struct stk_dgram *dgram, struct stk_account *account) {
+    struct stk_account *old = dgram->account;
+    if (old) {
+        count_for_account(dgram, false);
+    }
+    dgram->account = account ? pf_account_hold(account) : NULL;
+    if (account) {
+        count_for_account(dgram, true);
+    }
+    stk_account_free(old);
+}
+
 int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out) {
     int result = stk_udp_open(family, priority, user, owner, out);
     if (result == 0) {
@@ -131,15 +159,27 @@ int stk_ping_open(int family, int priority, uint32_t user, void *owner, struct s
     return result;
 }
 
+static uint32_t chain_length(const struct stk_dgram *first) {
+    uint32_t length = 0;
+    for (; first; first = first->next) {
+        length++;
+    }
+    return length;
+}
+
+bool stk_account_may_have_raw(const struct stk_account *account, int family) {
+    bool six = family == PF_FAMILY_IPV6;
+    const struct stk_dgram *first =
+        six ? chains[PF_DGRAM_RAW6][IP6_NEXTH_ICMP6] : chains[PF_DGRAM_RAW4][IP_PROTO_ICMP];
+    return pf_account_may(account->has.raw[six], account->user->has.raw[six], chain_length(first),
+                          PF_RAW_MAX);
+}
+
 int stk_raw_open(int family, int priority, uint32_t user, void *owner, struct stk_dgram **out) {
     bool four = family == PF_FAMILY_IPV4;
     uint8_t kind = four ? PF_DGRAM_RAW4 : PF_DGRAM_RAW6;
     uint16_t protocol = four ? IP_PROTO_ICMP : IP6_NEXTH_ICMP6;
-    int others = 0;
-    for (const struct stk_dgram *d = chains[kind][protocol]; d; d = d->next) {
-        others++;
-    }
-    if (others >= PF_RAW_MAX) {
+    if (chain_length(chains[kind][protocol]) >= PF_RAW_MAX) {
         return -ENOBUFS;
     }
     int result = stk_udp_open(family, priority, user, owner, out);
@@ -156,6 +196,7 @@ int stk_raw_open(int family, int priority, uint32_t user, void *owner, struct st
 void stk_udp_close(struct stk_dgram *dgram) {
     unlist(dgram);
     pf_multicast_leave_all(dgram);
+    stk_udp_set_account(dgram, NULL);
     free(dgram);
     count--;
 }

@@ -359,4 +359,5 @@ struct pf_public {
     uint64_t held_bytes; /* received, and in no receive ring: of connections that nobody adopted */
     uint64_t promised_bytes; /* that peers may send, or that were received and not read */
     uint64_t mss_raised;     /* peers that wanted segments of a few bytes */
+    uint64_t refused;        /* what an application, or a user, may not have more of */
 };

@@ -53,6 +53,7 @@ class Config:
     max_pcbs: int = 10000
     max_client_bytes: int = 1 << 33
     max_held_bytes: int = 1 << 29
+    max_held_bytes_per_user: int = 0
     best_priority: str = "high"
     raw: str = "owner"
     mode: int = 0o600
@@ -90,6 +91,11 @@ class Config:
         """True when clients of this user may have raw sockets."""
         needed = "root" if uid == 0 else "owner" if uid == os.geteuid() else "users"
         return RAW.index(self.raw) >= RAW.index(needed)
+
+    @property
+    def held_bytes_per_user(self) -> int:
+        """By default enough for full windows of nearly all sockets that a user may have."""
+        return self.max_held_bytes_per_user or 8 * self.max_held_bytes
 
     @property
     def spin_ns(self) -> int:
@@ -260,6 +266,12 @@ OPTIONS: tuple[Option, ...] = (
         "max-held-bytes",
         _number(1 << 20, 1 << 40),
         "received for one client and not read, before windows close and datagrams are dropped",
+        "BYTES",
+    ),
+    Option(
+        "max-held-bytes-per-user",
+        _number(0, 1 << 43),
+        "the same for all clients of one user; 0: eight times as much",
         "BYTES",
     ),
     Option(

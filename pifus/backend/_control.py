@@ -317,6 +317,7 @@ class ControlPlane:
                 "max_sockets": config.max_sockets,
                 "max_pcbs": config.max_pcbs,
                 "max_held_bytes": config.max_held_bytes,
+                "max_held_bytes_per_user": config.held_bytes_per_user,
                 "max_client_bytes": config.max_client_bytes,
             },
             "statistics": self._core.statistics(),

@@ -60,6 +60,7 @@ class Core:
         native.spin_follows = config.spin_follows
         native.max_pcbs = config.max_pcbs
         native.max_held_bytes = config.max_held_bytes
+        native.max_held_bytes_per_user = config.held_bytes_per_user
         native.min_share_medium = config.min_share_medium
         native.min_share_low = config.min_share_low
         native.cpu = config.cpu
@@ -233,6 +234,7 @@ class Core:
             "held_bytes",
             "promised_bytes",
             "mss_raised",
+            "refused",
             "orphans",
         )
         counters: _protocol.Message = {name: int(getattr(public, name)) for name in names}

@@ -65,6 +65,15 @@ WEAK err_t pf_tcp_admit(struct tcp_pcb *listener) {
     return ERR_OK;
 }
 WEAK uint32_t pf_tcp_may_keep(uint32_t most) { return most; }
+/* Of pcb_index.c, which lwIP calls. */
+struct stk_account;
+WEAK struct stk_account *pf_share_half_open(const struct tcp_pcb *pcb);
+WEAK struct stk_account *pf_share_half_open(const struct tcp_pcb *pcb) {
+    (void)pcb;
+    return NULL;
+}
+WEAK void pf_share_half_open_over(struct stk_account *account);
+WEAK void pf_share_half_open_over(struct stk_account *account) { (void)account; }
 
 struct link_hooks {
     unsigned udp; /* datagrams handed to the hook */

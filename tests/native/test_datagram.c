@@ -232,7 +232,7 @@ static void test_sharing_a_port_is_limited(void) {
         CHECK(result == 0 || result == -EADDRINUSE);
         shared += result == 0;
     }
-    CHECK_EQ(shared, 64);
+    CHECK_EQ(shared, 72);
     while (count > 0) {
         rig_close(c.client, slots[--count], 0);
     }

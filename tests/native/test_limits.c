@@ -23,12 +23,15 @@ static void start(uint32_t max_pcbs) {
     rig_start_with(&rig, &config);
 }
 
-static struct rig_client attach(uint32_t sockets) {
+static struct rig_client attach_as(uint32_t user, uint32_t sockets) {
     struct pf_session_request request = rig_request();
+    request.uid = user;
     request.max_sockets = sockets;
     request.arena_bytes = UINT64_C(64) << 20;
     return rig_attach_with(&rig, &request);
 }
+
+static struct rig_client attach(uint32_t sockets) { return attach_as(0, sockets); }
 
 static uint64_t promised(void) { return rig_count(&rig.public_region->promised_bytes); }
 
@@ -88,12 +91,30 @@ static void test_sockets(void) {
     rig_stop(&rig);
 }
 
+/* What was refused takes nothing: whoever goes on trying takes the rest from nobody. */
+static void test_refused_sockets(void) {
+    start(SOCKETS);
+    struct rig_client greedy = attach(4 * SOCKETS);
+    struct rig_client other = attach(SOCKETS);
+    uint32_t refused = 0;
+    for (int i = 0; i < 3 * SOCKETS; i++) {
+        refused += open_of(greedy.client, i % 2) != 0;
+    }
+    CHECK(refused >= 2 * SOCKETS);
+    for (int i = 0; i < SOCKETS / 8; i++) {
+        CHECK_EQ(open_of(other.client, i % 2), 0);
+    }
+    rig_detach(&rig, &greedy, PF_ENDED_CLOSED);
+    rig_detach(&rig, &other, PF_ENDED_CLOSED);
+    rig_stop(&rig);
+}
+
 /* Connections that come in count like those that were made. */
 static void test_connections_that_come_in(void) {
-    enum { CONNECTS = 55 };
+    enum { CONNECTS = 48 };
     start(SOCKETS);
     struct rig_client server = attach(2 * SOCKETS);
-    struct rig_client client = attach(2 * SOCKETS);
+    struct rig_client client = attach_as(1, 2 * SOCKETS);
     struct rig_client third = attach(2 * SOCKETS);
     struct pf_addr addr = rig_addr(PORT);
     uint32_t listener = rig_listener(server.client, addr, SOCKETS);
@@ -314,6 +335,7 @@ static void alone(void (*test)(void)) {
 }
 
 static void sockets(void) { alone(test_sockets); }
+static void refused_sockets(void) { alone(test_refused_sockets); }
 static void connections_that_come_in(void) { alone(test_connections_that_come_in); }
 static void listeners(void) { alone(test_listeners); }
 static void windows(void) { alone(test_windows); }
@@ -321,6 +343,7 @@ static void datagrams(void) { alone(test_datagrams); }
 
 int main(void) {
     RUN(sockets);
+    RUN(refused_sockets);
     RUN(connections_that_come_in);
     RUN(listeners);
     RUN(windows);

@@ -28,7 +28,7 @@ LINE = """--name x --driver tap --tap-name t0 --tap-ipv4 192.168.77.2/24
     --tap-mtu 9000 --no-offload --gateway4 192.168.77.1 --gateway6 fd00::1 --profile latency
     --min-share-low 5 --min-share-medium 10 --cpu 1 --realtime 50 --mlock --max-clients 9
     --max-clients-per-user 8 --max-sockets 7 --max-pcbs 6 --mode 0660 --best-priority low
-    --raw root --max-held-bytes 1048576"""
+    --raw root --max-held-bytes 1048576 --max-held-bytes-per-user 2097152"""
 FILE = """
 name = "x"
 driver = ["tap"]
@@ -55,6 +55,7 @@ mode = 0o660
 best-priority = "low"
 raw = "root"
 max-held-bytes = 1048576
+max-held-bytes-per-user = 2097152
 """
 
 

@@ -77,9 +77,9 @@ void pf_lwip_check_thread(void);
 #define LWIP_IPV6_DHCP6 0
 #define LWIP_IPV6_MLD 1
 #define LWIP_IGMP 1
-/* Groups over all interfaces; an application may have 64. */
-#define MEMP_NUM_IGMP_GROUP 4096
-#define MEMP_NUM_MLD6_GROUP 4096
+/* Groups over all interfaces; an application may have 64, all of a user 15 of 16. */
+#define MEMP_NUM_IGMP_GROUP 4400
+#define MEMP_NUM_MLD6_GROUP 4400
 #define LWIP_ICMP 1
 #define LWIP_ICMP6 1
 #define LWIP_BROADCAST_PING 0
