@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "client/client_api.h"
+#include "python/batch.h"
 #include "shm/atomics.h"
 
 /* What is copied without letting go of any lock. */
@@ -470,7 +471,7 @@ PyMODINIT_FUNC PyInit__lane(void) {
     PyObject *done = PyType_FromSpec(&done_spec);
     PyObject *lane = PyType_FromSpec(&lane_spec);
     if (!module || !done || !lane || PyModule_AddObjectRef(module, "Done", done) < 0 ||
-        PyModule_AddObjectRef(module, "Lane", lane) < 0) {
+        PyModule_AddObjectRef(module, "Lane", lane) < 0 || pf_batch_add_types(module) < 0) {
         Py_CLEAR(module);
     }
     Py_XDECREF(done);

@@ -1,5 +1,8 @@
 """Types of the extension module made from native/python/lane.c."""
 
+from contextlib import AbstractContextManager
+from threading import Lock
+
 from pifus._core._client import CData
 from pifus._core._ops import Completion
 from pifus._core._socket import Socket
@@ -33,6 +36,17 @@ class Done:
     def _completed_ns(self) -> int: ...
     @property
     def _reaped_ns(self) -> int: ...
+
+class Batch:
+    """The batches of a client, one thread at a time; after `_shut` each fails.
+
+    `_fail` is called with -errno, and raises.
+    """
+
+    def _open(self, handle: CData, address: int, lock: Lock, /) -> None: ...
+    def _shut(self) -> None: ...
+    def block(self) -> AbstractContextManager[None]:
+        """See `Client.batch`."""
 
 class Lane:
     """The calls of a socket that cost no more than what they do; each answers -EBADF after `_shut`.
