@@ -33,11 +33,11 @@ setup(
     ext_modules=[
         Extension(
             "pifus._core._lane",
-            ["native/python/lane.c"],
+            ["native/python/lane.c", "native/python/batch.c"],
             include_dirs=["native"],
             extra_objects=[CLIENT],
             # Linked again whenever the library changed.
-            depends=[CLIENT],
+            depends=[CLIENT, "native/python/batch.h"],
             extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra"],
             # As cffi's own: one file for all versions.
             define_macros=[("Py_LIMITED_API", "0x030b0000")],

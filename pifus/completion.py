@@ -125,6 +125,7 @@ class Client(Taking):
         words = [driver] if isinstance(driver, str) else driver
         self._session = Session.open(backend, words, settings)
         self._handle: CData | None = self._session.handle
+        self._batch.start(self._require())
         self._session.add_owner(self)
         lib.pf_client_stamp_reaped(self._require(), stamp_reaped)
         # One block of the arena holds a write: a power of two.
@@ -359,6 +360,7 @@ class Client(Taking):
 
     def _session_ended(self) -> None:
         self._handle = None
+        self._batch._shut()
         for sock in list(self._sockets.values()):
             sock._end()
         self._sockets.clear()

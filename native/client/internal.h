@@ -66,8 +66,10 @@ struct pf_sock {
     bool released;
     uint8_t close_flags;
     bool in_ready;
-    bool staged;      /* submissions are kept back */
-    uint64_t wake_op; /* the latest operation by which a batch taken back wakes, or 0 */
+    bool staged;           /* submissions are kept back */
+    bool unrung;           /* the latest hint went without a ring: it may find the backend asleep */
+    uint64_t wake_op;      /* the latest operation by which a batch taken back wakes, or 0 */
+    uint64_t multishot_op; /* the latest multishot receive, or 0 */
     int open_error;
     int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];
@@ -197,6 +199,8 @@ void pf_reap_news(struct pf_client *client, struct pf_sock *sock);
 void pf_publish_reaped(struct pf_sock *sock);
 /* Tells the backend to look at the socket. True: ring the doorbell, after unlocking. */
 bool pf_hint(struct pf_client *client, struct pf_sock *sock);
+/* The same for what has time until the backend is awake for another reason. */
+void pf_hint_quietly(struct pf_client *client, struct pf_sock *sock);
 void pf_ring(struct pf_client *client);
 /* Frees a slot whose close completed, whose owner let go, and that is on no list. Caller holds the
  * lock. */

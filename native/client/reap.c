@@ -11,13 +11,23 @@ void pf_publish_reaped(struct pf_sock *sock) {
     pf_store_release(&sock->c2b->cq_head, sock->cq_head);
 }
 
-bool pf_hint(struct pf_client *client, struct pf_sock *sock) {
+static bool push_hint(struct pf_client *client, struct pf_sock *sock) {
     pf_publish_reaped(sock);
-    int pushed =
-        pf_hint_push(&client->hints[sock->priority], &sock->hint_mark[sock->priority], sock->slot);
+    return pf_hint_push(&client->hints[sock->priority], &sock->hint_mark[sock->priority],
+                        sock->slot) > 0;
+}
+
+bool pf_hint(struct pf_client *client, struct pf_sock *sock) {
+    bool pushed = push_hint(client, sock);
+    bool due = pushed || sock->unrung;
+    sock->unrung = false;
     /* Without a new hint there is nothing to ring for: the earlier one has not been consumed, so
      * the backend will look, or was rung for it. */
-    return pushed > 0 && pf_doorbell_must_ring(&client->public_region->sleeping, sock->priority);
+    return due && pf_doorbell_must_ring(&client->public_region->sleeping, sock->priority);
+}
+
+void pf_hint_quietly(struct pf_client *client, struct pf_sock *sock) {
+    sock->unrung |= push_hint(client, sock);
 }
 
 void pf_ring(struct pf_client *client) {

@@ -41,6 +41,49 @@ static inline bool is_batched(const struct pf_client *client, int delivery) {
            client->batch_owner == pf_thread_id();
 }
 
+/* The backend can do nothing with it but keep it, as long as nothing comes: a plain receive. A
+ * deadline would have to be watched, and beside a multishot receive it is refused at once. */
+static bool can_wait(const struct pf_sock *sock, const struct pf_sqe *sqe) {
+    const struct pf_pending *all = &sock->pending[sock->multishot_op & 0xffff];
+    bool taken =
+        sock->multishot_op && all->op_id == sock->multishot_op && all->state == PF_PENDING_FLYING;
+    return sqe->opcode == PF_OP_RECV && sqe->length && !sqe->general && !sqe->deadline_ns &&
+           !(sqe->flags & PF_SQE_MULTISHOT) && !taken && !sock->sends_datagrams &&
+           !sock->identified;
+}
+
+/* A connection of which the backend has published nothing that a receive could end with. */
+static bool nothing_came(const struct pf_sock *sock) {
+    const uint32_t harmless = PF_STATE_OPEN | PF_STATE_TX_CLOSED;
+    pf_full_fence(); /* see tell() */
+    return pf_sock_known(sock) &&
+           (pf_load_acquire(&sock->b2c->state) & ~harmless) == PF_STATE_CONNECTED &&
+           pf_load_acquire(&sock->b2c->rx_head) == sock->rx_tail;
+}
+
+/* Tells the backend of a submission. True: ring the doorbell.
+ *
+ * Nobody waits for the open of a stream, and nothing comes to it before it is told where to: the
+ * backend hears of it with the next submission, and is woken once.
+ *
+ * A receive with nothing to receive gets its hint, but no ring: who wakes the backend for it does
+ * so for nothing. None is lost. Our hint, fence, look for what came; the backend: what came, fence
+ * ("I sleep"), look for hints. If we do not see what came the backend takes the hint before it
+ * sleeps; and if it has gone to sleep before our hint, then nothing more comes before it is awake,
+ * which begins with the hints. Whatever else is submitted rings for both (pf_sock.unrung). */
+static bool tell(struct pf_client *client, struct pf_sock *sock, const struct pf_sqe *sqe) {
+    if (sqe->opcode == PF_OP_OPEN && sqe->offset == PF_KIND_STREAM) {
+        return false;
+    }
+    if (can_wait(sock, sqe)) {
+        pf_hint_quietly(client, sock);
+        if (nothing_came(sock)) {
+            return false;
+        }
+    }
+    return pf_hint(client, sock);
+}
+
 /* Makes the submission known to the backend. False: there was no room. Caller holds the lock. */
 static bool publish(struct pf_client *client, struct pf_sock *sock, const struct pf_sqe *sqe,
                     struct pf_pending *pending, bool *ring) {
@@ -50,10 +93,7 @@ static bool publish(struct pf_client *client, struct pf_sock *sock, const struct
     if (!pf_sq_put(client, sock, sqe)) {
         return false;
     }
-    /* Nobody waits for the open of a stream, and nothing comes to it before it is told where to:
-     * the backend hears of it with the next submission, and is woken once. */
-    bool later = sqe->opcode == PF_OP_OPEN && sqe->offset == PF_KIND_STREAM;
-    *ring = !later && pf_hint(client, sock);
+    *ring = tell(client, sock, sqe);
     /* After the backend can have seen it: the clock takes as long as half the way there. */
     pending->submitted_ns = pf_now_ns();
     return true;
@@ -99,6 +139,9 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
         pending->offset = PF_ARENA_NONE;
         return batched ? -ENOSPC : -EAGAIN;
     }
+    if (sqe->opcode == PF_OP_RECV && sqe->flags & PF_SQE_MULTISHOT) {
+        sock->multishot_op = op_id;
+    }
     sock->op_counter++;
     sock->pending_free_count--;
     sock->user_ops += counted;
@@ -139,6 +182,7 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->send_error = 0;
     sock->user_ops = 0;
     sock->user_limit = pf_client_queue_depth(client);
+    sock->multishot_op = 0;
     sock->priority = priority;
     sock->sends_datagrams = sqe->opcode == PF_OP_OPEN && sqe->offset != PF_KIND_STREAM;
     sock->room_unsure = false;

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from pifus._core import _errors, _ops
+from pifus._core import _lane, _ops
 from pifus._core._client import ffi, lib
 
 if TYPE_CHECKING:
@@ -20,37 +18,20 @@ _SHELF: Final = 64
 Shelf = tuple["CData", "CBuffer"]
 
 
-class Batch:
-    """The batch of a client, made by `Client.batch`: one thread at a time is in its block."""
+class Batch(_lane.Batch):
+    """The batch of a client: one thread at a time is in its block."""
 
-    __slots__ = ("_client", "_lock", "_owner")
+    __slots__ = ("_client",)
 
     def __init__(self, client: Taking) -> None:
         self._client = client
-        self._lock = threading.Lock()
-        self._owner = 0
 
-    # A generator inside of the lock's own `with`: an exception of a signal handler, wherever it
-    # comes, ends the batch and lets go of the lock.
-    @contextlib.contextmanager
-    def block(self) -> Iterator[None]:
-        """See `Client.batch`."""
-        if self._owner == threading.get_ident():
-            raise RuntimeError("this thread is in a batch() block already: leave that one first")
-        with self._lock:
-            handle = self._client._require()
-            try:
-                result = lib.pf_batch_begin(handle)
-                if result < 0:
-                    raise _errors.os_error(-result)
-                self._owner = threading.get_ident()
-                yield
-                if self._client._handle is None or lib.pf_batch_end(handle, 1) < 0:
-                    raise self._client._failure()
-            finally:
-                self._owner = 0
-                if self._client._handle is not None:
-                    lib.pf_batch_end(handle, 0)  # nothing is left, but after an exception
+    def start(self, handle: CData) -> None:
+        """From now on there can be batches."""
+        self._open(handle, int(ffi.cast("uintptr_t", handle)), threading.Lock())
+
+    def _fail(self, result: int) -> NoReturn:
+        raise self._client._error(result)
 
 
 def new_shelf() -> Shelf:

@@ -68,7 +68,6 @@ class Operations(SocketBase):
             multishot: every connection makes a completion, with `more` set, until cancelled.
             link, timeout, deadline: see the class.
         """
-        self._plain = False
         latest = _ops.latest_ns(timeout, deadline)
         flags = lib.PF_SQE_MULTISHOT if multishot else 0
         return self._submit(Opcode.ACCEPT, flags=flags, link=link, latest_ns=latest)
@@ -114,6 +113,12 @@ class Operations(SocketBase):
             OSError: EMSGSIZE, more than one write may have.
             ValueError: no bytes.
         """
+        if timeout is None and deadline is None and not link:
+            op = self._write(data)
+            if op > 0:
+                return op
+            if op:
+                raise self._not_written(op, len(data))
         handle = self._handle
         if handle is None:
             raise self._closed_error()
@@ -134,9 +139,7 @@ class Operations(SocketBase):
         if op > 0:
             return op
         del source  # in the error's traceback it would keep the program's buffer locked
-        if op == -errno.ENOBUFS:
-            raise _errors.arena_full(size, self._client.arena_free)
-        raise self._refusal(op)
+        raise self._not_written(op, size)
 
     def write_block(
         self,
@@ -235,9 +238,7 @@ class Operations(SocketBase):
         if op > 0:
             return op
         del source  # see write
-        if op == -errno.ENOBUFS:
-            raise _errors.arena_full(size, self._client.arena_free)
-        raise self._refusal(op)
+        raise self._not_written(op, size)
 
     def join_group(self, group: str, interface: int = 0) -> int:
         """Submits joining a multicast group: its datagrams to the socket's port are received.
@@ -283,14 +284,20 @@ class Operations(SocketBase):
             ValueError: `limit` is not positive, or `lease` is asked of a UDP socket, or of
                 `multishot`.
         """
+        if timeout is None and deadline is None and not (multishot or lease or link):
+            op = self._recv(limit)
+            if op > 0:
+                return op
+            if op:
+                raise self._refusal(op)
         if not 0 < limit <= 0xFFFFFFFF:
             raise ValueError(f"{limit=}: allowed is 1 to {0xFFFFFFFF}")
         latest = _ops.latest_ns(timeout, deadline)
-        self._plain = False
         if not lease:
             flags = lib.PF_SQE_MULTISHOT if multishot else 0
             return self._submit(Opcode.RECV, flags, length=limit, link=link, latest_ns=latest)
         _limits.leasable(self._protocol, multishot)
+        self._leases = True
         with self._book.lock:  # before anybody can look for its completion
             op = self._submit(Opcode.RECV, length=limit, link=link, latest_ns=latest)
             self._book.expect(op)
@@ -314,7 +321,6 @@ class Operations(SocketBase):
             abort: reset the connection instead, at once.
         """
         flags = lib.PF_CLOSE_ABORT if abort else lib.PF_CLOSE_GRACEFUL
-        self._plain = False
         return self._submit(Opcode.CLOSE, flags=flags)
 
     def cancel(self, op: int) -> int:
@@ -373,6 +379,11 @@ class Operations(SocketBase):
         _limits.whole("interface", interface, 0, 255)
         native = _address.to_native(self._family, (group, 0), "group")
         return self._submit(Opcode.GROUP, flags=flags, token=interface, addr=native)
+
+    def _not_written(self, result: int, size: int) -> Exception:
+        if result == -errno.ENOBUFS:
+            return _errors.arena_full(size, self._client.arena_free)
+        return self._refusal(result)
 
     def _bad_size(self, size: int) -> Exception:
         if size == 0:

@@ -109,7 +109,7 @@ _REAPED_AT = 80
 # the thread slept.
 SLICE_NS: Final = 200_000_000
 # What fits in the C core's arithmetic, and is for ever: 100 years.
-_FOREVER_NS: Final = 3_153_600_000_000_000_000
+FOREVER_NS: Final = 3_153_600_000_000_000_000
 
 
 def timeout_ns(timeout: float, what: str = "timeout") -> int:
@@ -128,7 +128,7 @@ def timeout_ns(timeout: float, what: str = "timeout") -> int:
     if wrong:
         raise ValueError(f"{what}={timeout}: allowed is a number of seconds, 0 or more, or None")
     if timeout >= 3e9:
-        return _FOREVER_NS
+        return FOREVER_NS
     nanoseconds = timeout * 1e9
     whole = int(nanoseconds)
     return whole if whole == nanoseconds else whole + 1
@@ -155,7 +155,7 @@ def latest_ns(timeout: float | None, deadline: float | None) -> int:
         raise TypeError(
             f"deadline must be a time of time.monotonic(), not {type(deadline).__name__}"
         )
-    if not -_FOREVER_NS < deadline * 1e9 < _FOREVER_NS:
+    if not -FOREVER_NS < deadline * 1e9 < FOREVER_NS:
         raise ValueError(f"{deadline=}: allowed is a time of time.monotonic(), in seconds")
     return max(int(deadline * 1e9), 1)
 
@@ -168,9 +168,8 @@ class Completion(_lane.Done):
     `__init__`, and most slots are filled only where they mean something.
     """
 
-    __slots__ = ("_accepted", "_data", "_held", "_truncated")
+    __slots__ = ("_accepted", "_held", "_truncated")
 
-    _data: bytes | None
     _accepted: Socket | None
     _held: Held | None
     _truncated: bool
@@ -298,6 +297,7 @@ class Completion(_lane.Done):
 
 
 _lane.set_completion(Completion)
+_lane.set_slice(SLICE_NS)
 
 
 def with_result(raw: bytes, result: int) -> bytes:

@@ -45,7 +45,6 @@ class SocketBase(Lane):
         "_family",
         "_generation",
         "_handle",
-        "_plain",
         "_priority",
         "_protocol",
         "_queue_depth",
@@ -73,12 +72,11 @@ class SocketBase(Lane):
         self._queue_depth = client.queue_depth
         self._tx_bytes = min(_TX_BYTES, client.arena_bytes)
         self._book = ReceiveBook()
-        # No operation was submitted yet whose completion leaves something to do on this side.
-        self._plain = True
         # In callback mode only the client's thread takes completions.
         takes = client.on_completion is None
         self._reap_handle: CData | None = handle if takes else None
-        self._open(handle, int(ffi.cast("uintptr_t", handle)), slot, takes)
+        stream = protocol == Protocol.TCP
+        self._open(handle, int(ffi.cast("uintptr_t", handle)), slot, takes, stream)
         self._handle: CData | None = handle
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from pifus._core import _errors, _ops
 from pifus._core._client import ffi, lib
 from pifus._core._lease import Held, Lease
 from pifus._core._operations import Operations
-from pifus._core._ops import SLICE_NS, Completion, Opcode, Protocol
+from pifus._core._ops import FOREVER_NS, Completion, Opcode, Protocol
 
 if TYPE_CHECKING:
     from pifus._core._client import CData
@@ -82,7 +82,7 @@ class Socket(Operations):
             raise self._closed_error()
         done = self._poll()
         if not isinstance(done, int):
-            return done if self._plain else self._finish(handle, done)
+            return self._finish(handle, done) if done._rest else done
         if done == 0:
             return None
         raise self._refusal(done)
@@ -101,30 +101,22 @@ class Socket(Operations):
         handle = self._reap_handle
         if handle is None:
             raise self._closed_error()
-        if timeout is None:
-            done = self._take(SLICE_NS)
-            if isinstance(done, int):
-                done = self._wait_on(done, None)
-        else:
-            deadline = _ops.deadline_ns(timeout)
-            left = deadline - _monotonic_ns()
-            done = self._take(min(max(left, 0), SLICE_NS))
-            if isinstance(done, int):
-                done = self._wait_on(done, deadline)
-        return done if self._plain else self._finish(handle, done)
+        done = self._wait(timeout)
+        if not isinstance(done, Completion):
+            done = self._wait_on(done, timeout)
+        return self._finish(handle, done) if done._rest else done
 
-    def _wait_on(self, got: int, deadline: int | None) -> Completion:
+    def _wait_on(self, until: int | None, timeout: float | None) -> Completion:
         """Goes on waiting after a slice or a signal, until there is a completion."""
-        while got in (0, -errno.EINTR):
+        if until is None:  # nothing of it has passed
+            until = _monotonic_ns() + (FOREVER_NS if timeout is None else _ops.timeout_ns(timeout))
+        while until > 0:
             # Back in the interpreter: signal handlers have run before this line.
-            left = SLICE_NS if deadline is None else deadline - _monotonic_ns()
-            if got == 0 and left <= 0:
-                raise _errors.nothing_came()
-            done = self._take(min(max(left, 0), SLICE_NS))
-            if not isinstance(done, int):
+            done = self._take(until)
+            if isinstance(done, Completion):
                 return done
-            got = done
-        raise self._refusal(got)
+            until = done
+        raise _errors.nothing_came() if until == 0 else self._refusal(until)
 
     def _completion(self, handle: CData, raw: bytes) -> Completion:
         """The completion that the C core wrote, with what is left to do on this side done."""

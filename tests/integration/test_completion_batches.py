@@ -282,6 +282,25 @@ def test_one_thread_at_a_time(client: pifus.Client) -> None:
     assert client.poll_many() == []
 
 
+def test_a_batch_that_is_forgotten_submits_nothing(client: pifus.Client) -> None:
+    sock = client.socket()
+    for _ in range(3):
+        block = client.batch()
+        block.__enter__()
+        sock.nop()
+        with pytest.raises(RuntimeError, match="already"), client.batch():
+            pass
+        del block
+        assert sock.poll() is None
+    with client.batch():
+        op = sock.nop()
+    assert sock.wait(SECONDS).op == op
+    left = client.batch()
+    with left:
+        pass
+    left.__exit__(None, None, None)  # which it has left already
+
+
 def test_the_limit_of_a_batch(backend: BackendProcess) -> None:
     with pifus.Client(backend.path, max_sockets=4, queue_depth=1024) as client:
         socks = [client.socket() for _ in range(2)]

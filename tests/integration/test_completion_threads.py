@@ -10,13 +10,13 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import pifus
-from pifus._core import _socket
+from pifus._core import _lane, _ops
 from pifus._core._client import lib
 from tests.conftest import BackendProcess, Pair, connect_pair, descriptors, wait_until_asleep
 
@@ -73,11 +73,16 @@ def test_a_close_by_another_thread_ends_a_wait(backend: BackendProcess, many: bo
     assert max(took) < PULSE_SECONDS / 2
 
 
-def test_other_threads_run_while_one_waits_for_its_socket(
-    client: pifus.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # It does not come back into the interpreter in between.
-    monkeypatch.setattr(_socket, "SLICE_NS", int(SECONDS * 1e9))
+@pytest.fixture
+def one_slice() -> Iterator[None]:
+    """A wait that does not come back into the interpreter in between."""
+    _lane.set_slice(int(SECONDS * 1e9))
+    yield
+    _lane.set_slice(_ops.SLICE_NS)
+
+
+@pytest.mark.usefixtures("one_slice")
+def test_other_threads_run_while_one_waits_for_its_socket(client: pifus.Client) -> None:
     sock = client.socket()
     for timeout in (SECONDS, None):
         waiting = threading.Event()
