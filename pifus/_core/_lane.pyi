@@ -44,3 +44,6 @@ class Lane:
 
 def set_completion(kind: type[Completion], /) -> None:
     """Says what a completion is made as."""
+
+def file_of(fd: int, /) -> tuple[int, int]:
+    """The device and the inode of a descriptor's file."""
