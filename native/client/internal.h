@@ -92,7 +92,7 @@ struct pf_sock {
     bool mirror_unsure; /* a token may come for what has been read already */
     bool room_unsure;   /* it may be drained for room that has been used already */
     bool sends_datagrams;
-    bool tx_ended; /* a SHUTDOWN of its writing is under way, or done */
+    bool tx_ended;   /* a SHUTDOWN of its writing is under way, or done */
     bool watched;    /* pf_watch: what can be read is to be told of */
     bool identified; /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
@@ -128,7 +128,7 @@ struct pf_client {
     uint32_t closing_first;
     uint32_t closing_last;
     uint32_t quiet_closes; /* since the last one that rang */
-    uint32_t reap_next; /* where to look next for memory to be had back */
+    uint32_t reap_next;    /* where to look next for memory to be had back */
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns; /* negative: as the backend says */

@@ -211,8 +211,8 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
     return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
-/* Nothing of this stream is left to be told to the peer, nor to be thrown away: both directions have
- * ended, and all was read. Caller holds the lock. */
+/* Nothing of this stream is left to be told to the peer, nor to be thrown away: both directions
+ * have ended, and all was read. Caller holds the lock. */
 static bool has_ended(const struct pf_sock *sock) {
     if (sock->identified || sock->phase != PF_SLOT_OPEN || !pf_sock_known(sock)) {
         return false;

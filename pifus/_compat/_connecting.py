@@ -234,13 +234,13 @@ def shutdown(endpoint: Endpoint, how: int) -> bool:
         return False
     handle = endpoint.enter()
     try:
-        if how == _SHUT_WR and endpoint.connected and not endpoint.connect_op and not endpoint.shut:
-            # Nobody has its descriptor, or asks how it went: the answer is not waited for.
-            if lib.pf_end_writing(handle, endpoint.slot):
-                endpoint.shut = flags
-                if endpoint.stage == CONNECTING:
-                    endpoint.stage = CONNECTED
-                return False
+        fits = how == _SHUT_WR and endpoint.connected and not endpoint.connect_op
+        if fits and not endpoint.shut and lib.pf_end_writing(handle, endpoint.slot):
+            # Of a connection that lives the answer is known, and nobody can poll it.
+            endpoint.shut = flags
+            if endpoint.stage == CONNECTING:
+                endpoint.stage = CONNECTED
+            return False
         if endpoint.listening:
             return bool(flags & lib.PF_SHUT_READ) and _stop_listening(endpoint, handle)
         ended = reap(endpoint, handle)

@@ -366,10 +366,9 @@ class Session:
             owner = known()
             if owner is not None:
                 owner._session_ended()
-        with self._mirror_lock:
-            with contextlib.suppress(IndexError):
-                while True:
-                    os.close(self._mirrors.pop()[1])
+        with self._mirror_lock, contextlib.suppress(IndexError):
+            while True:  # without the lock, whoever takes one may be faster
+                os.close(self._mirrors.pop()[1])
 
     def _in_child(self) -> None:
         """The regions are not mapped here, and locks may be held by threads that do not exist."""
