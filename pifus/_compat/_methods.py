@@ -42,26 +42,8 @@ _C = _c.socket
 _find = _table.endpoints.get
 _fileno = _C.fileno
 _gettimeout = _C.gettimeout
-_detach = _C.detach
-
-_TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 
 _USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
-
-# How TCP sockets are asked for, and the numbers that this means.
-_STREAMS = {
-    (family, kind, proto): (int(_c.AF_INET) if family == -1 else family, 1, max(proto, 0))
-    for family in (-1, int(_c.AF_INET), int(_c.AF_INET6))
-    for kind in (-1, int(_c.SOCK_STREAM))
-    for proto in (-1, 0, int(_c.IPPROTO_TCP))
-}
-
-
-def _plain(family: Any, kind: Any, proto: Any) -> tuple[int, int, int] | None:
-    try:
-        return _STREAMS.get((family, kind, proto))
-    except TypeError:
-        return None  # no numbers: the C class will say so
 
 
 class socket(_C):  # noqa: N801 - as the class it stands for
@@ -96,20 +78,18 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             elif _gettimeout(self) == 0:
                 endpoint.arm()
             return
-        plain = _plain(family, kind, proto)
+        numbers = _kinds.numbers(family, kind, proto)
         family = _c.AF_INET if family == -1 else family
         kind = _c.SOCK_STREAM if kind == -1 else kind
         proto = 0 if proto == -1 else proto
-        if plain is None:
-            if not _kinds.is_for_stack(family, kind, proto):
-                _C.__init__(self, family, kind, proto)
-                _table.forget(_fileno(self))
-                _know(self)
-                return
-            plain = int(family), int(kind) & ~_TYPE_FLAGS, int(proto)
+        if numbers is None:
+            _C.__init__(self, family, kind, proto)
+            _table.forget(_fileno(self))
+            _know(self)
+            return
         if not _loaded:
             _load()
-        fd, endpoint = _making.make(*plain)
+        fd, endpoint = _making.make(*numbers)
         try:
             _C.__init__(self, family, kind, proto, fd)
         except BaseException:
@@ -380,7 +360,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 def _close(sock: _C, fd: int) -> None:
     endpoint = None
     if fd in _table.endpoints:
-        endpoint = _table.let_go(fd, sock, _detach, _gettimeout(sock) is None)
+        endpoint = _table.let_go(fd, sock, _C.detach, _gettimeout(sock) is None)
     try:
         _C.close(sock)  # nothing, if it is detached
     finally:
