@@ -88,9 +88,18 @@ int pf_accept_return(struct pf_client *client, uint32_t listener, uint64_t token
 /* Releases the slot: queues a close (graceful, or with PF_CLOSE_ABORT), or, after a close
  * completed, just frees it. Bytes written before still reach the peer. */
 int pf_socket_release(struct pf_client *client, uint32_t slot, int flags);
+/* The same for a stream that its program has ended itself, and heard the end of (`flags` as above).
+ * If the backend says so, too, the close has nothing to tell the peer and frees memory only: it
+ * wakes nobody, and is done with what wakes the backend next, at the latest after a second. */
+int pf_socket_release_ended(struct pf_client *client, uint32_t slot, int flags);
 uint32_t pf_socket_generation(struct pf_client *client, uint32_t slot);
 /* Copy of the backend-written state of the socket. */
 int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2c *out);
+/* Its pf_socket_b2c.state, 0 while the backend has not seen the socket yet; or -errno. */
+int pf_socket_flags(struct pf_client *client, uint32_t slot);
+/* Ends the writing of a connection that lives and whose descriptor nobody has, without waiting for
+ * the answer, which is known: writes are refused from now on. 1: done; 0: submit a SHUTDOWN. */
+int pf_end_writing(struct pf_client *client, uint32_t slot);
 /* The most bytes of the arena that unacknowledged writes of this socket may hold. 0: the default.
  */
 int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t bytes);

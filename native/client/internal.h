@@ -22,6 +22,8 @@
 #define PF_BLOCK_STAYS UINT32_MAX
 /* Closing slots looked at by the way, when there is no need. */
 #define PF_SWEEP_SOME 8U
+/* Of so many closes that nobody waits for, one rings. */
+#define PF_QUIET_CLOSES 16U
 
 enum pf_slot_phase {
     PF_SLOT_FREE = 0,
@@ -92,6 +94,7 @@ struct pf_sock {
     bool mirror_unsure; /* a token may come for what has been read already */
     bool room_unsure;   /* it may be drained for room that has been used already */
     bool sends_datagrams;
+    bool tx_ended;   /* a SHUTDOWN of its writing is under way, or done */
     bool watched;    /* pf_watch: what can be read is to be told of */
     bool identified; /* others may hold the socket, and have it moved away */
     uint32_t interrupts;
@@ -126,7 +129,8 @@ struct pf_client {
     uint32_t free_slots; /* list heads */
     uint32_t closing_first;
     uint32_t closing_last;
-    uint32_t reap_next; /* where to look next for memory to be had back */
+    uint32_t quiet_closes; /* since the last one that rang */
+    uint32_t reap_next;    /* where to look next for memory to be had back */
     uint32_t ready_first[PF_PRIORITIES];
     uint32_t ready_last[PF_PRIORITIES];
     int64_t spin_ns; /* negative: as the backend says */

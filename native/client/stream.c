@@ -320,7 +320,7 @@ static int tx_refused(struct pf_client *client, uint32_t slot) {
             result = -ESTALE;
         } else if (state & PF_STATE_ERROR) {
             result = -sock->b2c->error;
-        } else if (state & PF_STATE_TX_CLOSED || !(state & PF_STATE_CONNECTED)) {
+        } else if (sock->tx_ended || state & PF_STATE_TX_CLOSED || !(state & PF_STATE_CONNECTED)) {
             result = -EPIPE; /* the kernel's answer on a socket that was never connected, too */
         }
     } else if (!sock->adopted) {

@@ -145,6 +145,8 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     sock->op_counter++;
     sock->pending_free_count--;
     sock->user_ops += counted;
+    /* Another connection: */
+    sock->tx_ended = sock->tx_ended && sqe->opcode != PF_OP_CONNECT;
     pending->counted = counted;
     if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
         return -ESTALE; /* it will be answered so, and has no effect */
@@ -173,6 +175,10 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
         return sock ? -ENOMEM : -EMFILE;
     }
     client->free_slots = sock->next;
+    if (client->quiet_closes && client->slots_made + PF_QUIET_CLOSES > client->layout.max_sockets) {
+        client->quiet_closes = 0; /* their slots may soon be needed */
+        swept = true;
+    }
     sock->generation++;
     sock->phase = PF_SLOT_OPEN;
     sock->adopted = sqe->opcode == PF_OP_ADOPT;
@@ -184,6 +190,7 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->user_limit = pf_client_queue_depth(client);
     sock->multishot_op = 0;
     sock->priority = priority;
+    sock->tx_ended = false;
     sock->sends_datagrams = sqe->opcode == PF_OP_OPEN && sqe->offset != PF_KIND_STREAM;
     sock->room_unsure = false;
     sock->send_used = 0;
@@ -248,7 +255,28 @@ int pf_socket_adopt(struct pf_client *client, uint64_t token, int priority) {
     return pf_open_slot(client, &sqe, priority, PF_DELIVER_NONE, NULL);
 }
 
-int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
+/* Nothing of this stream is left to be told to the peer, nor to be thrown away: both directions
+ * have ended, and all was read. Caller holds the lock. */
+static bool has_ended(const struct pf_sock *sock) {
+    if (sock->identified || sock->phase != PF_SLOT_OPEN || !pf_sock_known(sock)) {
+        return false;
+    }
+    uint32_t both = PF_STATE_EOF | PF_STATE_TX_CLOSED;
+    uint32_t state = pf_load_acquire(&sock->b2c->state);
+    return (state & both) == both && !(state & (PF_STATE_MOVING | PF_STATE_WANTS_HINT)) &&
+           pf_load_acquire(&sock->b2c->rx_head) == sock->rx_tail;
+}
+
+/* A close that nobody waits for is left to the backend's next wake-up, which is at most a second
+ * away, as it never sleeps longer. Its hint is published all the same, so the ring of any other
+ * brings it, and no later hint of this slot can rely on a ring that this one should have made: the
+ * slot is used again only when the close has completed. */
+static bool may_be_quiet(struct pf_client *client) {
+    client->quiet_closes = (client->quiet_closes + 1) % PF_QUIET_CLOSES;
+    return client->quiet_closes != 0;
+}
+
+static int release(struct pf_client *client, uint32_t slot, int flags, bool ended) {
     bool ring = false;
     pf_lock(client);
     struct pf_sock *sock = pf_sock_get(client, slot);
@@ -260,9 +288,11 @@ int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
     sock->released = true;
     sock->close_flags = (uint8_t)flags;
     sock->mirror_armed = false;
+    ended = ended && has_ended(sock);
     if (sock->phase == PF_SLOT_OPEN) {
         ring = pf_close_locked(client, sock);
     }
+    ring = ring && !(ended && may_be_quiet(client));
     if (sock->phase == PF_SLOT_CLOSED) {
         pf_slot_recycle(client, sock);
     } else {
@@ -273,6 +303,14 @@ int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
         pf_ring(client);
     }
     return 0;
+}
+
+int pf_socket_release(struct pf_client *client, uint32_t slot, int flags) {
+    return release(client, slot, flags, false);
+}
+
+int pf_socket_release_ended(struct pf_client *client, uint32_t slot, int flags) {
+    return release(client, slot, flags, true);
 }
 
 bool pf_close_locked(struct pf_client *client, struct pf_sock *sock) {
@@ -308,6 +346,37 @@ int pf_socket_state(struct pf_client *client, uint32_t slot, struct pf_socket_b2
     }
     pf_unlock(client);
     return result;
+}
+
+int pf_socket_flags(struct pf_client *client, uint32_t slot) {
+    pf_lock(client);
+    const struct pf_sock *sock = pf_sock_get(client, slot);
+    int result = sock ? sock->open_error : -EBADF;
+    if (result == 0 && pf_sock_known(sock)) {
+        result = (int)pf_load_acquire(&sock->b2c->state);
+    }
+    pf_unlock(client);
+    return result;
+}
+
+int pf_end_writing(struct pf_client *client, uint32_t slot) {
+    bool ring = false;
+    int done = 0;
+    pf_lock(client);
+    struct pf_sock *sock = pf_sock_get(client, slot);
+    /* Connected and nothing else: what the backend would answer is known. */
+    if (sock && sock->phase == PF_SLOT_OPEN && !sock->identified && !sock->open_error &&
+        pf_sock_known(sock) &&
+        pf_load_acquire(&sock->b2c->state) == (PF_STATE_OPEN | PF_STATE_CONNECTED)) {
+        struct pf_sqe sqe = {.opcode = PF_OP_SHUTDOWN, .flags = PF_SHUT_WRITE};
+        done = pf_submit_locked(client, sock, &sqe, PF_DELIVER_NONE, 0, &ring) > 0;
+        sock->tx_ended = done;
+    }
+    pf_unlock(client);
+    if (ring) {
+        pf_ring(client);
+    }
+    return done;
 }
 
 int pf_socket_set_send_limit(struct pf_client *client, uint32_t slot, uint32_t bytes) {

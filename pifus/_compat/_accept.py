@@ -7,7 +7,16 @@ import os
 from typing import TYPE_CHECKING
 
 from pifus._compat import _table
-from pifus._compat._endpoint import CONNECTED, EINTR, ESTALE, Endpoint, deadline, passed, slice_ns
+from pifus._compat._endpoint import (
+    CONNECTED,
+    EINTR,
+    ESTALE,
+    Endpoint,
+    deadline,
+    dones,
+    passed,
+    slice_ns,
+)
 from pifus._compat._sharing import EPIPE
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
@@ -44,7 +53,19 @@ def _accept_alone(
     endpoint: Endpoint, handle: CData, nowait: bool, end: int | None
 ) -> Accepted | None:
     """Takes a connection that was reported; None: from now on the listener is shared."""
-    done = ffi.new("struct pf_done *")
+    try:
+        done = dones.pop()
+    except IndexError:
+        done = ffi.new("struct pf_done *")
+    try:
+        return _accept_next(endpoint, handle, nowait, end, done)
+    finally:
+        dones.append(done)
+
+
+def _accept_next(
+    endpoint: Endpoint, handle: CData, nowait: bool, end: int | None, done: CData
+) -> Accepted | None:
     while not endpoint.shared:
         if not endpoint.listening:
             raise _errors.os_error(errno.EOPNOTSUPP if endpoint.datagram else errno.EINVAL)
@@ -187,7 +208,5 @@ def _named(listener: Endpoint, slot: int, mirror: tuple[int, int], done: CData) 
     endpoint.connected = True
     endpoint.stage = CONNECTED
     endpoint.peer = _address.from_native(done.addr, listener.family)
-    _table.register(fd, endpoint)
-    # Until a Python object takes it over, in a moment.
-    _table.detach_new(fd)
+    _table.register(fd, endpoint, detached=True)
     return fd, endpoint.peer

@@ -16,6 +16,7 @@ from pifus._compat._endpoint import (
     UNCONNECTED,
     Endpoint,
     deadline,
+    dones,
     passed,
     slice_ns,
 )
@@ -24,6 +25,14 @@ from pifus._core._client import ffi, lib
 
 if TYPE_CHECKING:
     from pifus._core._client import CData
+
+
+_submit: Final = lib.pf_submit
+_await: Final = lib.pf_await
+_OP_CONNECT: Final = int(lib.PF_OP_CONNECT)
+_DELIVER_CALL: Final = int(lib.PF_DELIVER_CALL)
+_STATE_CONNECTED: Final = int(lib.PF_STATE_CONNECTED)
+_STATE_MOVED: Final = int(lib.PF_STATE_MOVED)
 
 
 def connect(endpoint: Endpoint, native: CData, timeout: float | None) -> int | None:
@@ -68,7 +77,9 @@ def _start(endpoint: Endpoint, handle: CData, native: CData, nowait: bool) -> No
     endpoint.failed = False
     endpoint.spent = False
     endpoint.stage = CONNECTING
-    endpoint.connect_op = endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
+    op = _submit(handle, endpoint.slot, _OP_CONNECT, 0, 0, 0, 0, native, _DELIVER_CALL)
+    # The long way tells why not, or tries again.
+    endpoint.connect_op = op if op > 0 else endpoint.submit(handle, lib.PF_OP_CONNECT, addr=native)
     if renews:
         # Behind the connect: before it, all there is to show is how the last one ended.
         registered = endpoint.renew_mirror()
@@ -88,7 +99,7 @@ def _wait(endpoint: Endpoint, handle: CData, timeout: float | None) -> bool:
 
 def _verdict(endpoint: Endpoint, handle: CData) -> int:
     """How the connect ended. If it failed, or the connection is over, another one may be tried."""
-    if endpoint.connected and endpoint.state(handle).state & lib.PF_STATE_CONNECTED:
+    if endpoint.connected and _is_connected(endpoint, handle):
         endpoint.stage = CONNECTED
         return 0
     code = _take(endpoint, handle) or errno.ECONNABORTED
@@ -101,6 +112,13 @@ def _verdict(endpoint: Endpoint, handle: CData) -> int:
     endpoint.error_told = False
     endpoint.shut = 0
     return code
+
+
+def _is_connected(endpoint: Endpoint, handle: CData) -> bool:
+    state = lib.pf_socket_flags(handle, endpoint.slot)
+    if state < 0 or state & _STATE_MOVED:
+        state = endpoint.state(handle).state
+    return bool(state & _STATE_CONNECTED)
 
 
 def _forget_bytes(endpoint: Endpoint, handle: CData) -> None:
@@ -123,11 +141,16 @@ def reap(endpoint: Endpoint, handle: CData, wait_ns: int = 0) -> bool:
     op = endpoint.connect_op
     if not op:
         return True
-    done = ffi.new("struct pf_done *")
     slot = endpoint.slot
-    got = lib.pf_await(handle, slot, op, wait_ns, done)
+    try:
+        done = dones.pop()
+    except IndexError:
+        done = ffi.new("struct pf_done *")
+    got = _await(handle, slot, op, wait_ns, done)
+    result = done.result
+    dones.append(done)
     if got == 1:
-        if done.result == ESTALE:
+        if result == ESTALE:
             # Another process has it; as a claim completes when the connect does, that is over then.
             endpoint.connect_op = 0
             try:
@@ -136,8 +159,8 @@ def reap(endpoint: Endpoint, handle: CData, wait_ns: int = 0) -> bool:
                 endpoint.pending_error = error.errno or errno.EIO
                 endpoint.failed = True
             return True
-        if done.result < 0:
-            endpoint.pending_error = -done.result
+        if result < 0:
+            endpoint.pending_error = -result
             endpoint.failed = True
         else:
             endpoint.connected = True
@@ -211,6 +234,13 @@ def shutdown(endpoint: Endpoint, how: int) -> bool:
         return False
     handle = endpoint.enter()
     try:
+        fits = how == _SHUT_WR and endpoint.connected and not endpoint.connect_op
+        if fits and not endpoint.shut and lib.pf_end_writing(handle, endpoint.slot):
+            # Of a connection that lives the answer is known, and nobody can poll it.
+            endpoint.shut = flags
+            if endpoint.stage == CONNECTING:
+                endpoint.stage = CONNECTED
+            return False
         if endpoint.listening:
             return bool(flags & lib.PF_SHUT_READ) and _stop_listening(endpoint, handle)
         ended = reap(endpoint, handle)
@@ -250,6 +280,7 @@ def _stop_listening(endpoint: Endpoint, handle: CData) -> bool:
     return True
 
 
+_SHUT_WR: Final = int(_names.SHUT_WR)
 _HOW: Final = {
     int(_names.SHUT_RD): lib.PF_SHUT_READ,
     int(_names.SHUT_WR): lib.PF_SHUT_WRITE,

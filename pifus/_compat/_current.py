@@ -26,7 +26,8 @@ def session() -> Session:
         OSError: the backend refused.
         ValueError: $PIFUS_MAX_SOCKETS is no number of sockets.
     """
-    return session_showing(None)[0]
+    known = _session
+    return known if known is not None and known.lives() else session_showing(None)[0]
 
 
 def session_showing(fd: int | None) -> tuple[Session, int]:

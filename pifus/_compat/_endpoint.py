@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from pifus._compat import _registrations, _table
 from pifus._compat._sharing import Sharing
-from pifus._core import _address, _errors
+from pifus._core import _address, _errors, _lane
 from pifus._core._client import ffi, lib
 from pifus._core._session import Session
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from pifus._compat._io import Io
     from pifus._core._client import CData
 
+_table.identify_by(_lane.file_of)
+
 # One C call waits at most so long, so that signal handlers run even when a signal came just before
 # the thread slept, and a close by another thread is noticed.
 SLICE_NS: Final = 200_000_000
 EAGAIN: Final = -errno.EAGAIN
 EINTR: Final = -errno.EINTR
 ESTALE: Final = -errno.ESTALE
+
+# Where completions are put that are looked at right away: each belongs to who takes it out.
+dones: Final = [ffi.new("struct pf_done *") for _ in range(4)]
 
 # What the kernel knows of a socket beside the state of its TCP: whether a connect was asked for,
 # and whether the program has been told how it ended.
@@ -64,13 +69,19 @@ def awaited(handle: CData, slot: int, op: int, done: CData) -> int:
 
 
 def _io(datagram: bool) -> Io:
-    if datagram:
-        from pifus._compat import _datagram
+    found = _ios.get(datagram)
+    if found is None:
+        # Late: they are built on this module.
+        from pifus._compat import _datagram, _stream
 
-        return _datagram
-    from pifus._compat import _stream
+        _ios.update({True: _datagram, False: _stream})
+        found = _ios[datagram]
+    return found
 
-    return _stream
+
+_ios: dict[bool, Io] = {}
+_KINDS_OF_DATAGRAMS: Final = (int(_names.SOCK_DGRAM), int(_names.SOCK_RAW))
+_MEDIUM: Final = int(lib.PF_PRIORITY_MEDIUM)
 
 
 class Endpoint(Sharing):
@@ -134,7 +145,7 @@ class Endpoint(Sharing):
         self.family = family
         self.type = kind
         self.proto = proto
-        self.priority = lib.PF_PRIORITY_MEDIUM
+        self.priority = _MEDIUM
         self.inode = (0, 0)
         self.shared = False
         self.bound = False
@@ -156,7 +167,7 @@ class Endpoint(Sharing):
         self.device = b""
         self.wants_kernel = False
         self.priority_chosen = False
-        self.datagram = kind in (_names.SOCK_DGRAM, _names.SOCK_RAW)
+        self.datagram = kind in _KINDS_OF_DATAGRAMS
         self.reached: set[bytes] = set()
         self.io: Io = _io(self.datagram)
 
@@ -164,7 +175,8 @@ class Endpoint(Sharing):
         """What an accepted connection has of its listener, as in the kernel."""
         self.priority = listener.priority
         self.priority_chosen = listener.priority_chosen
-        self.options.update(listener.options)
+        if listener.options:
+            self.options.update(listener.options)
         self.lingers = listener.lingers
         self.receive_patience = listener.receive_patience
         self.send_patience = listener.send_patience
@@ -279,7 +291,11 @@ class Endpoint(Sharing):
         For operations that the backend answers at once: signals wait so long. `done` gets the
         whole completion.
         """
-        done = done or ffi.new("struct pf_done *")
+        own = done
+        try:
+            done = own or dones.pop()
+        except IndexError:
+            done = ffi.new("struct pf_done *")
         while True:
             op = self.submit(
                 handle, opcode, flags=flags, token=token, offset=offset, length=length, addr=addr
@@ -291,6 +307,8 @@ class Endpoint(Sharing):
             if again is not None:
                 handle = again
             elif got == 1:
+                if own is None:
+                    dones.append(done)
                 return result
             else:
                 raise self.error(got)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket as _c
+from typing import Any
 
 _TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 # The protocols of each kind of socket that are the stack's.
@@ -12,6 +13,33 @@ _PROTOCOLS = {
 }
 # Datagrams that are ICMP messages: echo requests and replies, or raw, all of them.
 _ICMP = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
+
+# How TCP sockets are asked for, and the numbers that this means.
+_STREAMS = {
+    (family, kind, proto): (int(_c.AF_INET) if family == -1 else family, 1, max(proto, 0))
+    for family in (-1, int(_c.AF_INET), int(_c.AF_INET6))
+    for kind in (-1, int(_c.SOCK_STREAM))
+    for proto in (-1, 0, int(_c.IPPROTO_TCP))
+}
+
+
+def numbers(family: Any, kind: Any, proto: Any) -> tuple[int, int, int] | None:
+    """Family, kind and protocol of a socket of the stack, of which -1 means the usual.
+
+    None: it is the kernel's, or none at all, which the C class will say.
+    """
+    try:
+        plain = _STREAMS.get((family, kind, proto))
+    except TypeError:
+        return None
+    if plain is not None:
+        return plain  # most are
+    family = _c.AF_INET if family == -1 else family
+    kind = _c.SOCK_STREAM if kind == -1 else kind
+    proto = 0 if proto == -1 else proto
+    if not is_for_stack(family, kind, proto):
+        return None
+    return int(family), int(kind) & ~_TYPE_FLAGS, int(proto)
 
 
 def is_for_stack(family: int, kind: int, proto: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket as _names
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pifus._compat import _bypass, _current, _rules, _table
 from pifus._compat._endpoint import Endpoint
@@ -13,6 +13,9 @@ from pifus._core._client import lib
 
 if TYPE_CHECKING:
     from pifus._core._session import Session
+
+_DGRAM: Final = int(_names.SOCK_DGRAM)
+_RAW: Final = int(_names.SOCK_RAW)
 
 
 def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
@@ -35,10 +38,10 @@ def _make(owner: Session, family: int, kind: int, proto: int) -> tuple[int, Endp
     _bypass.glance()
     priority = _rules.first_priority()
     open_socket = lib.pf_socket_open
-    if kind == _names.SOCK_DGRAM:
+    if kind == _DGRAM:
         ping = proto in (_names.IPPROTO_ICMP, _names.IPPROTO_ICMPV6)
         open_socket = lib.pf_ping_open if ping else lib.pf_datagram_open
-    elif kind == _names.SOCK_RAW:
+    elif kind == _RAW:
         open_socket = lib.pf_raw_open
     slot = open_socket(handle, _address.native_family(family), priority, 0)
     if slot < 0:
@@ -47,7 +50,7 @@ def _make(owner: Session, family: int, kind: int, proto: int) -> tuple[int, Endp
     endpoint = Endpoint(owner, slot, family, kind, proto)
     endpoint.priority = priority
     endpoint.mirror_id = mirror_id
-    if kind == _names.SOCK_RAW:
+    if kind == _RAW:
         _await_permission(endpoint, fd)
     _table.register(fd, endpoint)
     return fd, endpoint

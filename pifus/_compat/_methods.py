@@ -12,8 +12,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pifus._compat import _arguments, _kinds, _names, _table
@@ -38,12 +37,11 @@ if TYPE_CHECKING:
 
     _is_unsure = lib.pf_mirror_is_unsure
 
+_loaded = False
 _C = _c.socket
 _find = _table.endpoints.get
 _fileno = _C.fileno
 _gettimeout = _C.gettimeout
-
-_TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 
 _USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
 
@@ -80,16 +78,18 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             elif _gettimeout(self) == 0:
                 endpoint.arm()
             return
+        numbers = _kinds.numbers(family, kind, proto)
         family = _c.AF_INET if family == -1 else family
         kind = _c.SOCK_STREAM if kind == -1 else kind
         proto = 0 if proto == -1 else proto
-        if not _kinds.is_for_stack(family, kind, proto):
+        if numbers is None:
             _C.__init__(self, family, kind, proto)
             _table.forget(_fileno(self))
             _know(self)
             return
-        _load()
-        fd, endpoint = _making.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
+        if not _loaded:
+            _load()
+        fd, endpoint = _making.make(*numbers)
         try:
             _C.__init__(self, family, kind, proto, fd)
         except BaseException:
@@ -186,33 +186,16 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
-        address = _names.numeric(self.family, address)
-        fd = _fileno(self)
-        endpoint = _find(fd) or _undecided(self, fd)
-        if endpoint is not None:
-            native = _native(endpoint, address, "connect")
-            sys.audit("socket.connect", self, address)
-            if not _leave_to_kernel(endpoint, native, fd):
-                code = _connecting.connect(endpoint, native, _gettimeout(self))
-                if code is None:
-                    raise TimeoutError("timed out")
-                if code:
-                    raise OSError(code, os.strerror(code))
-                return
-        _C.connect(self, address)
+        code = _connect(self, address, "connect", _C.connect)
+        if code is None:
+            raise TimeoutError("timed out")
+        if code:
+            raise OSError(code, os.strerror(code))
 
     def connect_ex(self, address: Any, /) -> int:
         """Connects to a peer; returns the errno, or 0."""
-        address = _names.numeric(self.family, address)
-        fd = _fileno(self)
-        endpoint = _find(fd) or _undecided(self, fd)
-        if endpoint is not None:
-            native = _native(endpoint, address, "connect_ex")
-            sys.audit("socket.connect", self, address)
-            if not _leave_to_kernel(endpoint, native, fd):
-                code = _connecting.connect(endpoint, native, _gettimeout(self))
-                return errno.EAGAIN if code is None else code
-        return _C.connect_ex(self, address)
+        code = _connect(self, address, "connect_ex", _C.connect_ex)
+        return errno.EAGAIN if code is None else code
 
     def shutdown(self, how: int, /) -> None:
         """Ends one direction, or both."""
@@ -377,8 +360,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 def _close(sock: _C, fd: int) -> None:
     endpoint = None
     if fd in _table.endpoints:
-        waits = _gettimeout(sock) is None
-        endpoint = _table.let_go(fd, partial(_C.detach, sock), waits)
+        endpoint = _table.let_go(fd, sock, _C.detach, _gettimeout(sock) is None)
     try:
         _C.close(sock)  # nothing, if it is detached
     finally:
@@ -386,17 +368,40 @@ def _close(sock: _C, fd: int) -> None:
             endpoint.finish()
 
 
+def _connect(
+    sock: socket, address: Any, call: str, in_kernel: Callable[[_C, Any], int | None]
+) -> int | None:
+    """0, an errno, or None when the time was up; `in_kernel` connects what is not the stack's."""
+    fd = _fileno(sock)
+    endpoint = _find(fd)
+    native = None if endpoint is None else _rules.decided(endpoint, address)
+    if endpoint is None or native is None:
+        address = _names.numeric(sock.family, address)
+        endpoint = endpoint or _undecided(sock, fd)
+        if endpoint is None:
+            return in_kernel(sock, address) or 0
+        native = _native(endpoint, address, call)
+        sys.audit("socket.connect", sock, address)
+        if _leave_to_kernel(endpoint, native, fd):
+            return in_kernel(sock, address) or 0
+        _rules.decide(endpoint, address, native)
+    else:
+        sys.audit("socket.connect", sock, address)
+    return _connecting.connect(endpoint, native, _gettimeout(sock))
+
+
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
     global _accept, _address, _claim, _connecting, _connection, _datagram, _is_unsure, _making
-    global _options, _rules, _stream
-    if "_making" not in globals():
+    global _options, _rules, _stream, _loaded
+    if not _loaded:
         from pifus._compat import (
             _accept,
             _claim,
             _connecting,
             _connection,
             _datagram,
+            _making,
             _options,
             _rules,
             _stream,
@@ -405,9 +410,7 @@ def _load() -> None:
         from pifus._core._client import lib
 
         _is_unsure = lib.pf_mirror_is_unsure
-
-        # Last: it tells that the others are there.
-        from pifus._compat import _making  # isort: skip
+        _loaded = True
 
 
 def foreign(fd: int, family: int) -> Endpoint | None:

@@ -13,6 +13,7 @@ import functools
 import ipaddress
 import os
 import socket as _names
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -32,6 +33,9 @@ _LEVELS = {
     "low": lib.PF_PRIORITY_LOW,
 }
 
+
+_IPV4 = int(_names.AF_INET)
+_MEDIUM = int(lib.PF_PRIORITY_MEDIUM)
 
 # Where the machine's own resolver listens (systemd-resolved(8)): it can only be the kernel's.
 _STUB_RESOLVERS = frozenset({"127.0.0.53", "127.0.0.54"})
@@ -71,6 +75,25 @@ class Reach:
 # What the backend of a session reaches.
 _reaches: WeakKeyDictionary[Session, Reach] = WeakKeyDictionary()
 
+
+class _Decided:
+    """Destinations that were found to be the stack's, so that the next connect need not ask.
+
+    Attributes:
+        rules: the policy for which that holds.
+        session: the session for which it does, weakly.
+        natives: by what the program says, the `struct pf_addr`, which nobody changes.
+    """
+
+    def __init__(self, rules: _policy.Policy, session: Session) -> None:
+        self.rules = rules
+        self.session = weakref.ref(session)
+        self.natives: dict[tuple[str, int], CData] = {}
+
+
+_decided: _Decided | None = None
+_DECIDED_MAX = 256
+
 policy = _policy.current
 set_policy = _policy.set_current
 
@@ -93,6 +116,66 @@ def is_for_stack(endpoint: Endpoint, native: CData, binding: bool = False) -> bo
     return (
         address.is_loopback and bool(reach.networks) and not binding and _listens(endpoint, native)
     )
+
+
+def decided(endpoint: Endpoint, address: Any) -> CData | None:
+    """The native address of a destination to which a fresh stream socket goes by the stack.
+
+    None: that has to be found out. A program that connects often does so to few addresses.
+    """
+    known = _decided
+    if (
+        known is None
+        or known.rules is not policy()
+        or known.session() is not endpoint.session
+        or type(address) is not tuple
+        or len(address) != 2
+        or type(address[0]) is not str
+        or type(address[1]) is not int
+        or endpoint.family != _IPV4
+        or endpoint.wants_kernel
+        or endpoint.datagram
+        or not endpoint.is_fresh()
+    ):
+        return None
+    return known.natives.get(address)
+
+
+def decide(endpoint: Endpoint, address: Any, native: CData) -> None:
+    """`address` was found to be the stack's: remembered, where nothing but the rules tells."""
+    global _decided
+    rules, session = policy(), endpoint.session
+    if (
+        endpoint.family != _IPV4
+        or endpoint.datagram
+        or rules.priorities
+        or type(address) is not tuple
+        or len(address) != 2
+        or type(address[0]) is not str
+        or type(address[1]) is not int
+        or not _is_numeric(address[0])
+    ):
+        return  # a name may come to mean another address
+    place = _address_of(_IPV4, native)
+    world = rules.world(place, address[1])
+    if world != "stack" and (
+        world or not (rules.strict or reach_of(session).holds(place, binding=False))
+    ):
+        return  # because of a listener, which may go
+    known = _decided
+    if known is None or known.rules is not rules or known.session() is not session:
+        known = _decided = _Decided(rules, session)
+    if len(known.natives) >= _DECIDED_MAX:
+        known.natives.clear()
+    known.natives[address] = native
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        _c.inet_pton(_IPV4, host)
+    except OSError:
+        return False
+    return True
 
 
 def _address_of(family: int, native: CData) -> _policy.Address:
@@ -121,8 +204,8 @@ def _listens(endpoint: Endpoint, native: CData) -> bool:
 
 def first_priority() -> int:
     """The enum pf_priority of a new socket: that of the context, else the program's."""
-    name = _ambient.current() or policy().priority or "medium"
-    return int(_LEVELS[name])
+    name = _ambient.current() or policy().priority
+    return int(_LEVELS[name]) if name else _MEDIUM
 
 
 def prioritise(endpoint: Endpoint, native: CData) -> None:

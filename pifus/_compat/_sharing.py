@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pifus._core._client import CData
     from pifus._core._session import Session
 
+_SHUT_WRITE: Final = int(lib.PF_SHUT_WRITE)
 ESTALE: Final = -errno.ESTALE
 EPIPE: Final = -errno.EPIPE
 # A wait in C is cut into such pieces, so that signal handlers run.
@@ -68,6 +69,10 @@ class Sharing:
         def is_called_on(self) -> bool: ...
         def leave(self) -> None: ...
 
+        bound: bool
+        datagram: bool
+        listening: bool
+        shut: int
         spent: bool
 
     def __init__(self, owner: Session, slot: int) -> None:
@@ -134,7 +139,13 @@ class Sharing:
 
     def has_secret_mirror(self) -> bool:
         """True while nobody can know its descriptor: no program, no process, not the backend."""
-        return not (self.attached or self.inherited or self.spent or self.is_called_on())
+        return not (
+            self.attached
+            or self.inherited
+            or self.spent
+            or self.listening
+            or (self.datagram and self.bound)  # is_called_on()
+        )
 
     def settle(self) -> None:
         """Before a fork: waits until the backend has heard of `identify`."""
@@ -164,7 +175,7 @@ class Sharing:
 
     def _tidy(self) -> None:
         """No thread is inside: gives back the slots that are not needed any more."""
-        while True:
+        while self.left:
             try:
                 handle, slot = self.left.pop()
             except IndexError:
@@ -225,7 +236,11 @@ class Sharing:
                 # go on it is no end.
                 self._linger(handle, flags, _CLOSE_SECONDS)
         finally:  # also when a signal handler raised
-            lib.pf_socket_release(handle, self.slot, flags)
+            if self.shut == _SHUT_WRITE and not flags and not self.bound and not self.lingers[0]:
+                # Bound to a port, its end is awaited by whoever wants the port next.
+                lib.pf_socket_release_ended(handle, self.slot, flags)
+            else:
+                lib.pf_socket_release(handle, self.slot, flags)
 
     def _linger(self, handle: CData, flags: int, seconds: float) -> None:
         """Closes and waits, at most so long, until that is done: all is acknowledged."""

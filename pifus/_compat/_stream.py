@@ -40,6 +40,7 @@ _pool: list[CData] = []
 _recv: Callable[..., int] = lib.pf_recv
 _send: Callable[..., int] = lib.pf_send
 _send_urgent: Callable[..., int] = lib.pf_send_urgent
+_SHUT_READ: Final = int(lib.PF_SHUT_READ)
 _unpack: Callable[..., bytes] = ffi.unpack
 
 
@@ -95,7 +96,7 @@ def _recv_plain(endpoint: Endpoint, size: int, wait_ns: int) -> bytes | None:
         if endpoint.closed:
             return None
         got = _recv(handle, endpoint.slot, buffer, size, 0, wait_ns)
-        if got <= 0:
+        if got <= 0 and (got or endpoint.shut & _SHUT_READ or endpoint.closed):
             return None
         if endpoint.armed:
             endpoint.read_done(handle)

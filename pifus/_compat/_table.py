@@ -10,11 +10,10 @@ import _socket as _c
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pifus._compat._endpoint import Endpoint
 
 # How the backend's end of every mirror is called, up to its number and the backend's address.
@@ -50,14 +49,23 @@ def no_fork() -> contextlib.AbstractContextManager[object]:
     return _forking
 
 
-def register(fd: int, endpoint: Endpoint) -> None:
-    """A new mirror descriptor stands for `endpoint`."""
-    sweep()
+def register(fd: int, endpoint: Endpoint, *, detached: bool = False) -> None:
+    """A new mirror descriptor stands for `endpoint`.
+
+    Args:
+        fd: the descriptor.
+        endpoint: the socket.
+        detached: a Python object will take it over in a moment: nobody has its number.
+    """
+    if _detached:
+        sweep()
+    inode = endpoint.inode = _inode(fd)
     with _lock:
-        endpoint.inode = _inode(fd)
-        _by_inode[endpoint.inode] = endpoint
+        _by_inode[inode] = endpoint
         endpoints[fd] = endpoint
         endpoint.fds.append(fd)
+        if detached:
+            _detached.add(fd)
 
 
 def adopt(fd: int) -> Endpoint | None:
@@ -69,6 +77,9 @@ def adopt(fd: int) -> Endpoint | None:
     except (OSError, TypeError, OverflowError):
         return None  # the constructor will complain
     with _lock:
+        if endpoint is not None and fd in _detached and endpoints.get(fd) is endpoint:
+            _detached.discard(fd)  # as every accept ends
+            return endpoint
         if endpoint is not None and endpoints.get(fd) is endpoint and fd not in _detached:
             _shared.add(fd)
         _detached.discard(fd)
@@ -146,13 +157,16 @@ def drop(fd: int) -> Endpoint | None:
         return _unlist(fd)
 
 
-def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | None:
+def let_go(
+    fd: int, sock: _c.socket, detach: Callable[[_c.socket], int], blocking: bool
+) -> Endpoint | None:
     """The Python object with `fd` is closed: `drop`, and if the mirror can serve another socket,
     it is given back instead of being closed.
 
     Args:
         fd: the descriptor.
-        detach: takes it away from the object.
+        sock: the object.
+        detach: takes the descriptor away from the object.
         blocking: whether calls of the object wait.
     """
     lock = _forking  # a signal handler may fork meanwhile: the child has another
@@ -163,7 +177,7 @@ def let_go(fd: int, detach: Callable[[], int], blocking: bool) -> Endpoint | Non
         if endpoint is None or not endpoint.has_secret_mirror() or not _is_still(fd, endpoint):
             return drop(fd)
         # First: what another thread calls meanwhile must not reach the mirror.
-        detach()
+        detach(sock)
         last = drop(fd)
         if not blocking:
             os.set_blocking(fd, True)
@@ -214,8 +228,10 @@ def _unlist(fd: int) -> Endpoint | None:
     _shared.discard(fd)
     if endpoint is None:
         return None
-    with contextlib.suppress(ValueError):
+    try:  # noqa: SIM105 - at every close, and a fifth of the price
         endpoint.fds.remove(fd)
+    except ValueError:
+        pass
     if endpoint.fds:
         endpoint.moved()
         return None
@@ -240,9 +256,18 @@ def mirror_name(fd: int) -> bytes | None:
     return name if isinstance(name, bytes) and name.startswith(MIRROR_NAME) else None
 
 
-def _inode(fd: int) -> tuple[int, int]:
+def _file_of(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
+
+
+_inode: Callable[[int], tuple[int, int]] = _file_of
+
+
+def identify_by(file_of: Callable[[int], tuple[int, int]]) -> None:
+    """A faster way to tell the file of a descriptor, once the C core is loaded."""
+    global _inode
+    _inode = file_of
 
 
 def _before_fork() -> None:

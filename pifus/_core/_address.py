@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pifus._core._client import ffi, lib
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 _ADDR = struct.Struct("<HHI16s")  # struct pf_addr
-FAMILIES = {socket.AF_INET: lib.PF_FAMILY_IPV4, socket.AF_INET6: lib.PF_FAMILY_IPV6}
+# By numbers: the members of an enumeration are equal to them, and dear to look for.
+FAMILIES = {int(socket.AF_INET): lib.PF_FAMILY_IPV4, int(socket.AF_INET6): lib.PF_FAMILY_IPV6}
+_IPV4: Final = int(socket.AF_INET)
+_IPV6: Final = int(socket.AF_INET6)
+_NATIVE_IPV4: Final = int(lib.PF_FAMILY_IPV4)
+_NATIVE_IPV6: Final = int(lib.PF_FAMILY_IPV6)
 
 
 def native_family(family: int) -> int:
@@ -26,8 +32,8 @@ def native_family(family: int) -> int:
         OSError: EAFNOSUPPORT, as the kernel says.
     """
     try:
-        return FAMILIES[socket.AddressFamily(family)]
-    except (KeyError, ValueError):
+        return FAMILIES[family]
+    except KeyError:
         raise OSError(
             errno.EAFNOSUPPORT, f"family {int(family)}: only AF_INET and AF_INET6 are supported"
         ) from None
@@ -52,7 +58,7 @@ def to_native(family: int, address: object, call: str) -> CData:
     if packed is None:
         packed, scope = _resolve(family, host, scope)
     native = ffi.new("struct pf_addr *")
-    native.family = FAMILIES[socket.AddressFamily(family)]
+    native.family = FAMILIES[family]
     native.port = port
     native.scope_id = scope
     ffi.memmove(native.ip, packed, len(packed))
@@ -67,13 +73,19 @@ def from_bytes(packed: bytes, family: int | None = None) -> Address | None:
         family: AF_INET6 shows an IPv4 address in the form of IPv6, as the kernel does.
     """
     kind, port, scope, ip = _ADDR.unpack(packed)
-    if kind == lib.PF_FAMILY_IPV4:
-        if family == socket.AF_INET6:
-            return ("::ffff:" + socket.inet_ntop(socket.AF_INET, ip[:4]), port, 0, 0)
-        return (socket.inet_ntop(socket.AF_INET, ip[:4]), port)
-    if kind == lib.PF_FAMILY_IPV6:
-        return (socket.inet_ntop(socket.AF_INET6, ip), port, 0, scope)
+    if kind == _NATIVE_IPV4:
+        if family == _IPV6:
+            return ("::ffff:" + _text(ip), port, 0, 0)
+        return (_text(ip), port)
+    if kind == _NATIVE_IPV6:
+        return (socket.inet_ntop(_IPV6, ip), port, 0, scope)
     return None
+
+
+@functools.lru_cache(maxsize=256)
+def _text(ip: bytes) -> str:
+    """An IPv4 address: a server has few that call often."""
+    return socket.inet_ntop(_IPV4, ip[:4])
 
 
 def from_native(address: CData, family: int | None = None) -> Address | None:

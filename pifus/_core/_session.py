@@ -235,15 +235,17 @@ class Session:
         Raises:
             OSError: the backend or this process has none left (EMFILE), or the backend is gone.
         """
-        with self._mirror_lock:
-            while True:
-                # What a signal handler, in the middle of this, takes and gives is right as well.
-                try:
-                    number, fd = self._mirrors.pop()
-                except IndexError:
-                    self._fetch_mirrors()
-                else:
-                    return number, _lowest(fd)
+        while True:
+            # Without the lock, which is about fetching: each is taken once. What a signal handler,
+            # in the middle of this, takes and gives is right as well.
+            try:
+                number, fd = self._mirrors.pop()
+            except IndexError:
+                with self._mirror_lock:
+                    if not self._mirrors:
+                        self._fetch_mirrors()
+            else:
+                return number, fd if fd < _SELECT_MAX else _lowest(fd)
 
     def _fetch_mirrors(self) -> None:
         try:
@@ -287,7 +289,7 @@ class Session:
     def descriptors(self) -> set[int]:
         """What it needs of the process's descriptors, and no program knows of."""
         with self._mirror_lock:
-            return {self._channel.fileno(), self._doorbell, *(fd for _, fd in self._mirrors)}
+            return {self._channel.fileno(), self._doorbell, *(fd for _, fd in list(self._mirrors))}
 
     def take_bell(self) -> int:
         """The bell: one descriptor for the completions of all sockets, which is the caller's.
@@ -364,8 +366,8 @@ class Session:
             owner = known()
             if owner is not None:
                 owner._session_ended()
-        with self._mirror_lock:
-            while self._mirrors:
+        with self._mirror_lock, contextlib.suppress(IndexError):
+            while True:  # without the lock, whoever takes one may be faster
                 os.close(self._mirrors.pop()[1])
 
     def _in_child(self) -> None:
@@ -397,8 +399,6 @@ def _attach_packet(settings: Settings) -> bytes:
 
 def _lowest(fd: int) -> int:
     """A descriptor that select() can take, if there is such a number free now."""
-    if fd < _SELECT_MAX:
-        return fd
     try:
         lower = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
     except OSError:
