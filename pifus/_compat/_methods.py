@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _arguments, _kinds, _names, _table
+from pifus._compat import _arguments, _kinds, _names, _signals, _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -390,7 +390,10 @@ def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
     global _accept, _address, _claim, _connecting, _connection, _datagram, _is_unsure, _making
     global _options, _rules, _stream
-    if "_making" not in globals():
+    if "_making" in globals():
+        return
+    # Nor does another thread fork meanwhile: the child would wait for modules that nobody loads.
+    with _signals.later(), _table.no_fork():
         from pifus._compat import (
             _accept,
             _claim,
