@@ -16,6 +16,7 @@ from pifus import _policy, compat_socket
 from pifus._compat import (
     _bypass,
     _files,
+    _flags,
     _greenlets,
     _held,
     _names,
@@ -78,6 +79,7 @@ def patch(dns: Sequence[str] | None = None) -> None:
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
         _raw.wire(_replace)
+        _flags.wire(_replace)
         _files.wire(_replace)
         _relay.wire(_replace)
         _pyopenssl.wire(_replace)

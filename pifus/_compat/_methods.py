@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _arguments, _kinds, _names, _signals, _table
+from pifus._compat import _arguments, _flags, _kinds, _names, _signals, _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         _making,
         _options,
         _rules,
-        _stream,
     )
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
@@ -42,10 +41,7 @@ _C = _c.socket
 _find = _table.endpoints.get
 _fileno = _C.fileno
 _gettimeout = _C.gettimeout
-
-_TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
-
-_USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
+_set_blocking = os.set_blocking
 
 
 class socket(_C):  # noqa: N801 - as the class it stands for
@@ -73,11 +69,13 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
                 if proto == -1:
-                    proto = endpoint.proto or _USUAL[endpoint.datagram]
+                    proto = endpoint.proto or _kinds.USUAL[endpoint.datagram]
             _C.__init__(self, family, kind, proto, fileno)
             if endpoint is None:
                 _know(self)
-            elif _gettimeout(self) == 0:
+                return
+            _flags.adopted(endpoint, fileno)
+            if _gettimeout(self) == 0:
                 endpoint.arm()
             return
         family = _c.AF_INET if family == -1 else family
@@ -89,14 +87,14 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _know(self)
             return
         _load()
-        fd, endpoint = _making.make(int(family), int(kind) & ~_TYPE_FLAGS, int(proto))
+        fd, endpoint = _making.make(int(family), int(kind) & ~_kinds.TYPE_FLAGS, int(proto))
         try:
             _C.__init__(self, family, kind, proto, fd)
         except BaseException:
             _table.close(fd)
             raise
         if _gettimeout(self) == 0:
-            os.set_blocking(fd, False)
+            _set_blocking(fd, False)
             endpoint.arm()
 
     def __del__(self) -> None:
@@ -182,7 +180,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _table.forget(fd)
             _table.know(fd)
             return fd, address
-        return _accept.accept(endpoint, _gettimeout(self))
+        return _accept.accept(endpoint, _flags.patience(endpoint, _gettimeout(self)))
 
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
@@ -193,7 +191,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             native = _native(endpoint, address, "connect")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connecting.connect(endpoint, native, _gettimeout(self))
+                code = _connect(self, endpoint, native)
                 if code is None:
                     raise TimeoutError("timed out")
                 if code:
@@ -210,18 +208,16 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             native = _native(endpoint, address, "connect_ex")
             sys.audit("socket.connect", self, address)
             if not _leave_to_kernel(endpoint, native, fd):
-                code = _connecting.connect(endpoint, native, _gettimeout(self))
+                code = _connect(self, endpoint, native)
                 return errno.EAGAIN if code is None else code
         return _C.connect_ex(self, address)
 
     def shutdown(self, how: int, /) -> None:
         """Ends one direction, or both."""
         endpoint = _find(_fileno(self))
-        if endpoint is None:
+        # True: whoever polls it is to wake.
+        if endpoint is None or _connecting.shutdown(endpoint, _arguments.c_int(how)):
             _C.shutdown(self, how)
-        else:
-            if _connecting.shutdown(endpoint, _arguments.c_int(how)):
-                _C.shutdown(self, how)  # whoever polls it is to wake
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -335,13 +331,14 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_address)} given)")
         flags = _arguments.c_int(flags_address[0]) if len(flags_address) == 2 else 0
         if not endpoint.datagram:
-            return _stream.send(endpoint, data, flags, _gettimeout(self))
+            return endpoint.io.send(endpoint, data, flags, _gettimeout(self))
         native = _native(endpoint, flags_address[-1], "sendto")
         sys.audit("socket.sendto", self, flags_address[-1])
         if _leave_to_kernel(endpoint, native, fd):
             return _C.sendto(self, data, *flags_address)
         try:
-            return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
+            patience = _flags.patience(endpoint, _gettimeout(self))
+            return _datagram.sendto(endpoint, data, flags, patience, native)
         except TypeError:
             _arguments.refuse(endpoint.family, "sendto", data, *flags_address)
             raise
@@ -377,8 +374,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
 def _close(sock: _C, fd: int) -> None:
     endpoint = None
     if fd in _table.endpoints:
-        waits = _gettimeout(sock) is None
-        endpoint = _table.let_go(fd, partial(_C.detach, sock), waits)
+        endpoint = _table.let_go(fd, partial(_C.detach, sock), _gettimeout(sock) is None)
     try:
         _C.close(sock)  # nothing, if it is detached
     finally:
@@ -389,7 +385,7 @@ def _close(sock: _C, fd: int) -> None:
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
     global _accept, _address, _claim, _connecting, _connection, _datagram, _is_unsure, _making
-    global _options, _rules, _stream
+    global _options, _rules
     if "_making" in globals():
         return
     # Nor does another thread fork meanwhile: the child would wait for modules that nobody loads.
@@ -402,7 +398,7 @@ def _load() -> None:
             _datagram,
             _options,
             _rules,
-            _stream,
+            _stream,  # noqa: F401 - the first socket of a stream needs it
         )
         from pifus._core import _address
         from pifus._core._client import lib
@@ -420,6 +416,10 @@ def foreign(fd: int, family: int) -> Endpoint | None:
         return None
     _load()
     return _claim.foreign(fd, name, family)
+
+
+def _connect(sock: _C, endpoint: Endpoint, native: CData) -> int | None:
+    return _connecting.connect(endpoint, native, _flags.patience(endpoint, _gettimeout(sock)))
 
 
 def _native(endpoint: Endpoint, address: Any, call: str) -> CData:
