@@ -22,8 +22,8 @@ from pifus._compat import (
     _names,
     _pyopenssl,
     _raw,
-    _relay,
     _sendfile,
+    _strangers,
     _table,
     _tls_hook,
 )
@@ -81,7 +81,7 @@ def patch(dns: Sequence[str] | None = None) -> None:
         _raw.wire(_replace)
         _flags.wire(_replace)
         _files.wire(_replace)
-        _relay.wire(_replace)
+        _strangers.wire(_replace)
         _pyopenssl.wire(_replace)
         _tls_hook.wire("pifus.monkey")
         _greenlets.wire()
@@ -101,7 +101,7 @@ def unpatch() -> None:
         _bypass.unwatch()
         _greenlets.unwire()
         _pyopenssl.unwire()
-        _relay.unwire()
+        _strangers.unwire()
         if _table.endpoints:
             # The methods find out by themselves whose socket they are for.
             _put_back(socket, ("_socket", *_NAMES))
