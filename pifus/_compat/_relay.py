@@ -9,11 +9,13 @@ that was to become the program.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
 import socket as _names
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 _CHUNK: Final = 65536
 _NOW: Final = int(_names.MSG_DONTWAIT)
 _BROKEN: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+_DESCRIPTORS_END: Final = 1 << 20
+
+# Those that have a thread of this process.
+_running: list[Relay] = []
+_watching_end = False
 
 
 class Relay:
@@ -63,6 +72,8 @@ class Relay:
                 self._far.close()
             with contextlib.suppress(OSError):
                 os.close(self._fd)
+            with contextlib.suppress(ValueError):
+                _running.remove(self)
 
     def is_over(self) -> bool:
         """Whether the program, and whoever else had its end, has let go."""
@@ -140,8 +151,12 @@ class Relay:
                 self._far.shutdown(_names.SHUT_WR)
 
     def _other(self, events: int) -> None:
-        if self._to_program and events & select.POLLOUT:
-            self._to_program = self._to_program[self._far.send(self._to_program) :]
+        if self._to_program and events & (select.POLLOUT | _BROKEN):
+            try:
+                self._to_program = self._to_program[self._far.send(self._to_program) :]
+            except (BrokenPipeError, ConnectionResetError):
+                # It reads no further, and may have ended: what it said before is still to be sent.
+                self._to_program, self._peer_sends = b"", False
         if self._program_sends and not self._to_peer and events & (select.POLLIN | _BROKEN):
             self._to_peer = self._far.recv(_CHUNK)
             if not self._to_peer:
@@ -166,6 +181,52 @@ def pairs(standard: dict[int, int]) -> Iterator[tuple[list[int], Relay, _names.s
 
 
 def start(relays: list[Relay]) -> None:
-    """Not as daemons: what a child wrote last must not be lost because its parent ends."""
+    """Carries on in threads, and when this process ends, in another one.
+
+    So what a child wrote last is not lost because its parent ends, which need not wait for it.
+    """
+    global _watching_end
+    if not _watching_end:
+        _watching_end = True
+        # At the end of the session there must be nothing left to do: the last of these is first.
+        from pifus._core import _session  # noqa: F401
+
+        atexit.register(_hand_over)
     for relay in relays:
-        threading.Thread(target=relay.run, name="pifus relay").start()
+        _running.append(relay)
+        threading.Thread(target=relay.run, name="pifus relay", daemon=True).start()
+
+
+def leave_to_others(relays: list[Relay]) -> None:
+    """Each goes on in a process of its own; this one may end."""
+    for relay in relays:
+        relay.pause()
+    for relay in relays:
+        with warnings.catch_warnings():
+            # Threads that are not there are none of the relay's.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
+        if process == 0:
+            try:
+                keep_only([relay])
+                relay.again().run()
+            finally:
+                os._exit(0)
+
+
+def keep_only(relays: list[Relay]) -> None:
+    """Closes all descriptors but those that relays need."""
+    kept = sorted(fd for relay in relays for fd in relay.descriptors())
+    for low, high in zip([-1, *kept], [*kept, _DESCRIPTORS_END], strict=True):
+        os.closerange(low + 1, high)
+
+
+def _hand_over() -> None:
+    leave_to_others([relay for relay in _running if not relay.is_over()])
+
+
+def _in_child() -> None:
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)

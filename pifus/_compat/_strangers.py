@@ -23,7 +23,6 @@ from pifus._compat import _files, _late, _relay
 # Where Popen._execute_child has what: the command, and the descriptors of the child.
 _ARGS, _EXECUTABLE, _SHELL = 0, 1, 9
 _HANDLES: Final = (10, 13, 15)
-_DESCRIPTORS_END: Final = 1 << 20
 # What is meant for the program when it is sent to the process that stands in for it.
 _PASSED_ON: Final = (
     signal.SIGTERM,
@@ -234,39 +233,24 @@ def _stand_in(become: Callable[[], Any]) -> None:
 
 def _accompany(program: int, relays: list[_relay.Relay]) -> int:
     """Until the program has ended; its exit status."""
-    kept = sorted(fd for relay in relays for fd in relay.descriptors())
-    for low, high in zip([-1, *kept], [*kept, _DESCRIPTORS_END], strict=True):
-        os.closerange(low + 1, high)
+    _relay.keep_only(relays)
     for number in _PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(program, number))
     _carry(relays)
     _, status = os.waitpid(program, 0)
     for relay in relays:
         relay.catch_up()
-    left = [relay for relay in relays if not relay.is_over()]
-    if left and _forked_between_turns(left) == 0:
-        # What the program has left behind may still use the connection.
-        for thread in _carry([relay.again() for relay in left]):
-            thread.join()
-        return 0
+    # What the program has left behind may still use the connection.
+    _relay.leave_to_others([relay for relay in relays if not relay.is_over()])
     if os.WIFSIGNALED(status):
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     return os.waitstatus_to_exitcode(status)
 
 
-def _forked_between_turns(relays: list[_relay.Relay]) -> int:
-    """os.fork while no relay is in the middle of carrying; in the parent none goes on."""
+def _carry(relays: list[_relay.Relay]) -> None:
     for relay in relays:
-        relay.pause()
-    return os.fork()
-
-
-def _carry(relays: list[_relay.Relay]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=relay.run, daemon=True) for relay in relays]
-    for thread in threads:
-        thread.start()
-    return threads
+        threading.Thread(target=relay.run, daemon=True).start()
 
 
 # ---- system ----
