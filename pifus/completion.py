@@ -32,7 +32,8 @@ from pifus._core._ops import (
     Protocol,
     SocketState,
 )
-from pifus._core._session import Session, Settings
+from pifus._core._session import Session
+from pifus._core._settings import Settings
 from pifus._core._socket import Socket
 from pifus._core._taking import Taking
 from pifus.errors import ClientClosed

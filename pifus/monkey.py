@@ -16,13 +16,14 @@ from pifus import _policy, compat_socket
 from pifus._compat import (
     _bypass,
     _files,
+    _flags,
     _greenlets,
     _held,
     _names,
     _pyopenssl,
     _raw,
-    _relay,
     _sendfile,
+    _strangers,
     _table,
     _tls_hook,
 )
@@ -78,8 +79,9 @@ def patch(dns: Sequence[str] | None = None) -> None:
         _replace(socket, "close", compat_socket.close)
         _replace(os, "sendfile", _sendfile.guarded(os.sendfile))
         _raw.wire(_replace)
+        _flags.wire(_replace)
         _files.wire(_replace)
-        _relay.wire(_replace)
+        _strangers.wire(_replace)
         _pyopenssl.wire(_replace)
         _tls_hook.wire("pifus.monkey")
         _greenlets.wire()
@@ -99,7 +101,7 @@ def unpatch() -> None:
         _bypass.unwatch()
         _greenlets.unwire()
         _pyopenssl.unwire()
-        _relay.unwire()
+        _strangers.unwire()
         if _table.endpoints:
             # The methods find out by themselves whose socket they are for.
             _put_back(socket, ("_socket", *_NAMES))

@@ -19,7 +19,8 @@ from pifus._compat import _current, _rules, _table
 from pifus._compat._endpoint import CONNECTED, EAGAIN, Endpoint, awaited, slice_ns
 from pifus._core import _address, _errors
 from pifus._core._client import ffi, lib
-from pifus._core._session import Session, Settings
+from pifus._core._session import Session
+from pifus._core._settings import Settings
 
 if TYPE_CHECKING:
     from pifus._core._client import CData

@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 
 from pifus._core._protocol import SOCKETS_MAX
-from pifus._core._session import Session, Settings
+from pifus._core._session import Session
+from pifus._core._settings import Settings
 
 _session: Session | None = None
 _session_lock = threading.RLock()
@@ -39,13 +40,16 @@ def session_showing(fd: int | None) -> tuple[Session, int]:
     """
     global _session
     with _session_lock:
-        if _session is not None and _session.lives():
-            return _session, 0
+        # Looked at once: a signal handler that forks takes it away in the child.
+        current = _session
+        if current is not None and current.lives():
+            return current, 0
         opened = _open(fd)
-        if _session is not None and _session.lives():
+        current = _session
+        if current is not None and current.lives():
             # A signal handler, in the middle of that, needed one, and its sockets are there.
             opened.close()
-            return _session, 0
+            return current, 0
         _session = opened
         return opened, opened.ticket
 

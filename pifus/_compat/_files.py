@@ -1,14 +1,17 @@
 """Files over a stack socket's descriptor: open(fd), os.fdopen, and the standard streams.
 
-The interpreter's FileIO reads and writes the descriptor in C, and in that of a stack socket there
-are no data. So whoever opens a descriptor gets a FileIO that uses the stack; and so do sys.stdin,
-sys.stdout and sys.stderr, when the process was started with a connection in their place, as inetd
-does, or puts one there with os.dup2.
+The interpreter's own FileIO reads and writes the descriptor in C, and in that of a stack socket
+there are no data. So whoever opens a descriptor gets a FileIO that uses the stack; and so do
+sys.stdin, sys.stdout and sys.stderr, when the process was started with a connection in their place,
+as inetd does, or puts one there with os.dup2.
 """
 
 from __future__ import annotations
 
+import _io
+import abc
 import builtins
+import errno
 import io
 import os
 import stat
@@ -39,21 +42,51 @@ def is_ours(fd: int) -> bool:
     return _table.mirror_name(fd) is not None
 
 
-class SocketFile(io.FileIO):
+class _FileType(abc.ABCMeta):
+    """As classes of `io` may be, so that others can be derived from several of them."""
+
+    def __call__(cls, file: Any, *arguments: Any, **options: Any) -> Any:
+        # Not for a derived class, whose descriptor may become a socket later on.
+        if cls is FileIO and not (type(file) is int and is_ours(file)):
+            return _io.FileIO(file, *arguments, **options)
+        return super().__call__(file, *arguments, **options)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return (
+            isinstance(instance, _io.FileIO)
+            if cls is FileIO
+            else type.__instancecheck__(cls, instance)
+        )
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return (
+            issubclass(subclass, _io.FileIO)
+            if cls is FileIO
+            else type.__subclasscheck__(cls, subclass)
+        )
+
+
+class FileIO(_io.FileIO, metaclass=_FileType):
     """A raw file over a descriptor that is, at least now, a stack socket.
 
     Which it is, is looked up at each call: os.dup2 may put another file under the number.
     """
 
-    def __init__(self, fd: int, mode: str, closefd: bool) -> None:
-        # The base would close the descriptor in C.
-        super().__init__(fd, mode, closefd=False)
-        self._closes = closefd
+    __module__ = "_io"
+
+    def __init__(
+        self, file: Any, mode: str = "r", closefd: bool = True, opener: Any = None
+    ) -> None:
+        # The base would close a descriptor in C.
+        named = type(file) is not int
+        super().__init__(file, mode, closefd and named, opener)
+        self._closes = closefd and not named
+        self._closefd = closefd
 
     @property
     def closefd(self) -> bool:
         """Whether close() closes the descriptor."""
-        return self._closes
+        return self._closefd
 
     def _endpoint(self) -> Endpoint | None:
         return _raw.find(self.fileno())  # ValueError if it is closed
@@ -151,7 +184,7 @@ def _opened(
     closefd: bool = True,
     opener: Any = None,
 ) -> Any:
-    """What open() does with a descriptor, over a SocketFile."""
+    """What open() does with a descriptor, over a FileIO."""
     # Bad arguments, and the modes that no socket has, are its own to refuse.
     try:
         probe = original(fd, mode, buffering, encoding, errors, newline, False, opener)
@@ -159,7 +192,7 @@ def _opened(
         if closefd:
             os.close(fd)  # as it does itself: it had made a raw file already
         raise
-    raw = SocketFile(fd, probe.mode if "b" in mode else probe.buffer.raw.mode, closefd)
+    raw = FileIO(fd, probe.mode if "b" in mode else probe.buffer.raw.mode, closefd)
     if "b" in mode and buffering == 0:
         return raw
     # Not both: a buffered file for reading and writing has to be seekable.
@@ -186,9 +219,9 @@ def restream(fd: int) -> None:
     for stream in {id(x): x for x in (getattr(sys, name), getattr(sys, f"__{name}__"))}.values():
         buffer = getattr(stream, "buffer", None)
         raw = getattr(buffer, "raw", buffer)
-        if type(raw) is not io.FileIO or raw.closed or raw.fileno() != fd:
+        if type(raw) is not _io.FileIO or raw.closed or raw.fileno() != fd:
             continue
-        ours = SocketFile(fd, raw.mode, False)
+        ours = FileIO(fd, raw.mode, False)
         ours.name = raw.name
         if raw is not buffer:
             kind: Any = type(buffer)
@@ -251,6 +284,25 @@ def closerange(original: Callable[[int, int], None]) -> Callable[[int, int], Non
     return closerange
 
 
+def splice(original: Callable[..., int]) -> Callable[..., int]:
+    """os.splice that says of a stack socket, as the kernel of some files, that it cannot.
+
+    Who splices copies if he is told so; what he would find in the descriptor are no data.
+    """
+
+    @wraps(original)
+    def splice(src: int, dst: int, *arguments: Any, **options: Any) -> int:
+        for fd in (src, dst):
+            if _raw.find(fd) is not None:
+                text = (
+                    f"descriptor {fd} is a socket of the user-space stack: read and write instead"
+                )
+                raise OSError(errno.EINVAL, text)
+        return original(src, dst, *arguments, **options)
+
+    return splice
+
+
 def wire(replace: Callable[[Any, str, Any], None]) -> None:
     """Puts all of it into `io`, `builtins` and `os`.
 
@@ -259,8 +311,10 @@ def wire(replace: Callable[[Any, str, Any], None]) -> None:
     """
     ours = _Open()
     replace(io, "open", ours)
+    replace(io, "FileIO", FileIO)
     replace(builtins, "open", ours)
     replace(os, "dup2", dup2(os.dup2))
     replace(os, "closerange", closerange(os.closerange))
+    replace(os, "splice", splice(os.splice))
     for fd in range(len(_STANDARD)):
         restream(fd)

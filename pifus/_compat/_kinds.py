@@ -5,7 +5,8 @@ from __future__ import annotations
 import _socket as _c
 from typing import Any
 
-_TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
+# What a type may have besides the type.
+TYPE_FLAGS = int(_c.SOCK_NONBLOCK) | int(_c.SOCK_CLOEXEC)
 # The protocols of each kind of socket that are the stack's.
 _PROTOCOLS = {
     int(_c.SOCK_STREAM): (0, _c.IPPROTO_TCP),
@@ -13,6 +14,8 @@ _PROTOCOLS = {
 }
 # Datagrams that are ICMP messages: echo requests and replies, or raw, all of them.
 _ICMP = {int(_c.AF_INET): _c.IPPROTO_ICMP, int(_c.AF_INET6): _c.IPPROTO_ICMPV6}
+# The protocols of streams and of datagrams.
+USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
 
 # How TCP sockets are asked for, and the numbers that this means.
 _STREAMS = {
@@ -39,12 +42,12 @@ def numbers(family: Any, kind: Any, proto: Any) -> tuple[int, int, int] | None:
     proto = 0 if proto == -1 else proto
     if not is_for_stack(family, kind, proto):
         return None
-    return int(family), int(kind) & ~_TYPE_FLAGS, int(proto)
+    return int(family), int(kind) & ~TYPE_FLAGS, int(proto)
 
 
 def is_for_stack(family: int, kind: int, proto: int) -> bool:
     """True for TCP, UDP, ping and raw ICMP sockets over IPv4 or IPv6."""
-    kind &= ~_TYPE_FLAGS
+    kind &= ~TYPE_FLAGS
     if kind in (_c.SOCK_DGRAM, _c.SOCK_RAW) and proto == _ICMP.get(family):
         return True
     return family in (_c.AF_INET, _c.AF_INET6) and proto in _PROTOCOLS.get(kind, ())

@@ -25,9 +25,19 @@ def make(family: int, kind: int, proto: int) -> tuple[int, Endpoint]:
         OSError: no backend, or no socket or descriptor left (EMFILE); EPERM: the backend does not
             let this process have a raw socket.
     """
-    owner = _current.session()
-    with _table.no_fork():
-        return _make(owner, family, kind, proto)
+    while True:
+        owner = _current.session()
+        with _table.no_fork():
+            try:
+                fd, endpoint = _make(owner, family, kind, proto)
+            except OSError:
+                if not owner.forked:
+                    raise
+            else:
+                if not owner.forked or endpoint.inherited:
+                    return fd, endpoint
+                _table.close(fd)
+        # A signal handler forked in the middle: that was the parent's, and this is the child.
 
 
 def _make(owner: Session, family: int, kind: int, proto: int) -> tuple[int, Endpoint]:

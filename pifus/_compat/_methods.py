@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from pifus._compat import _arguments, _kinds, _names, _table
+from pifus._compat import _arguments, _flags, _kinds, _names, _signals, _table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         _making,
         _options,
         _rules,
-        _stream,
     )
     from pifus._compat._endpoint import Endpoint
     from pifus._core import _address
@@ -42,8 +41,7 @@ _C = _c.socket
 _find = _table.endpoints.get
 _fileno = _C.fileno
 _gettimeout = _C.gettimeout
-
-_USUAL = (_c.IPPROTO_TCP, _c.IPPROTO_UDP)
+_set_blocking = os.set_blocking
 
 
 class socket(_C):  # noqa: N801 - as the class it stands for
@@ -71,11 +69,13 @@ class socket(_C):  # noqa: N801 - as the class it stands for
                 family = endpoint.family if family == -1 else family
                 kind = endpoint.type if kind == -1 else kind
                 if proto == -1:
-                    proto = endpoint.proto or _USUAL[endpoint.datagram]
+                    proto = endpoint.proto or _kinds.USUAL[endpoint.datagram]
             _C.__init__(self, family, kind, proto, fileno)
             if endpoint is None:
                 _know(self)
-            elif _gettimeout(self) == 0:
+                return
+            _flags.adopted(endpoint, fileno)
+            if _gettimeout(self) == 0:
                 endpoint.arm()
             return
         numbers = _kinds.numbers(family, kind, proto)
@@ -96,7 +96,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _table.close(fd)
             raise
         if _gettimeout(self) == 0:
-            os.set_blocking(fd, False)
+            _set_blocking(fd, False)
             endpoint.arm()
 
     def __del__(self) -> None:
@@ -182,7 +182,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             _table.forget(fd)
             _table.know(fd)
             return fd, address
-        return _accept.accept(endpoint, _gettimeout(self))
+        return _accept.accept(endpoint, _flags.patience(endpoint, _gettimeout(self)))
 
     def connect(self, address: Any, /) -> None:
         """Connects to a peer."""
@@ -200,11 +200,9 @@ class socket(_C):  # noqa: N801 - as the class it stands for
     def shutdown(self, how: int, /) -> None:
         """Ends one direction, or both."""
         endpoint = _find(_fileno(self))
-        if endpoint is None:
+        # True: whoever polls it is to wake.
+        if endpoint is None or _connecting.shutdown(endpoint, _arguments.c_int(how)):
             _C.shutdown(self, how)
-        else:
-            if _connecting.shutdown(endpoint, _arguments.c_int(how)):
-                _C.shutdown(self, how)  # whoever polls it is to wake
 
     def getsockname(self) -> Any:
         """The local address."""
@@ -318,13 +316,14 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_address)} given)")
         flags = _arguments.c_int(flags_address[0]) if len(flags_address) == 2 else 0
         if not endpoint.datagram:
-            return _stream.send(endpoint, data, flags, _gettimeout(self))
+            return endpoint.io.send(endpoint, data, flags, _gettimeout(self))
         native = _native(endpoint, flags_address[-1], "sendto")
         sys.audit("socket.sendto", self, flags_address[-1])
         if _leave_to_kernel(endpoint, native, fd):
             return _C.sendto(self, data, *flags_address)
         try:
-            return _datagram.sendto(endpoint, data, flags, _gettimeout(self), native)
+            patience = _flags.patience(endpoint, _gettimeout(self))
+            return _datagram.sendto(endpoint, data, flags, patience, native)
         except TypeError:
             _arguments.refuse(endpoint.family, "sendto", data, *flags_address)
             raise
@@ -387,14 +386,17 @@ def _connect(
         _rules.decide(endpoint, address, native)
     else:
         sys.audit("socket.connect", sock, address)
-    return _connecting.connect(endpoint, native, _gettimeout(sock))
+    return _connecting.connect(endpoint, native, _flags.patience(endpoint, _gettimeout(sock)))
 
 
 def _load() -> None:
     """What only stack sockets need: a program that makes none does not pay for it."""
     global _accept, _address, _claim, _connecting, _connection, _datagram, _is_unsure, _making
-    global _options, _rules, _stream, _loaded
-    if not _loaded:
+    global _options, _rules, _loaded
+    if _loaded:
+        return
+    # Nor does another thread fork meanwhile: the child would wait for modules that nobody loads.
+    with _signals.later(), _table.no_fork():
         from pifus._compat import (
             _accept,
             _claim,
@@ -404,7 +406,7 @@ def _load() -> None:
             _making,
             _options,
             _rules,
-            _stream,
+            _stream,  # noqa: F401 - the first socket of a stream needs it
         )
         from pifus._core import _address
         from pifus._core._client import lib

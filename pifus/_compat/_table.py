@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # How the backend's end of every mirror is called, up to its number and the backend's address.
 MIRROR_NAME: Final = b"\0pifus-mirror:"
 
-# pifus's own, when a descriptor gets another file: not the one that programs call.
+# pifus's own, when a descriptor gets another file or flag: not those that programs call.
 replace_file = os.dup2
+_set_blocking: Final = os.set_blocking
 
 # By descriptor: read on every call of every socket, without the lock.
 endpoints: dict[int, Endpoint] = {}
@@ -93,6 +94,16 @@ def adopt(fd: int) -> Endpoint | None:
             endpoint.fds.append(fd)
             endpoint.moved()
     return endpoint
+
+
+def known(fd: int) -> Endpoint | None:
+    """The endpoint of a descriptor, if this process has it; nothing is done about it."""
+    if not _by_inode:
+        return None
+    try:
+        return _by_inode.get(_inode(fd))
+    except (OSError, TypeError, OverflowError):
+        return None
 
 
 def moved(endpoint: Endpoint) -> None:
@@ -180,7 +191,7 @@ def let_go(
         detach(sock)
         last = drop(fd)
         if not blocking:
-            os.set_blocking(fd, True)
+            _set_blocking(fd, True)
         # Looked at once more: until it was dropped, others might still ask for the number.
         secret = last is not None and last.has_secret_mirror()
         if not secret or not endpoint.session.give_mirror(endpoint.mirror_id, fd):

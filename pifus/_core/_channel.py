@@ -1,5 +1,7 @@
 """The client's end of the control connection: requests, answers, and descriptors with them."""
 
+from __future__ import annotations
+
 import _socket
 import array
 import contextlib
@@ -9,6 +11,7 @@ import os
 import socket
 import struct
 import threading
+import weakref
 
 from pifus._core import _protocol
 from pifus.errors import BackendGone, BackendUnavailable, ProtocolError
@@ -46,9 +49,10 @@ class Channel:
         self._early: dict[int, tuple[_protocol.Message, list[int]]] = {}
         self.path = path
         self._connection.settimeout(timeout)
+        _channels.add(weakref.ref(self, _channels.discard))
 
     @classmethod
-    def connect(cls, path: str) -> "Channel":
+    def connect(cls, path: str) -> Channel:
         """Connects to the backend at `path`.
 
         Raises:
@@ -187,6 +191,25 @@ class Channel:
     def close(self) -> None:
         """Ends the connection, and so the client, if it was attached. Twice is no error."""
         self._connection.close()
+
+
+# Not a WeakSet, as a forked child would have to copy more pages.
+_channels: set[weakref.ref[Channel]] = set()
+
+
+def _in_child() -> None:
+    """Whatever comes over them is for the parent.
+
+    Also if a signal handler forked in the middle of a request, which goes on in the child as well.
+    """
+    for known in list(_channels):
+        channel = known()
+        if channel is not None:
+            channel.close()
+    _channels.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _receive(connection: _socket.socket) -> tuple[bytes, list[int], bool]:

@@ -141,6 +141,7 @@ def start_private(driver: Sequence[str]) -> tuple[PrivateBackend, Channel]:
     Raises:
         BackendUnavailable: the process could not be started.
     """
+    parent = os.getpid()
     directory = _paths.runtime_dir(create=True)
     path = str(
         _paths.check_path(directory / f"pifus-private-{os.getpid()}-{secrets.token_hex(4)}.sock")
@@ -169,7 +170,10 @@ def start_private(driver: Sequence[str]) -> tuple[PrivateBackend, Channel]:
             raise BackendUnavailable(
                 errno.ECONNREFUSED, f"cannot start a private backend ({sys.executable}): {error}"
             ) from error
-    return PrivateBackend(path, process), Channel(ours, path, START_SECONDS)
+    private = PrivateBackend(path, process)
+    if os.getpid() != parent:
+        _give_up(private)  # a signal handler forked in the middle
+    return private, Channel(ours, path, START_SECONDS)
 
 
 def backend_environment(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
@@ -209,11 +213,15 @@ def _in_child() -> None:
     global _lock
     # Another thread of the parent may have held it.
     _lock = threading.RLock()
-    # The child joins what its parent started, but it is not there to reap it.
     for private in _started:
-        if private.process is not None:
-            private.process.returncode = 0
-        private.process = None
+        _give_up(private)
+
+
+def _give_up(private: PrivateBackend) -> None:
+    """The child joins what its parent started, but it is not there to reap it."""
+    if private.process is not None:
+        private.process.returncode = 0
+    private.process = None
 
 
 def _at_exit() -> None:

@@ -82,5 +82,6 @@ def set_completion(kind: type[Completion], /) -> None:
 
 def set_slice(nanoseconds: int, /) -> None:
     """Says how long a wait stays in the C core before it comes back to run signal handlers."""
+
 def file_of(fd: int, /) -> tuple[int, int]:
     """The device and the inode of a descriptor's file."""

@@ -292,6 +292,14 @@ class Completion(_lane.Done):
         opcode = self._opcode
         return Opcode(opcode).name if opcode in Opcode._value2member_map_ else str(opcode)
 
+    # It never changes, and the socket it is of cannot be another one: so a program may copy what it
+    # keeps completions in.
+    def __copy__(self) -> Completion:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Completion:
+        return self
+
     def __repr__(self) -> str:
         return f"<Completion op={self.op} {self._name()} result={self.result} of {self._sock!r}>"
 

@@ -9,13 +9,13 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pifus._core import _discovery, _errors, _protocol
 from pifus._core._channel import Channel, close_all
 from pifus._core._client import ffi, lib
+from pifus._core._settings import Settings
 from pifus.errors import BackendGone, BackendUnavailable, PifusError
 
 if TYPE_CHECKING:
@@ -39,47 +39,6 @@ class Owner(Protocol):
         """Forget the handle, now: after close, and in a forked child."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a session asks for.
-
-    Attributes:
-        name: shown by `pifus status`.
-        max_sockets: sockets at once.
-        queue_depth: operations under way per socket; a power of two.
-        rx_bytes: the greatest receive ring of a socket; a power of two.
-        arena_bytes: shared memory for bytes to send, over all sockets; a multiple of 64 KiB.
-        priority: the best priority wanted: "high", "medium" or "low".
-    """
-
-    name: str = ""
-    max_sockets: int = 1024
-    queue_depth: int = 64
-    rx_bytes: int = 262144
-    arena_bytes: int = 16777216
-    priority: str = "high"
-
-    def request(self) -> _protocol.Attach:
-        """The message that asks for it.
-
-        Raises:
-            ValueError: a value is out of its range; the text says what is allowed.
-        """
-        try:
-            return _protocol.Attach(
-                abi=lib.PF_ABI_VERSION,
-                pid=os.getpid(),
-                name=self.name,
-                max_sockets=self.max_sockets,
-                queue_depth=self.queue_depth,
-                rx_bytes=self.rx_bytes,
-                arena_bytes=self.arena_bytes,
-                priority=self.priority,
-            )
-        except _protocol.InvalidMessage as error:
-            raise ValueError(str(error)) from None
-
-
 class Session:
     """An attachment to a backend.
 
@@ -92,6 +51,7 @@ class Session:
         number: the backend's number of the session.
         ticket: for the descriptor that was shown when it was opened; 0: there was none.
         path: the backend's socket.
+        forked: it is the parent process's, and was closed here by the fork.
     """
 
     def __init__(self, channel: Channel, settings: Settings, shown: int | None = None) -> None:
@@ -106,8 +66,11 @@ class Session:
             OSError: the backend refused (a limit, a permission): its errno and its sentence.
             BackendGone, BackendUnavailable, ProtocolError: see `Channel.request`.
         """
-        packet = _attach_packet(settings)
+        packet = settings.packet()
         reply, fds = channel.request(packet, "attached", _protocol.ATTACH_FDS, shown)
+        if channel.fileno() < 0:
+            close_all(fds)  # a signal handler forked: they are the parent's
+            raise _closed_meanwhile()
         number = reply.get("session")
         if len(fds) != _protocol.ATTACH_FDS or type(number) is not int:
             close_all(fds)
@@ -130,13 +93,18 @@ class Session:
         self.path = channel.path
         self._channel = channel
         self._doorbell = doorbell
-        self._forked = False
+        self.forked = False
         # Taken by the one call that closes; a lock would stop a signal handler that closes as well.
         self._unclosed: list[None] = [None]
         self._owners: list[weakref.ref[Owner]] = []
         self._mirrors: list[tuple[int, int]] = []
         self._mirror_lock = threading.RLock()
         _sessions.add(weakref.ref(self, _sessions.discard))
+        if channel.fileno() < 0 and not self.forked:
+            ffi.gc(handle, None)
+            lib.pf_client_forked(handle)
+            self._in_child()
+            raise _closed_meanwhile()
 
     @classmethod
     def open(
@@ -155,16 +123,11 @@ class Session:
         wanted = settings or Settings()
         wanted.request()  # told before a process is started for nothing
         for attempt in range(_ATTEMPTS):
-            channel = _discovery.connect(backend, driver)
             try:
-                return cls(channel, wanted)
+                return cls._over(lambda: _discovery.connect(backend, driver), wanted)
             except BackendGone as error:
-                channel.close()
                 if backend is not None or driver is not None or attempt == _ATTEMPTS - 1:
                     raise BackendUnavailable(errno.ECONNREFUSED, str(error.strerror)) from None
-            except BaseException:
-                channel.close()
-                raise
         raise AssertionError("the last attempt returns or raises")
 
     @classmethod
@@ -174,12 +137,7 @@ class Session:
         Raises:
             OSError: nobody is there any more; else as __init__.
         """
-        channel = Channel.connect(path)
-        try:
-            return cls(channel, settings, shown)
-        except BaseException:
-            channel.close()
-            raise
+        return cls._over(lambda: Channel.connect(path), settings, shown)
 
     @classmethod
     def open_named(cls, path: str, settings: Settings) -> Session:
@@ -190,18 +148,41 @@ class Session:
                 could end this process.
             OSError: see `open`.
         """
-        channel = _discovery.connect_to(path)
-        try:
+
+        def connect() -> Channel:
+            channel = _discovery.connect_to(path)
             owner = channel.peer_uid()
-            if owner not in (0, os.geteuid()):
-                raise PermissionError(
-                    errno.EPERM,
-                    f"the backend at {path} belongs to user {owner}, who is not trusted",
-                )
-            return cls(channel, settings)
-        except BaseException:
+            if owner in (0, os.geteuid()):
+                return channel
             channel.close()
-            raise
+            raise PermissionError(
+                errno.EPERM, f"the backend at {path} belongs to user {owner}, who is not trusted"
+            )
+
+        return cls._over(connect, settings)
+
+    @classmethod
+    def _over(
+        cls, connect: Callable[[], Channel], settings: Settings, shown: int | None = None
+    ) -> Session:
+        """Attaches over a new control connection.
+
+        A signal handler may fork in the middle. What was begun is then the parent's, who reads the
+        answer: the child begins anew.
+        """
+        while True:
+            forks = _forks
+            channel = connect()
+            try:
+                if forks == _forks:
+                    session = cls(channel, settings, shown)
+                    if forks == _forks:
+                        return session
+            except BaseException as error:
+                channel.close()
+                if forks == _forks or not isinstance(error, OSError):
+                    raise
+            channel.close()
 
     def add_owner(self, owner: Owner) -> None:
         """Tells `owner` (weakly held) when the handle must not be used any more."""
@@ -226,7 +207,7 @@ class Session:
                 # call. Not for ever: it may hold a lock that the end of the process needs.
                 threading.Event().wait(_DAEMON_SECONDS)
                 raise SystemExit  # ends the thread without a word
-            return _errors.client_closed(self._forked)
+            return _errors.client_closed(self.forked)
         return _errors.backend_gone(lib.pf_client_ended(handle))
 
     def take_mirror(self) -> tuple[int, int]:
@@ -373,28 +354,13 @@ class Session:
     def _in_child(self) -> None:
         """The regions are not mapped here, and locks may be held by threads that do not exist."""
         self.handle = None
-        self._forked = True
+        self.forked = True
         self._mirror_lock = threading.RLock()
         self._unclosed.clear()
         # Also of one that another thread of the parent is just closing: these are copies of the
         # parent's descriptors, and held they would keep a dead parent's session alive.
         self._let_go()
         self._channel.close()
-
-
-# Packets that attach, cut where the number of the process goes. A child writes its own into that of
-# its parent: every object it needs not touch is a page that it needs not copy.
-_packets: dict[Settings, tuple[bytes, bytes]] = {}
-_PACKETS_MAX = 16
-
-
-def _attach_packet(settings: Settings) -> bytes:
-    packet = _packets.get(settings)
-    if packet is None:
-        if len(_packets) >= _PACKETS_MAX:
-            _packets.clear()  # of a program whose clients have names of their own
-        packet = _packets[settings] = _protocol.split_attach(settings.request())
-    return b"%b%d%b" % (packet[0], os.getpid(), packet[1])
 
 
 def _lowest(fd: int) -> int:
@@ -412,9 +378,17 @@ _sessions: set[weakref.ref[Session]] = set()
 # What is mapped, closed or not: whoever is inside of a call has a reference.
 _handles: set[weakref.ref[CData]] = set()
 _exiting = False
+# How often this process, as a copy of its ancestors, was made by a fork.
+_forks = 0
+
+
+def _closed_meanwhile() -> BackendGone:
+    return BackendGone(errno.ECONNRESET, "the connection to the backend was closed")
 
 
 def _after_fork_in_child() -> None:
+    global _forks
+    _forks += 1
     for mapped in list(_handles):
         handle = mapped()
         if handle is not None:

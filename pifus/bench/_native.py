@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pifus._core import _protocol
 from pifus._core._channel import Channel, close_all
-from pifus._core._session import Settings
+from pifus._core._settings import Settings
 from pifus.bench._bench import ffi, lib
 from pifus.bench._stats import Samples
 

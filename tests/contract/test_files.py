@@ -137,3 +137,96 @@ print("ok")
 """
     )
     assert run(code) == "ok\n"
+
+
+def test_raw_files_that_are_made_by_their_class(run: Run) -> None:  # noqa: F811
+    code = (
+        HEAD
+        + """
+import abc, io, tempfile
+near, far = pair()
+with io.FileIO(near.fileno(), "r+", closefd=False) as raw:
+    assert isinstance(raw, io.FileIO) and not raw.closefd and raw.mode == "rb+"
+    far.sendall(b"line\\nand more")
+    assert raw.readline() == b"line\\n"
+    into = bytearray(8)
+    assert raw.readinto(into) == 8 and into == b"and more"
+    assert raw.write(b"raw") == 3
+assert exactly(far, 3) == b"raw"
+class Upper(io.FileIO):
+    def write(self, data):
+        return super().write(bytes(data).upper())
+with Upper(near.detach(), "w") as upper:
+    assert upper.closefd
+    buffered = io.BufferedWriter(upper)
+    buffered.write(b"x")
+    buffered.flush()
+    assert buffered.detach() is upper
+    assert upper.write(b"by a derived class") == 18
+assert exactly(far, 19) == b"XBY A DERIVED CLASS" and far.recv(1) == b""
+
+# Other files are as ever.
+with tempfile.NamedTemporaryFile() as named:
+    with io.FileIO(named.name, mode="w") as file:
+        assert type(file) is type(open(named.name, "rb", 0)) and isinstance(file, io.FileIO)
+        assert file.write(b"kept") == 4
+    with Upper(named.name) as file:
+        assert file.read() == b"kept" and file.name == named.name and file.closefd
+    assert file.closed
+    with io.FileIO(os.open(named.name, os.O_RDONLY)) as file:
+        assert file.readall() == b"kept"
+    with Upper(os.open(named.name, os.O_RDONLY), closefd=True) as file:
+        fd = file.fileno()
+        assert file.readall() == b"kept"
+    assert not os.path.exists("/proc/self/fd/%d" % fd)
+for arguments in (("/nowhere",), (-1,), (0, "no mode"), ("/nowhere", "r", False)):
+    try:
+        io.FileIO(*arguments)
+    except (OSError, ValueError) as error:
+        print(type(error).__name__, error)
+assert issubclass(io.FileIO, io.RawIOBase) and issubclass(Upper, io.FileIO)
+assert not isinstance(sys.stdin, io.FileIO) and not issubclass(int, io.FileIO)
+assert not isinstance(raw, Upper) and isinstance(upper, Upper)
+class Both(io.FileIO, io.RawIOBase):
+    pass
+print(io.FileIO.__name__, io.FileIO.__module__)
+"""
+    )
+    assert run(code) == (
+        "FileNotFoundError [Errno 2] No such file or directory: '/nowhere'\n"
+        "ValueError negative file descriptor\n"
+        "ValueError invalid mode: no mode\n"
+        "ValueError Cannot use closefd=False with file name\n"
+        "FileIO _io\n"
+    )
+
+
+def test_splicing_refuses_or_works(run: Run) -> None:  # noqa: F811
+    code = (
+        HEAD
+        + """
+import errno
+near, far = pair()
+reading, writing = os.pipe()
+os.write(writing, b"to the peer")
+try:
+    os.splice(reading, near.fileno(), 100)
+except OSError as error:
+    assert error.errno == errno.EINVAL
+    near.sendall(os.read(reading, 100))
+assert exactly(far, 11) == b"to the peer"
+far.sendall(b"from the peer")
+try:
+    os.splice(near.fileno(), writing, 13)
+except OSError as error:
+    assert error.errno == errno.EINVAL
+    os.write(writing, near.recv(100))
+assert os.read(reading, 100) == b"from the peer"
+os.set_blocking(near.fileno(), False)
+assert select.select([near], [], [], 0)[0] == []
+other, end = os.pipe()
+os.write(writing, b"pipes")
+assert os.splice(reading, end, 5) == 5 and os.read(other, 10) == b"pipes"
+"""
+    )
+    assert run(code) == ""

@@ -183,3 +183,57 @@ far.close()
 """
     )
     assert run(code) == ""
+
+
+def test_programs_that_posix_spawn_starts(run: Run) -> None:  # noqa: F811
+    code = (
+        HEAD
+        + _ALL
+        + """
+def both(fd):
+    return [(os.POSIX_SPAWN_DUP2, fd, 0), (os.POSIX_SPAWN_DUP2, 0, 1)]
+python = "import sys; sys.stdout.write(sys.stdin.readline())"
+for spawn, command in (
+    (os.posix_spawn, ["/bin/cat"]),
+    (os.posix_spawnp, ["cat"]),
+    (os.posix_spawn, [sys.executable, "-W", "ignore", "-c", python]),
+):
+    near, far = pair()
+    actions = [(os.POSIX_SPAWN_OPEN, 40, os.devnull, os.O_RDONLY, 0), *both(near.fileno())]
+    actions.append((os.POSIX_SPAWN_CLOSE, 40))
+    pid = spawn(command[0], command, os.environ, file_actions=actions)
+    near.close()
+    far.sendall(b"a line\\n")
+    far.shutdown(socket.SHUT_WR)
+    assert all_of(far) == b"a line\\n", command
+    far.close()
+    ended(pid)
+
+# Its own standard output, and nothing is done about it.
+def child():
+    far.close()
+    os.dup2(near.fileno(), 1)
+    near.close()
+    ended(os.posix_spawnp("echo", ["echo", "inherited"], os.environ))
+near, far = pair()
+pid = fork(child)
+near.close()
+assert all_of(far) == b"inherited\\n"
+ended(pid)
+far.close()
+for path in ("/nowhere", "nowhere"):
+    near, far = pair()
+    try:
+        os.posix_spawn(path, ["x"], {}, file_actions=both(near.fileno()))
+    except FileNotFoundError as error:
+        print(error.filename)
+    near.close()
+    assert far.recv(1) == b""
+    far.close()
+reading, writing = os.pipe()
+actions = [(os.POSIX_SPAWN_DUP2, writing, 1)]
+ended(os.posix_spawnp("echo", ["echo", "as ever"], {}, file_actions=actions))
+assert os.read(reading, 100) == b"as ever\\n"
+"""
+    )
+    assert run(code) == "/nowhere\nnowhere\n"

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import pifus
-from pifus._core._session import Session, Settings
+from pifus._core._session import Session
+from pifus._core._settings import Settings
 from tests.conftest import BackendProcess, descriptors
 
 SECONDS = 10.0

@@ -14,7 +14,8 @@ import pytest
 
 import pifus
 from pifus._core._channel import Channel
-from pifus._core._session import Session, Settings
+from pifus._core._session import Session
+from pifus._core._settings import Settings
 from tests.conftest import BackendProcess, descriptors
 
 StartBackend = Callable[..., BackendProcess]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import math
+import pickle
 import socket
 import subprocess
 import sys
@@ -60,6 +62,16 @@ def test_a_completion_holds_what_was_written_and_nothing_else() -> None:
         _ = completion.sock
     with pytest.raises(TypeError):
         del completion._raw
+
+
+def test_a_copy_of_a_completion_is_the_completion() -> None:
+    completion = _ops.Completion()
+    completion._raw = bytes(range(_ops.DONE_BYTES))
+    assert copy.copy(completion) is completion
+    assert copy.deepcopy({"kept": [completion]})["kept"][0] is completion
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError):  # its socket is this process's
+            pickle.dumps(completion, protocol)
 
 
 class Holder:
