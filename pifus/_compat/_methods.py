@@ -162,7 +162,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is not None:
             native = _native(endpoint, address, "bind")
             sys.audit("socket.bind", self, address)
-            if not _leave_to_kernel(endpoint, native, fd, binding=True):
+            if not _rules.leave_to_kernel(endpoint, native, fd, binding=True):
                 _connection.bind(endpoint, native)
                 return
         _C.bind(self, address)
@@ -319,7 +319,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
             return endpoint.io.send(endpoint, data, flags, _gettimeout(self))
         native = _native(endpoint, flags_address[-1], "sendto")
         sys.audit("socket.sendto", self, flags_address[-1])
-        if _leave_to_kernel(endpoint, native, fd):
+        if _rules.leave_to_kernel(endpoint, native, fd):
             return _C.sendto(self, data, *flags_address)
         try:
             patience = _flags.patience(endpoint, _gettimeout(self))
@@ -344,7 +344,7 @@ class socket(_C):  # noqa: N801 - as the class it stands for
         if endpoint is not None and endpoint.datagram and address is not None:
             native = _native(endpoint, address, "sendmsg")
             sys.audit("socket.sendmsg", self, address)
-            if _leave_to_kernel(endpoint, native, fd):
+            if _rules.leave_to_kernel(endpoint, native, fd):
                 endpoint = None
         if endpoint is None:
             if address is None:
@@ -381,7 +381,7 @@ def _connect(
             return in_kernel(sock, address) or 0
         native = _native(endpoint, address, call)
         sys.audit("socket.connect", sock, address)
-        if _leave_to_kernel(endpoint, native, fd):
+        if _rules.leave_to_kernel(endpoint, native, fd):
             return in_kernel(sock, address) or 0
         _rules.decide(endpoint, address, native)
     else:
@@ -446,17 +446,3 @@ def _undecided(sock: _C, fd: int) -> Endpoint | None:
         return None
     _load()
     return _rules.from_kernel(sock, fd)
-
-
-def _leave_to_kernel(endpoint: Endpoint, native: CData, fd: int, binding: bool = False) -> bool:
-    """Decides where a socket belongs that is bound or connected, if it is not decided yet.
-
-    True: a kernel socket stands in its place now.
-    """
-    if not _rules.may_leave(endpoint, connecting=not binding):
-        return False
-    if _rules.is_for_stack(endpoint, native, binding):
-        _rules.prioritise(endpoint, native)
-        return False
-    _rules.to_kernel(endpoint, fd)
-    return True

@@ -379,3 +379,17 @@ def no_way() -> OSError:
         errno.ENETUNREACH,
         "pifus --strict: this socket would go to the kernel; name it by a rule (--kernel …)",
     )
+
+
+def leave_to_kernel(endpoint: Endpoint, native: CData, fd: int, binding: bool = False) -> bool:
+    """Decides where a socket belongs that is bound or connected, if it is not decided yet.
+
+    True: a kernel socket stands in its place now.
+    """
+    if not may_leave(endpoint, connecting=not binding):
+        return False
+    if is_for_stack(endpoint, native, binding):
+        prioritise(endpoint, native)
+        return False
+    to_kernel(endpoint, fd)
+    return True
