@@ -150,6 +150,13 @@ def test_the_end_is_readable_and_hangs_up(pair: Pair) -> None:
     assert poll(server, select.POLLOUT) & select.POLLOUT, "the other direction is open"
 
 
+# On 549 of 3,000 connections over a veth pair the kernel's end did so, too.
+@pytest.mark.legs(
+    "kernel",
+    "pifus",
+    "accepts",
+    reason="the kernel counts a FIN that comes by a wire before it says that it is the end",
+)
 def test_the_end_shows_at_one_stroke(make_pair: Callable[[], Pair]) -> None:
     wanted = select.POLLIN | select.POLLRDHUP
     for _ in range(200):
