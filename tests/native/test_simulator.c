@@ -35,6 +35,9 @@ struct end {
     uint32_t received;
     uint32_t uncredited;
     uint64_t reads_ns; /* not before */
+    uint32_t write_most;
+    uint32_t read_most;
+    bool fickle; /* changes its options as it goes */
     uint64_t ended_ns;
     bool waits; /* sends its FIN only when it has had the other's */
     bool holds; /* sends no FIN yet */
@@ -73,10 +76,25 @@ static const struct stk_events events = {.connected = on_connected,
                                          .acknowledged = on_acknowledged,
                                          .failed = on_failed};
 
+/* Any option that may change, to any value that may be. */
+static void change_something(const struct end *end) {
+    static const struct {
+        uint32_t option;
+        uint32_t values[4];
+    } changes[] = {{PF_OPT_NODELAY, {0, 1, 1, 0}},
+                   {PF_OPT_CORK, {0, 1, 0, 0}},
+                   {PF_OPT_RCVBUF, {2048, 10000, 100000, 262144}},
+                   {PF_OPT_MAXSEG, {PF_MAXSEG_MIN, 500, 1000, 1460}},
+                   {PF_OPT_QUICKACK, {0, 1, 0, 1}}};
+    uint32_t which = check_random(sizeof(changes) / sizeof(changes[0]));
+    (void)stk_tcp_set_option(end->conn, changes[which].option,
+                             changes[which].values[check_random(4)]);
+}
+
 static void put_bytes(struct end *end) {
     while (end->written < end->to_send && stk_tcp_unsent(end->conn) < 65536) {
         uint32_t left = end->to_send - end->written;
-        uint32_t piece = 1 + check_random(left < 65536 ? left : 65536);
+        uint32_t piece = 1 + check_random(left < end->write_most ? left : end->write_most);
         int64_t taken =
             stk_tcp_write(end->conn, end->source + end->written, piece, check_random(2));
         CHECK(taken >= 0);
@@ -84,6 +102,9 @@ static void put_bytes(struct end *end) {
         stk_tcp_push(end->conn);
         if (taken < piece) {
             return;
+        }
+        if (check_random(4) == 0) {
+            break; /* more when the next packet has come */
         }
     }
     if (end->written == end->to_send && !end->finished && !end->holds &&
@@ -96,7 +117,7 @@ static void put_bytes(struct end *end) {
 static void take_bytes(struct end *end) {
     static uint8_t buffer[65536];
     if (wire.now_ns >= end->reads_ns) {
-        uint32_t got = stk_tcp_read(end->conn, buffer, 1 + check_random(sizeof(buffer)));
+        uint32_t got = stk_tcp_read(end->conn, buffer, 1 + check_random(end->read_most));
         CHECK(got <= end->to_receive - end->received);
         CHECK(memcmp(buffer, end->expected + end->received, got) == 0);
         end->received += got;
@@ -131,6 +152,9 @@ static void live(struct end *end) {
     if (end->connected && !end->failed) {
         put_bytes(end);
     }
+    if (end->fickle && check_random(20) == 0) {
+        change_something(end);
+    }
     if (end->connected) {
         take_bytes(end);
     }
@@ -151,6 +175,16 @@ static void give_up(struct end *end, const struct end *other) {
     }
 }
 
+static void some_habits(struct end *end) {
+    static const uint32_t most[] = {20, 200, 3000, 65536};
+    end->write_most = most[check_random(4)];
+    end->read_most = most[check_random(4)];
+    end->fickle = check_random(2);
+    /* Little at a time takes long. */
+    uint32_t bytes = end->write_most < 1000 || end->read_most < 1000 ? 60000 : PATTERN_BYTES;
+    end->to_send = check_random(3) ? check_random(bytes) : check_random(3000);
+}
+
 static void begin(bool six) {
     listening_port = (uint16_t)(PORT + check_random(1000));
     struct pf_addr near = wire_addr(six, false, listening_port);
@@ -160,7 +194,7 @@ static void begin(bool six) {
     for (int i = 0; i < 2; i++) {
         ends[i].source = pattern[i];
         ends[i].expected = pattern[1 - i];
-        ends[i].to_send = check_random(3) ? check_random(PATTERN_BYTES) : check_random(3000);
+        some_habits(&ends[i]);
         ends[1 - i].to_receive = ends[i].to_send;
         ends[i].waits = i == 0 && check_random(2);
     }
@@ -242,6 +276,8 @@ static uint32_t close_together(void) {
     for (int i = 0; i < 2; i++) {
         ends[i].to_send = ends[1 - i].to_receive = i == 0 ? PATTERN_BYTES : 0;
         ends[i].waits = false;
+        ends[i].write_most = ends[i].read_most = 65536;
+        ends[i].fickle = false;
     }
     ends[1].holds = true;
     uint32_t under_way = 0;
