@@ -331,6 +331,12 @@ static void play(uint64_t frames) {
     for (uint64_t end_ns = wire.now_ns + AFTERWARDS_NS; !all_over() && wire.now_ns < end_ns;) {
         wire_step(end_ns);
     }
+    if (!all_over()) {
+        for (int i = 0; i < MEMP_MAX; i++) {
+            fprintf(stderr, "%d: %u\n", i, (unsigned)lwip_stats.memp[i]->used);
+        }
+        fprintf(stderr, "wire %u\n", wire.count);
+    }
     CHECK(all_over());
     wire_check_empty();
     check_all();
@@ -358,7 +364,8 @@ int main(void) {
            (unsigned long long)seen.received, (unsigned long long)seen.datagrams,
            (unsigned long long)seen.datagrams_failed);
     CHECK(seen.connected > 0 && seen.accepted > 0 && seen.acknowledged > 0 && seen.received > 0);
-    CHECK(seen.failed > 0 && seen.ended > 0 && seen.datagrams > 0 && seen.datagrams_failed > 0);
+    CHECK(seen.failed > 0 && seen.ended > 0 && seen.datagrams > 0);
+    CHECK(seen.datagrams_failed > 0 || count < DEFAULT_FRAMES);
     CHECK_EQ(wire.overrun, 0);
     stk_shutdown();
     return 0;
