@@ -256,7 +256,32 @@ static void attack(void) {
 
 /* ---- what must hold ---- */
 
+/* Of one of the two queues: in order. Returns where the first one begins; `bytes`: of all. */
+static uint32_t check_queue(const struct tcp_seg *seg, uint32_t empty, uint32_t *bytes) {
+    uint32_t first = seg ? lwip_ntohl(seg->tcphdr->seqno) : empty;
+    uint32_t end = first;
+    for (; seg; seg = seg->next) {
+        CHECK(TCP_SEQ_GEQ(lwip_ntohl(seg->tcphdr->seqno), end));
+        end = lwip_ntohl(seg->tcphdr->seqno) + seg->len;
+        *bytes += seg->len;
+    }
+    return first;
+}
+
+/* Every byte from the first that is not acknowledged to the last is in one of them, once. */
+static void check_queues(const struct tcp_pcb *pcb) {
+    uint32_t bytes = 0;
+    uint32_t unacked = check_queue(pcb->unacked, pcb->snd_lbb, &bytes);
+    uint32_t unsent = check_queue(pcb->unsent, pcb->snd_lbb, &bytes);
+    uint32_t first = TCP_SEQ_LT(unacked, unsent) ? unacked : unsent;
+    if (pcb->state == ESTABLISHED || pcb->state == CLOSE_WAIT) {
+        CHECK_EQ(bytes, pcb->snd_lbb - first);
+        CHECK(TCP_SEQ_LEQ(first, pcb->lastack));
+    }
+}
+
 static void check_pcb(const struct tcp_pcb *pcb) {
+    check_queues(pcb);
     CHECK(pcb->rcv_wnd <= TCP_WND_MAX(pcb));
     CHECK(pcb->rcv_ann_wnd <= pcb->rcv_wnd);
     CHECK(pcb->wnd_limit <= TCP_WND);
