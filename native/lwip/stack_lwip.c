@@ -398,4 +398,5 @@ void stk_count(struct stk_counts *counts) {
     counts->mss_raised = lwip_stats.tcp.opterr;
     counts->refused = pf_account_refusals();
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
+    counts->assertions = assertions_failed;
 }
