@@ -359,7 +359,10 @@ void stk_tcp_urgent(struct stk_conn *conn) {
 }
 
 uint32_t stk_tcp_unsent(const struct stk_conn *conn) {
-    return conn->pcb && !conn->listening ? conn->pcb->snd_lbb - conn->pcb->snd_nxt : 0;
+    const struct tcp_pcb *pcb = conn->pcb;
+    /* A FIN that is sent together with the last bytes is not in snd_lbb. */
+    bool some = pcb && !conn->listening && TCP_SEQ_LT(pcb->snd_nxt, pcb->snd_lbb);
+    return some ? pcb->snd_lbb - pcb->snd_nxt : 0;
 }
 
 void stk_tcp_push(struct stk_conn *conn) {

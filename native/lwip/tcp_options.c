@@ -313,7 +313,6 @@ static void describe_pcb(const struct tcp_pcb *pcb, struct pf_tcp_info *info) {
     info->ssthresh = pcb->ssthresh / mss;
     info->cwnd = pcb->cwnd / mss ? pcb->cwnd / mss : 1;
     info->total_retrans = pcb->rexmits;
-    info->notsent_bytes = pcb->snd_lbb - pcb->snd_nxt;
     info->rcv_space = pcb->rcv_wnd;
     info->snd_wnd = pcb->snd_wnd;
 }
@@ -328,6 +327,7 @@ void stk_tcp_info(const struct stk_conn *conn, struct pf_tcp_info *info) {
         info->sacked = conn->backlog - 1; /* as it was asked for */
     } else if (conn->pcb) {
         describe_pcb(conn->pcb, info);
+        info->notsent_bytes = stk_tcp_unsent(conn);
     }
 }
 
