@@ -57,6 +57,7 @@ struct stk_counts {
     uint64_t held_bytes;     /* received, and in no application's ring */
     uint64_t promised_bytes; /* that peers may send, or that were received and not read */
     uint64_t mss_raised;     /* peers that wanted segments of a few bytes */
+    uint64_t assertions;     /* of the stack's own, that did not hold */
 };
 
 /* Set-up: once per process, before the stack thread runs. */

@@ -365,4 +365,5 @@ void stk_count(struct stk_counts *counts) {
     counts->promised_bytes = pf_share_promised();
     counts->mss_raised = lwip_stats.tcp.opterr;
     counts->segments = lwip_stats.memp[MEMP_TCP_SEG]->used;
+    counts->assertions = assertions_failed;
 }
