@@ -126,18 +126,10 @@ static struct pf_addr some_peer(bool six, uint16_t port) {
 }
 
 static void set_some_option(struct stk_conn *conn) {
-<<<<<<< HEAD
-    static const uint32_t options[] = {PF_OPT_NODELAY,      PF_OPT_KEEPALIVE,    PF_OPT_KEEPIDLE,
-                                       PF_OPT_KEEPINTVL,    PF_OPT_KEEPCNT,      PF_OPT_PRIORITY,
-                                       PF_OPT_TOS,          PF_OPT_TTL,          PF_OPT_RCVBUF,
-                                       PF_OPT_MAXSEG,       PF_OPT_USER_TIMEOUT, PF_OPT_QUICKACK,
-                                       PF_OPT_SYNCNT,       PF_OPT_DEFER_ACCEPT};
-=======
     static const uint32_t options[] = {
         PF_OPT_NODELAY,      PF_OPT_KEEPALIVE, PF_OPT_KEEPIDLE, PF_OPT_KEEPINTVL,   PF_OPT_KEEPCNT,
         PF_OPT_PRIORITY,     PF_OPT_TOS,       PF_OPT_TTL,      PF_OPT_RCVBUF,      PF_OPT_MAXSEG,
         PF_OPT_USER_TIMEOUT, PF_OPT_QUICKACK,  PF_OPT_SYNCNT,   PF_OPT_DEFER_ACCEPT};
->>>>>>> work/fuzz
     uint32_t option = options[check_random(sizeof(options) / sizeof(options[0]))];
     uint64_t value = check_random(2);
     if (option == PF_OPT_RCVBUF || option == PF_OPT_MAXSEG || option == PF_OPT_USER_TIMEOUT) {

@@ -1,10 +1,5 @@
-<<<<<<< HEAD
-/* Packets as a peer, a router or an attacker could send them: right but for a few mutations, so that
- * they get as far as the code behind the checks, and no further than an honest one. */
-=======
 /* Packets as a peer, a router or an attacker could send them: right but for a few mutations, so
  * that they get as far as the code behind the checks, and no further than an honest one. */
->>>>>>> work/fuzz
 #ifndef PF_TESTS_FRAME_MAKE_H
 #define PF_TESTS_FRAME_MAKE_H
 
@@ -38,19 +33,11 @@ static inline uint32_t header_bytes(bool six) { return six ? IP6_BYTES : IP4_BYT
 
 /* One that is likely to be the first wrong one. */
 static inline uint32_t edge(void) {
-<<<<<<< HEAD
-    static const uint32_t edges[] = {0,  1,   2,   3,   4,      5,      7,      8,      9,      12,
-                                     15, 16,  19,  20,  21,     23,     24,     39,     40,     41,
-                                     48, 59,  60,  63,  64,     127,    128,    254,    255,    256,
-                                     536, 576, 1279, 1280, 1460, 1499, 1500, 0x1fff, 0x2000, 0x3fff,
-                                     0x7fff, 0x8000, 0xfff0, 0xfff8, 0xfffe, 0xffff};
-=======
     static const uint32_t edges[] = {
         0,    1,      2,      3,      4,      5,      7,      8,      9,      12,    15,   16,
         19,   20,     21,     23,     24,     39,     40,     41,     48,     59,    60,   63,
         64,   127,    128,    254,    255,    256,    536,    576,    1279,   1280,  1460, 1499,
         1500, 0x1fff, 0x2000, 0x3fff, 0x7fff, 0x8000, 0xfff0, 0xfff8, 0xfffe, 0xffff};
->>>>>>> work/fuzz
     return check_random(4) ? edges[check_random(sizeof(edges) / sizeof(edges[0]))]
                            : check_random(65536);
 }
@@ -69,13 +56,8 @@ static inline void append(struct packet *p, uint32_t bytes) {
 /* ---- addresses ---- */
 
 static inline void some_address(bool six, bool own, uint8_t *at) {
-<<<<<<< HEAD
-    static const uint8_t groups6[][16] = {{0xff, 2, [15] = 1}, {0xff, 2, [11] = 1, 0xff, [15] = 1},
-                                          {0xff, 0x15, [15] = 9}};
-=======
     static const uint8_t groups6[][16] = {
         {0xff, 2, [15] = 1}, {0xff, 2, [11] = 1, 0xff, [15] = 1}, {0xff, 0x15, [15] = 9}};
->>>>>>> work/fuzz
     struct pf_addr addr = wire_addr(six, !own, 0);
     uint32_t kind = check_random(24);
     if (kind < 4) { /* those of the Ethernet */
@@ -172,17 +154,10 @@ static inline void fix_checksums(struct packet *p) {
     }
     uint32_t end = six ? get16(p->data + 4) + IP6_BYTES : get16(p->data + 2);
     end = end < p->length ? end : p->length;
-<<<<<<< HEAD
-    uint32_t field = protocol == 6                                         ? 16
-                     : protocol == 17                                      ? 6
-                     : protocol == 1 || protocol == 2 || protocol == 58 ? 2
-                                                                           : UINT32_MAX;
-=======
     uint32_t field = protocol == 6                                      ? 16
                      : protocol == 17                                   ? 6
                      : protocol == 1 || protocol == 2 || protocol == 58 ? 2
                                                                         : UINT32_MAX;
->>>>>>> work/fuzz
     if (field == UINT32_MAX || end < at || end - at < field + 2) {
         return;
     }
@@ -250,13 +225,8 @@ static inline uint8_t some_flags(const struct tcp_pcb *pcb) {
     static const uint8_t often[] = {TCP_ACK,           TCP_ACK,           TCP_ACK,
                                     TCP_ACK | TCP_PSH, TCP_ACK | TCP_PSH, TCP_ACK | TCP_FIN,
                                     TCP_ACK | TCP_URG};
-<<<<<<< HEAD
-    static const uint8_t rarely[] = {TCP_SYN, TCP_SYN | TCP_ACK, TCP_RST,
-                                     TCP_RST | TCP_ACK, TCP_FIN, TCP_PSH, 0};
-=======
     static const uint8_t rarely[] = {TCP_SYN, TCP_SYN | TCP_ACK, TCP_RST, TCP_RST | TCP_ACK,
                                      TCP_FIN, TCP_PSH,           0};
->>>>>>> work/fuzz
     if (pcb && pcb->state == SYN_SENT && check_random(3)) {
         return TCP_SYN | TCP_ACK;
     }
@@ -362,12 +332,8 @@ static inline void make_echo(struct packet *p, bool six) {
 
 /* Neighbors and routers; MLD. */
 static inline void make_nd(struct packet *p) {
-<<<<<<< HEAD
-    static const uint8_t types[] = {130, 131, 132, 133, 134, 134, 135, 135, 136, 136, 136, 137, 143};
-=======
     static const uint8_t types[] = {130, 131, 132, 133, 134, 134, 135,
                                     135, 136, 136, 136, 137, 143};
->>>>>>> work/fuzz
     static const uint8_t fixed[] = {24, 24, 24, 8, 16, 16, 24, 24, 24, 24, 24, 40, 28};
     static const uint8_t options[] = {1, 2, 3, 4, 5, 14, 24, 25, 31};
     static const uint8_t sizes[] = {1, 1, 4, 1, 1, 1, 3, 3, 2};
