@@ -72,6 +72,7 @@ struct pf_sock {
     bool unrung;           /* the latest hint went without a ring: it may find the backend asleep */
     uint64_t wake_op;      /* the latest operation by which a batch taken back wakes, or 0 */
     uint64_t multishot_op; /* the latest multishot receive, or 0 */
+    bool linked;           /* the latest submission is a link to the next one */
     int open_error;
     int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];
