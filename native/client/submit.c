@@ -49,8 +49,8 @@ static bool can_wait(const struct pf_sock *sock, const struct pf_sqe *sqe) {
     bool taken =
         sock->multishot_op && all->op_id == sock->multishot_op && all->state == PF_PENDING_FLYING;
     return sqe->opcode == PF_OP_RECV && sqe->length && !sqe->general && !sqe->deadline_ns &&
-           !(sqe->flags & PF_SQE_MULTISHOT) && !taken && !sock->linked &&
-           !sock->sends_datagrams && !sock->identified;
+           !(sqe->flags & PF_SQE_MULTISHOT) && !taken && !sock->linked && !sock->sends_datagrams &&
+           !sock->identified;
 }
 
 /* A connection of which the backend has published nothing that a receive could end with. */

@@ -132,7 +132,7 @@ static void last_fin_after_an_outage(void) {
 static void retransmits_for_long(void) {
     establish();
     tcp_err(accepted, on_error);
-    pass_seconds(1); /* by a clock at 0 nothing is measured */
+    pass_seconds(1);               /* by a clock at 0 nothing is measured */
     for (int i = 0; i < 20; i++) { /* the time there and back is short */
         write_bytes(1);
         receive_ack(++our_next, PEER_WINDOW, NULL, 0);
