@@ -22,6 +22,8 @@
 #define PF_BLOCK_STAYS UINT32_MAX
 /* Closing slots looked at by the way, when there is no need. */
 #define PF_SWEEP_SOME 8U
+/* Operations that no send takes: for the close, and for what ends the writing. */
+#define PF_KEPT_BY_SENDS 2U
 /* Of so many closes that nobody waits for, one rings. */
 #define PF_QUIET_CLOSES 16U
 

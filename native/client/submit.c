@@ -117,8 +117,13 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     if (sock->tx_ended && sqe->opcode == PF_OP_WRITE && delivery == PF_DELIVER_NONE) {
         return -EPIPE; /* nobody would hear that it came too late, and its bytes be lost */
     }
-    /* One entry is kept for the close: a socket can always be let go. */
+    /* One entry is kept for the close: a socket can always be let go. Behind writes of which nobody
+     * takes the completions there is one more: they can be ended, however many wait. */
     uint32_t kept = sqe->opcode == PF_OP_CLOSE ? 0 : 1;
+    bool sends = sqe->opcode == PF_OP_WRITE || sqe->opcode == PF_OP_SENDTO;
+    if (sends && delivery == PF_DELIVER_NONE) {
+        kept = PF_KEPT_BY_SENDS;
+    }
     if (sock->pending_free_count <= kept) {
         pf_reap(client, sock);
         if (sock->pending_free_count <= kept) {

@@ -76,6 +76,18 @@ static void test_no_write_is_taken_behind_the_end(void) {
     }
 }
 
+/* However much waits: whoever ends the writing may be who reads at the other side. */
+static void test_an_end_has_room_behind_many_writes(void) {
+    struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
+    while (pf_send(c, p.near, "x", 1, 0) == 1) {
+    }
+    int64_t late = pf_send(c, p.near, "x", 1, 0);
+    CHECK_EQ(late, -EAGAIN);
+    CHECK_EQ(pf_end_writing(c, p.near), 1);
+    rig_close(c, p.near, PF_CLOSE_ABORT);
+    rig_close(c, p.far, PF_CLOSE_ABORT);
+}
+
 static void test_another_connection_may_write(void) {
     struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
     CHECK_EQ(pf_end_writing(c, p.near), 1);
@@ -145,6 +157,7 @@ int main(void) {
     c = one.client;
     RUN(test_what_is_known_is_not_waited_for);
     RUN(test_no_write_is_taken_behind_the_end);
+    RUN(test_an_end_has_room_behind_many_writes);
     RUN(test_another_connection_may_write);
     RUN(test_an_ended_close_wakes_nobody);
     RUN(test_what_has_not_ended_is_closed_at_once);
