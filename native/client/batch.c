@@ -92,6 +92,7 @@ static void take_back(struct pf_client *client, const struct pf_staged *staged) 
     if (staged->sqe.opcode == PF_OP_SETOPT && staged->sqe.offset == PF_OPT_PRIORITY) {
         sock->priority = staged->priority;
     }
+    sock->linked = true; /* perhaps: the one before it may be a link */
     sock->user_ops -= pending->counted;
     pending->state = PF_PENDING_FREE;
     pending->offset = PF_ARENA_NONE;

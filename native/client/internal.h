@@ -22,6 +22,8 @@
 #define PF_BLOCK_STAYS UINT32_MAX
 /* Closing slots looked at by the way, when there is no need. */
 #define PF_SWEEP_SOME 8U
+/* Operations that no send takes: for the close, and for what ends the writing. */
+#define PF_KEPT_BY_SENDS 2U
 /* Of so many closes that nobody waits for, one rings. */
 #define PF_QUIET_CLOSES 16U
 
@@ -72,6 +74,7 @@ struct pf_sock {
     bool unrung;           /* the latest hint went without a ring: it may find the backend asleep */
     uint64_t wake_op;      /* the latest operation by which a batch taken back wakes, or 0 */
     uint64_t multishot_op; /* the latest multishot receive, or 0 */
+    bool linked;           /* the latest submission is a link to the next one */
     int open_error;
     int send_error; /* errno of a datagram that nobody waited for */
     pf_hint_mark hint_mark[PF_PRIORITIES];

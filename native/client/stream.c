@@ -59,8 +59,7 @@ static uint32_t shortage(const struct pf_client *client, const struct pf_sock *s
         (pf_sock_known(sock) && pf_load_acquire(&sock->b2c->state) & PF_STATE_DATAGRAM);
     uint32_t block = pf_arena_block_bytes(datagrams ? PF_MAX_DATAGRAM_BYTES : 1);
     uint32_t least = excess(client, sock, block);
-    /* One entry is kept for the close. */
-    bool any = sock->pending_free_count > 1 && client->arena.free_bytes >= block;
+    bool any = sock->pending_free_count > PF_KEPT_BY_SENDS && client->arena.free_bytes >= block;
     return least == 0 && !any ? 1 : least;
 }
 

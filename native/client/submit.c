@@ -42,13 +42,14 @@ static inline bool is_batched(const struct pf_client *client, int delivery) {
 }
 
 /* The backend can do nothing with it but keep it, as long as nothing comes: a plain receive. A
- * deadline would have to be watched, and beside a multishot receive it is refused at once. */
+ * deadline would have to be watched, beside a multishot receive it is refused at once, and behind a
+ * link that has failed it is cancelled at once. */
 static bool can_wait(const struct pf_sock *sock, const struct pf_sqe *sqe) {
     const struct pf_pending *all = &sock->pending[sock->multishot_op & 0xffff];
     bool taken =
         sock->multishot_op && all->op_id == sock->multishot_op && all->state == PF_PENDING_FLYING;
     return sqe->opcode == PF_OP_RECV && sqe->length && !sqe->general && !sqe->deadline_ns &&
-           !(sqe->flags & PF_SQE_MULTISHOT) && !taken && !sock->sends_datagrams &&
+           !(sqe->flags & PF_SQE_MULTISHOT) && !taken && !sock->linked && !sock->sends_datagrams &&
            !sock->identified;
 }
 
@@ -59,6 +60,15 @@ static bool nothing_came(const struct pf_sock *sock) {
     return pf_sock_known(sock) &&
            (pf_load_acquire(&sock->b2c->state) & ~harmless) == PF_STATE_CONNECTED &&
            pf_load_acquire(&sock->b2c->rx_head) == sock->rx_tail;
+}
+
+/* The SHUTDOWN of a connection, behind which no write has an effect. */
+static bool ends_writing(const struct pf_sock *sock, const struct pf_sqe *sqe) {
+    const uint32_t not_ours = PF_STATE_MOVED | PF_STATE_MOVING;
+    return sqe->opcode == PF_OP_SHUTDOWN && sqe->flags & PF_SHUT_WRITE && !sock->linked &&
+           !sqe->general && !sock->sends_datagrams && pf_sock_known(sock) &&
+           (pf_load_acquire(&sock->b2c->state) & (PF_STATE_CONNECTED | not_ours)) ==
+               PF_STATE_CONNECTED;
 }
 
 /* Tells the backend of a submission. True: ring the doorbell.
@@ -104,8 +114,16 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     if (sock->open_error) {
         return sock->open_error;
     }
-    /* One entry is kept for the close: a socket can always be let go. */
+    if (sock->tx_ended && sqe->opcode == PF_OP_WRITE && delivery == PF_DELIVER_NONE) {
+        return -EPIPE; /* nobody would hear that it came too late, and its bytes be lost */
+    }
+    /* One entry is kept for the close: a socket can always be let go. Behind writes of which nobody
+     * takes the completions there is one more: they can be ended, however many wait. */
     uint32_t kept = sqe->opcode == PF_OP_CLOSE ? 0 : 1;
+    bool sends = sqe->opcode == PF_OP_WRITE || sqe->opcode == PF_OP_SENDTO;
+    if (sends && delivery == PF_DELIVER_NONE) {
+        kept = PF_KEPT_BY_SENDS;
+    }
     if (sock->pending_free_count <= kept) {
         pf_reap(client, sock);
         if (sock->pending_free_count <= kept) {
@@ -142,11 +160,14 @@ int64_t pf_submit_locked(struct pf_client *client, struct pf_sock *sock, struct 
     if (sqe->opcode == PF_OP_RECV && sqe->flags & PF_SQE_MULTISHOT) {
         sock->multishot_op = op_id;
     }
+    if (sqe->opcode != PF_OP_CANCEL) { /* which is no part of a chain */
+        sock->linked = (sqe->general & PF_SQE_LINK) != 0;
+    }
     sock->op_counter++;
     sock->pending_free_count--;
     sock->user_ops += counted;
     /* Another connection: */
-    sock->tx_ended = sock->tx_ended && sqe->opcode != PF_OP_CONNECT;
+    sock->tx_ended = (sock->tx_ended && sqe->opcode != PF_OP_CONNECT) || ends_writing(sock, sqe);
     pending->counted = counted;
     if (sock->identified && sqe->opcode != PF_OP_CLOSE && moved_before(client, sock)) {
         return -ESTALE; /* it will be answered so, and has no effect */
@@ -189,6 +210,7 @@ int pf_open_slot(struct pf_client *client, struct pf_sqe *sqe, int priority, int
     sock->user_ops = 0;
     sock->user_limit = pf_client_queue_depth(client);
     sock->multishot_op = 0;
+    sock->linked = false;
     sock->priority = priority;
     sock->tx_ended = false;
     sock->sends_datagrams = sqe->opcode == PF_OP_OPEN && sqe->offset != PF_KIND_STREAM;

@@ -9,6 +9,7 @@ each call would cost those who never do that; so only sockets of which it is kno
 from __future__ import annotations
 
 import fcntl
+import operator
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -81,10 +82,19 @@ class _Setting:
     def __call__(self, fd: Any, *arguments: Any) -> Any:
         result = self._original(fd, *arguments)
         if self._command is None or (arguments and arguments[0] == self._command):
-            endpoint = _table.known(fd if type(fd) is int else fd.fileno())
+            endpoint = _table.known(_number(fd))
             if endpoint is not None:
                 look_from_now_on(endpoint)
         return result
+
+
+def _number(fd: Any) -> int:
+    """Of all that the functions take: numbers of any kind, and what has a fileno()."""
+    try:
+        return operator.index(fd)
+    except TypeError:
+        number: int = fd.fileno()
+        return number
 
 
 def wire(replace: Callable[[Any, str, Any], None]) -> None:

@@ -37,10 +37,24 @@ def later() -> Iterator[None]:
                     signal.signal(number, note)
         yield
     finally:
-        for number, handler in held.items():
+        try:
+            _put_back(held, note)
+        finally:
+            _run(came)
+
+
+def _put_back(held: dict[int, Any], note: Any) -> None:
+    """All of them, even if one that is back already raises: who is not would never run again."""
+    try:
+        while held:
+            number = next(iter(held))
             if signal.getsignal(number) is note:
-                signal.signal(number, handler)
-        _run(came)
+                # A signal that came before it raises from here, with nothing done.
+                signal.signal(number, held[number])
+            del held[number]
+    finally:
+        if held:
+            _put_back(held, note)
 
 
 def _is_idle(handler: Any) -> bool:

@@ -177,3 +177,29 @@ assert Owner().control(reading, fcntl.F_GETFD) == 1
         "ValueError file descriptor cannot be a negative integer (-1)\n"
     )
     assert run(code, "by_os") == wanted
+
+
+def test_numbers_of_any_kind(run: Run) -> None:  # noqa: F811
+    """What those functions take beside plain integers."""
+    code = (
+        HEAD
+        + _SET
+        + """
+class Subclass(int): pass
+class Number:
+    def __init__(self, number): self.number = number
+    def __index__(self): return self.number
+near, far = pair()
+reading, writing = os.pipe()
+for sock in (near.fileno(), reading):
+    for blocking in (True, False):
+        os.set_blocking(Subclass(sock), blocking)
+        os.set_blocking(Number(sock), blocking)
+        assert os.get_blocking(sock) == blocking
+        fcntl.fcntl(Subclass(sock), fcntl.F_SETFL, 0 if blocking else os.O_NONBLOCK)
+        fcntl.ioctl(Subclass(sock), termios.FIONBIO, array.array("i", [not blocking]))
+assert refused(near.recv, 1) == errno.EAGAIN
+print("ok")
+"""
+    )
+    assert run(code, "by_os") == "ok\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -363,3 +364,28 @@ def test_slots_are_used_again(client_net: ModuleType, listener: Any) -> None:
             with server:
                 client.sendall(b"%d" % number)
                 assert server.recv(10) == b"%d" % number
+
+
+def test_what_a_send_has_taken_comes_before_the_end(client_net: ModuleType, listener: Any) -> None:
+    """Another thread ends the writing in the middle: what is behind that is refused."""
+    for _ in range(20):
+        with client_net.create_connection(listener.getsockname()) as client:
+            server, _ = listener.accept()
+            sent = []
+
+            def write(client: Any = client, sent: list[int] = sent) -> None:
+                with contextlib.suppress(BrokenPipeError):
+                    while True:
+                        sent.append(client.send(b"x" * 1000))
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            got = 0
+            with server:
+                while data := server.recv(65536):
+                    ends = got <= 100_000 < got + len(data)
+                    got += len(data)
+                    if ends:
+                        client.shutdown(names.SHUT_WR)
+            writer.join()
+            assert got == sum(sent)

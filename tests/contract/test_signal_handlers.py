@@ -180,3 +180,38 @@ print("ok")
 """
     )
     assert run(code) == "ok\n"
+
+
+def test_a_handler_that_raises_while_others_are_put_back(run: Run) -> None:  # noqa: F811
+    """The first one that is back has a signal at once."""
+    code = (
+        HEAD
+        + """
+class Stop(Exception): pass
+def stop(number, frame):
+    raise Stop
+came = []
+note = lambda number, frame: came.append(number)
+signal.signal(signal.SIGUSR1, stop)
+signal.signal(signal.SIGUSR2, note)
+set_handler = signal.signal
+def set_and_fire(number, handler):
+    former = set_handler(number, handler)
+    if handler is stop:
+        signal.raise_signal(signal.SIGUSR1)
+    return former
+signal.signal = set_and_fire
+try:
+    socket.socket().close()
+except Stop:
+    pass
+signal.signal = set_handler
+assert signal.getsignal(signal.SIGUSR1) is stop
+assert signal.getsignal(signal.SIGUSR2) is note
+signal.raise_signal(signal.SIGUSR2)
+assert came == [signal.SIGUSR2]
+socket.socket().close()
+print("ok")
+"""
+    )
+    assert run(code) == "ok\n"

@@ -112,10 +112,27 @@ static void keep_alive_after_our_end(void) {
     REQUIRE(errors == 1);
 }
 
+/* The minute of a FIN is not over because the bytes before it took as long. */
+static void last_fin_after_an_outage(void) {
+    establish();
+    tcp_err(accepted, on_error);
+    tcp_recv(accepted, keep);
+    receive_fin();
+    write_bytes(1000);
+    REQUIRE(tcp_close(accepted) == ERR_OK);
+    REQUIRE(accepted->state == LAST_ACK);
+    pass_seconds(100);
+    receive_ack(our_next + 1000, PEER_WINDOW, NULL, 0);
+    pass_seconds(30);
+    REQUIRE(errors == 0);
+    pass_seconds(40);
+    REQUIRE(errors == 1);
+}
+
 static void retransmits_for_long(void) {
     establish();
     tcp_err(accepted, on_error);
-    pass_seconds(1); /* by a clock at 0 nothing is measured */
+    pass_seconds(1);               /* by a clock at 0 nothing is measured */
     for (int i = 0; i < 20; i++) { /* the time there and back is short */
         write_bytes(1);
         receive_ack(++our_next, PEER_WINDOW, NULL, 0);

@@ -559,6 +559,7 @@ static const struct test {
     {"out_of_order_beyond_the_window", out_of_order_beyond_the_window},
     {"data_in_last_ack", data_in_last_ack},
     {"keep_alive_after_our_end", keep_alive_after_our_end},
+    {"last_fin_after_an_outage", last_fin_after_an_outage},
     {"retransmits_for_long", retransmits_for_long},
     {"window_of_a_retransmission", window_of_a_retransmission},
     {"window_of_an_old_acknowledgement", window_of_an_old_acknowledgement},

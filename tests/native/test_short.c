@@ -61,6 +61,33 @@ static void test_what_is_known_is_not_waited_for(void) {
     rig_close(c, (uint32_t)fresh, 0);
 }
 
+/* What is taken reaches the peer: behind an end whose answer is awaited, too, nothing is taken. */
+static void test_no_write_is_taken_behind_the_end(void) {
+    for (int i = 0; i < PAIRS; i++) {
+        struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
+        await_sleep();
+        int64_t op = RIG_SUBMIT(c, p.near, PF_OP_SHUTDOWN, .flags = PF_SHUT_WRITE);
+        CHECK(op > 0);
+        CHECK_EQ(pf_send(c, p.near, "x", 1, RIG_PATIENCE), -EPIPE);
+        CHECK_EQ(rig_await(c, p.near, op, NULL), 0);
+        expect_end(p.far);
+        rig_close(c, p.far, PF_CLOSE_ABORT);
+        rig_close(c, p.near, PF_CLOSE_ABORT);
+    }
+}
+
+/* However much waits: whoever ends the writing may be who reads at the other side. */
+static void test_an_end_has_room_behind_many_writes(void) {
+    struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
+    while (pf_send(c, p.near, "x", 1, 0) == 1) {
+    }
+    int64_t late = pf_send(c, p.near, "x", 1, 0);
+    CHECK_EQ(late, -EAGAIN);
+    CHECK_EQ(pf_end_writing(c, p.near), 1);
+    rig_close(c, p.near, PF_CLOSE_ABORT);
+    rig_close(c, p.far, PF_CLOSE_ABORT);
+}
+
 static void test_another_connection_may_write(void) {
     struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
     CHECK_EQ(pf_end_writing(c, p.near), 1);
@@ -129,6 +156,8 @@ int main(void) {
     one = rig_attach_with(&rig, &request);
     c = one.client;
     RUN(test_what_is_known_is_not_waited_for);
+    RUN(test_no_write_is_taken_behind_the_end);
+    RUN(test_an_end_has_room_behind_many_writes);
     RUN(test_another_connection_may_write);
     RUN(test_an_ended_close_wakes_nobody);
     RUN(test_what_has_not_ended_is_closed_at_once);

@@ -128,6 +128,23 @@ static void test_what_is_there_rings(void) {
     }
 }
 
+/* Behind a link that has failed it is cancelled, which is an answer. */
+static void test_behind_a_link_it_rings(void) {
+    struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
+    struct pf_sqe sqe = {.opcode = PF_OP_RECV, .length = 10};
+    uint64_t rang = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        struct pf_sqe failing = {.opcode = PF_OP_SETOPT, .general = PF_SQE_LINK, .offset = ~0U};
+        int64_t op = pf_submit_sqe(c, p.near, &failing, PF_DELIVER_CALL);
+        CHECK(op > 0);
+        CHECK(rig_await(c, p.near, op, NULL) < 0);
+        rang += rung_for(p.near, sqe, -ECANCELED);
+    }
+    CHECK(rang > 0);
+    rig_close(c, p.near, PF_CLOSE_ABORT);
+    rig_close(c, p.far, PF_CLOSE_ABORT);
+}
+
 /* A multishot receive that has ended is in nobody's way. */
 static void test_silence_after_a_multishot_receive(void) {
     struct rig_pair p = rig_connect(c, c, rig_addr(++port), 0);
@@ -184,6 +201,7 @@ int main(void) {
     RUN(test_a_receive_waits_in_silence);
     RUN(test_the_next_one_rings);
     RUN(test_what_is_there_rings);
+    RUN(test_behind_a_link_it_rings);
     RUN(test_silence_after_a_multishot_receive);
     RUN(test_what_ends_it);
     (void)close(bell);
