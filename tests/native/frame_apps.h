@@ -419,7 +419,7 @@ static void use_something(void) {
 }
 
 static void open_all(void) {
-    account = stk_account_new();
+    account = stk_account_new(1000);
     CHECK(account != NULL);
     for (int i = 0; i < LISTENERS; i++) {
         open_listener(i);
