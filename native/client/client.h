@@ -52,6 +52,9 @@ void pf_client_detach(struct pf_client *client);
 void pf_client_abandon(struct pf_client *client);
 /* 0 while the session lives, else enum pf_ended. */
 int pf_client_ended(struct pf_client *client);
+/* The same, after a look whether the backend is still there: for whoever does not wait. Waits find
+ * that out by themselves, and what does not sleep must not pay for a system call. */
+int pf_client_look(struct pf_client *client);
 /* How long a wait spins before it sleeps: 0 never, negative: by the backend's profile. */
 void pf_client_set_spin(struct pf_client *client, int64_t spin_ns);
 /* Whether completions that are taken from now on say when that was: a look at the clock for each.

@@ -65,6 +65,13 @@ static bool backend_gone(struct pf_client *client) {
     return false;
 }
 
+int pf_client_look(struct pf_client *client) {
+    if (!pf_client_ended(client)) {
+        (void)backend_gone(client);
+    }
+    return pf_client_ended(client);
+}
+
 int pf_waiter_sleep(struct pf_waiter *waiter, const uint32_t *event, uint32_t seen,
                     uint32_t *waiting) {
     struct pf_client *client = waiter->client;

@@ -79,7 +79,7 @@ def _accept_next(
         elif got == 0:
             if nowait:
                 endpoint.read_done(handle)
-                raise _errors.os_error(errno.EAGAIN)
+                raise endpoint.nothing(handle)
             if passed(end):
                 raise TimeoutError("timed out")
         elif got == EPIPE and endpoint.inherited:

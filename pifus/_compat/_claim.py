@@ -170,8 +170,14 @@ def _learn(endpoint: Endpoint, handle: CData) -> None:
         endpoint.peer = _address.from_native(state.peer, endpoint.family)
 
 
-def await_readable(endpoint: Endpoint, end: int | None) -> None:
-    """Waits, without claiming the socket, until its descriptor shows that there is something."""
+def await_readable(endpoint: Endpoint, handle: CData, end: int | None) -> None:
+    """Waits, without claiming the socket, until its descriptor shows that there is something.
+
+    Raises:
+        OSError: the backend is gone, which the descriptor shows for ever.
+    """
+    if not endpoint.inherited and lib.pf_client_look(handle):
+        raise endpoint.gone()
     poll = select.poll()
     poll.register(endpoint.fds[0], select.POLLIN)
     poll.poll(slice_ns(end) / 1e6)

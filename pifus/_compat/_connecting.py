@@ -170,6 +170,8 @@ def reap(endpoint: Endpoint, handle: CData, wait_ns: int = 0) -> bool:
         return not endpoint.connect_op  # another thread was faster
     if got not in (0, EINTR):
         raise endpoint.error(got)
+    if not wait_ns and not endpoint.inherited and lib.pf_client_look(handle):
+        raise endpoint.gone()
     return False
 
 

@@ -237,12 +237,12 @@ def _none_yet(
 ) -> None:
     if nowait:
         endpoint.read_done(handle)
-        raise _errors.os_error(errno.EAGAIN)
+        raise endpoint.nothing(handle)
     if passed(end):
         raise TimeoutError("timed out")
     if contended:
         endpoint.read_done(handle)
-        _claim.await_readable(endpoint, end)
+        _claim.await_readable(endpoint, handle, end)
 
 
 # ---- sending ----
@@ -364,7 +364,7 @@ def _submit(
         if op == EAGAIN:
             if nowait:
                 endpoint.write_done(handle)
-                raise _errors.os_error(errno.EAGAIN)
+                raise endpoint.nothing(handle)
             if passed(end):
                 raise TimeoutError("timed out")
         elif op != EINTR:

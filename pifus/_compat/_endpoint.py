@@ -229,6 +229,16 @@ class Endpoint(Sharing):
         failure = self.session.failure()
         return failure if isinstance(failure, OSError) else OSError(errno.EIO, str(failure))
 
+    def nothing(self, handle: CData) -> OSError:
+        """What a call raises that found nothing and does not wait: EAGAIN, if anything can come.
+
+        Only who sleeps in the core is told there that the backend was killed. The descriptor shows
+        it, so a program that goes by that would come back for ever.
+        """
+        if not self.inherited and lib.pf_client_look(handle):
+            return self.gone()
+        return _errors.os_error(errno.EAGAIN)
+
     def error(self, result: int) -> OSError:
         """The exception for a result below zero of the core."""
         handle = self.session.handle
@@ -374,7 +384,8 @@ class Endpoint(Sharing):
         handle = self.enter()
         try:
             slot = self.slot
-            self.call(handle, lib.PF_OP_MIRROR)
+            with self.unless_gone():
+                self.call(handle, lib.PF_OP_MIRROR)
             if lib.pf_mirror_settle(handle, slot) == ESTALE:
                 self.regain(handle, slot, ESTALE)
         finally:

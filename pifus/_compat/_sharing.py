@@ -6,6 +6,7 @@ import contextlib
 import errno
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, cast
 
 from pifus._core._client import ffi, lib
@@ -125,10 +126,23 @@ class Sharing:
     def show(self) -> None:
         """The number of the descriptor is asked for: it may be polled, or given to others."""
         if self.session.handle is not None:
-            self.arm(settle=True)
+            with self.unless_gone():
+                self.arm(settle=True)
         elif self.inherited:
             with contextlib.suppress(OSError):
                 self.arm()
+
+    @contextlib.contextmanager
+    def unless_gone(self) -> Iterator[None]:
+        """Around what makes the descriptor show what holds: if the backend is gone, it shows that.
+
+        Its number must still be told: an event loop needs it to let go of the socket.
+        """
+        try:
+            yield
+        except OSError:
+            if self.session.lives():
+                raise
 
     def identify(self) -> None:
         """Lets the backend know which descriptor stands for this socket."""

@@ -198,12 +198,12 @@ def _receive(
         if got == EAGAIN:
             if nowait:
                 endpoint.read_done(handle)
-                raise _errors.os_error(errno.EAGAIN)
+                raise endpoint.nothing(handle)
             if passed(end):
                 raise TimeoutError("timed out")
             if moves > 1:
                 endpoint.read_done(handle)
-                _claim.await_readable(endpoint, end)
+                _claim.await_readable(endpoint, handle, end)
         elif got != EINTR:
             again = endpoint.regain(handle, slot, got)
             if again is None:
@@ -411,7 +411,7 @@ def _send_some(
         if sent == EAGAIN:
             if nowait:
                 endpoint.write_done(handle)
-                raise _errors.os_error(errno.EAGAIN)
+                raise endpoint.nothing(handle)
             if passed(end):
                 raise TimeoutError("timed out")
         elif sent != EINTR:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.contract.programs import HEAD, Run, run  # noqa: F401 - a fixture
 
 _ALL = """
@@ -68,3 +70,40 @@ far.close()
 """
     )
     assert run(code) == ""
+
+
+@pytest.mark.legs("pifus", "connects", "accepts", reason="over the kernel there is no relay")
+@pytest.mark.parametrize("how", ["popen", "exec"])
+def test_a_program_gets_its_end_when_its_relay_is_killed(run: Run, how: str) -> None:  # noqa: F811
+    code = (
+        HEAD
+        + _ALL
+        + """
+child = '''
+import os, socket, subprocess, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+if sys.argv[2] == "popen":
+    program = subprocess.Popen(["cat"], stdin=sock, stdout=sock)
+    print(program.pid, flush=True)
+    program.wait()
+else:
+    os.dup2(sock.fileno(), 0)
+    os.dup2(sock.fileno(), 2)
+    os.execvp("sh", ["sh", "-c", "echo $$; exec cat 1>&2"])
+'''
+near, far = pair()
+command = [sys.executable, "-W", "ignore", "-c", child, str(near.fileno()), sys.argv[1]]
+with subprocess.Popen(command, pass_fds=[near.fileno()], stdout=subprocess.PIPE) as parent:
+    near.close()
+    far.sendall(b"there and back")
+    assert exactly(far, 14) == b"there and back"
+    program = os.pidfd_open(int(parent.stdout.readline()))
+    parent.kill()
+    # Nobody is left behind who holds the connection, and none of them waits.
+    assert all_of(far) == b""
+    assert select.select([program], [], [], 20)[0] == [program]
+os.close(program)
+far.close()
+"""
+    )
+    assert run(code, how) == ""
