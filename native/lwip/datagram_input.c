@@ -343,7 +343,7 @@ static u8_t on_icmp6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_ad
         icmp_holds(p, outer)) {
         to_raw(PF_DGRAM_RAW6, IP6_NEXTH_ICMP6, p, outer, bytes[0]);
     }
-    if (pf_from_ourselves && is_about_links(bytes[0])) {
+    if (pf_from_ourselves && got > 0 && is_about_links(bytes[0])) {
         pbuf_free(p);
         return 1;
     }

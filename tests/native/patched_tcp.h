@@ -129,6 +129,18 @@ static void last_fin_after_an_outage(void) {
     REQUIRE(errors == 1);
 }
 
+static void fin_wait_2_after_idle_time(void) {
+    establish();
+    pass_seconds(30);
+    REQUIRE(tcp_close(accepted) == ERR_OK);
+    receive_ack(our_next + 1, PEER_WINDOW, NULL, 0);
+    REQUIRE(accepted->state == FIN_WAIT_2);
+    pass_seconds(10);
+    REQUIRE(tcp_active_pcbs == accepted);
+    pass_seconds(11);
+    REQUIRE(tcp_active_pcbs == NULL);
+}
+
 static void retransmits_for_long(void) {
     establish();
     tcp_err(accepted, on_error);

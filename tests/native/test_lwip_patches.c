@@ -561,6 +561,7 @@ static const struct test {
     {"keep_alive_after_our_end", keep_alive_after_our_end},
     {"last_fin_after_an_outage", last_fin_after_an_outage},
     {"retransmits_for_long", retransmits_for_long},
+    {"fin_wait_2_after_idle_time", fin_wait_2_after_idle_time},
     {"window_of_a_retransmission", window_of_a_retransmission},
     {"window_of_an_old_acknowledgement", window_of_an_old_acknowledgement},
     {"acknowledgement_at_a_closed_window", acknowledgement_at_a_closed_window},
