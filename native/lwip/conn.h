@@ -31,8 +31,9 @@ struct stk_conn {
     bool flow_known;
     bool v6only;
     uint8_t family;
-    bool local_peer; /* the peer is in this stack */
-    bool at_end;     /* the peer's FIN came */
+    bool local_peer;  /* the peer is in this stack */
+    bool unannounced; /* connected, and the owner is told when the other end can be accepted */
+    bool at_end;      /* the peer's FIN came */
     bool finished;
     bool deferred; /* in its listener's queue, and not to be accepted before its first byte */
     bool expired;  /* we gave it up, by a time limit that its user set */
@@ -65,6 +66,10 @@ struct stk_conn {
     struct pf_reuse_group *group;
     struct stk_conn *group_next;
 };
+
+/* tcp.c */
+/* The connection whose other end `pcb` is has come to its listener: whoever connected is told. */
+void pf_tcp_announce(const struct tcp_pcb *pcb);
 
 /* pcb_index.c */
 /* Connections that came in and that nobody has adopted yet, over all listeners: so many, and from

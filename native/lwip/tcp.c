@@ -140,14 +140,35 @@ static void on_error(void *arg, err_t error) {
     }
 }
 
+/* The pcb at the other end of a connection within this stack; NULL: there is none. */
+static struct tcp_pcb *other_end(const struct tcp_pcb *pcb) {
+    return tcp_pcb_index_find(&pcb->remote_ip, pcb->remote_port, &pcb->local_ip, pcb->local_port,
+                              NULL);
+}
+
+void pf_tcp_announce(const struct tcp_pcb *pcb) {
+    const struct tcp_pcb *other = other_end(pcb);
+    struct stk_conn *conn = other ? other->callback_arg : NULL;
+    if (conn && conn->unannounced) {
+        conn->unannounced = false;
+        if (conn->owner) {
+            pf_events->connected(conn->owner);
+        }
+    }
+}
+
 static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t error) {
     struct stk_conn *conn = arg;
     (void)error; /* always ERR_OK: failures come by the error callback */
-    (void)pcb;
-    if (conn) {
-        conn->connecting = false;
+    if (!conn) {
+        return ERR_OK;
     }
-    if (conn && conn->owner) {
+    conn->connecting = false;
+    /* Over the kernel's loopback the listener is readable before connect() returns, and programs
+     * that accept right after it rely on that: our acknowledgement has still to get there. */
+    const struct tcp_pcb *other = other_end(pcb);
+    conn->unannounced = other && other->state == SYN_RCVD;
+    if (conn->owner && !conn->unannounced) {
         pf_events->connected(conn->owner);
     }
     return ERR_OK;

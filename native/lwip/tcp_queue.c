@@ -90,6 +90,7 @@ err_t pf_tcp_incoming(struct stk_conn *listener, struct tcp_pcb *pcb) {
     if (listener->owner && !conn->deferred) {
         pf_events->acceptable(listener->owner);
     }
+    pf_tcp_announce(pcb);
     return ERR_OK;
 }
 

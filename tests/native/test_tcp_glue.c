@@ -9,8 +9,14 @@
 
 static uint64_t acknowledged;
 static int failures;
+static struct stk_conn *expected; /* a listener that has to have a connection when one is told of */
 
 static void on_owner(void *owner) { (void)owner; }
+static void on_connected(void *owner) {
+    (void)owner;
+    CHECK(!expected || stk_tcp_acceptable(expected));
+    expected = NULL;
+}
 static void on_acknowledged(void *owner, uint32_t bytes) {
     (void)owner;
     acknowledged += bytes;
@@ -21,7 +27,7 @@ static void on_failed(void *owner, int error) {
     failures++;
 }
 
-static const struct stk_events events = {.connected = on_owner,
+static const struct stk_events events = {.connected = on_connected,
                                          .acceptable = on_owner,
                                          .readable = on_owner,
                                          .acknowledged = on_acknowledged,
@@ -62,7 +68,9 @@ static struct ends connection(int priority) {
     CHECK_EQ(stk_tcp_listen(listener, 1), 0);
     CHECK_EQ(stk_tcp_open(PF_FAMILY_IPV4, priority, &port, &ends.near), 0);
     CHECK_EQ(stk_tcp_connect(ends.near, &addr), 0);
+    expected = listener;
     run();
+    CHECK(!expected); /* it was told */
     ends.far = stk_tcp_accept(listener);
     CHECK(ends.far);
     stk_tcp_set_owner(ends.far, &port);
