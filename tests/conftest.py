@@ -26,6 +26,9 @@ END_SECONDS = 20.0
 
 def pytest_configure() -> None:
     """Before anything of the tests is imported, let alone started."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background: what the tests start would ignore Ctrl-C, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     network.enter()
 
 

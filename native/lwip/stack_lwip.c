@@ -208,7 +208,33 @@ static struct staged_frame take_from_stage(int priority) {
     return frame;
 }
 
+/* ---- the end ---- */
+
+static void say_nothing(void *owner) { (void)owner; }
+static void count_nothing(void *owner, uint32_t bytes) {
+    (void)owner;
+    (void)bytes;
+}
+static void blame_nobody(void *owner, int error) {
+    (void)owner;
+    (void)error;
+}
+static void drop_datagram(void *owner, const struct stk_packet *packet) {
+    (void)owner;
+    (void)packet;
+}
+
+static const struct stk_events nobody = {.connected = say_nothing,
+                                         .acceptable = say_nothing,
+                                         .readable = say_nothing,
+                                         .acknowledged = count_nothing,
+                                         .failed = blame_nobody,
+                                         .datagram = drop_datagram,
+                                         .datagram_failed = blame_nobody};
+
 void stk_shutdown(void) {
+    /* The owners have gone; with its link lwIP aborts what has an address of it. */
+    pf_events = &nobody;
     while (stk_tcp_reset_some(STAGED_MAX)) {
     }
     for (int p = 0; p < PF_PRIORITIES; p++) {
