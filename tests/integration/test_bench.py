@@ -164,7 +164,9 @@ def test_churn(run_bench: Bench) -> None:
     found = run_bench("churn")
     assert names(found) == list(churn.ROWS)
     rows = {row["name"]: row for row in found["rows"]}
-    assert rows["sockets"]["max"] == rows["pcbs"]["max"] == 1  # the listener
+    assert rows["sockets"]["min"] == rows["pcbs"]["max"] == 1  # the listener
+    # The close of an ended connection rings once in sixteen times: the others wait to be seen.
+    assert rows["sockets"]["max"] <= 1 + 16
     assert rows["late"]["n"] == round(rows["offered"]["mean"] * rows["offered"]["n"]) > 0
     assert "largest of the last fifth" in found["notes"]
     assert f"offered {churn.OFFERED_RATE:,} a second" in found["notes"]
